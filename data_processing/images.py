@@ -1,0 +1,173 @@
+"""Photographs and masks: 8-bit files to tensors' numbers, with one clear error for each defect."""
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.errors import ConfigError, SceneError
+
+#: Images beyond this are refused before they are decoded.
+MAX_PIXELS = 100_000_000
+#: A pixel of a mask that was made smaller is foreground when at least this share of it is.
+MASK_THRESHOLD = 0.5
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: Where a PNG keeps its bit depth, counted from the start of the file.
+PNG_BIT_DEPTH_OFFSET = 24
+FORMATS = ("PNG", "JPEG")
+_KINDS = {"L": "a greyscale image", "1": "a black and white image", "P": "a palette image",
+          "LA": "a greyscale image with alpha", "RGBA": "an image with an alpha channel",
+          "PA": "a palette image with alpha", "CMYK": "a CMYK image"}
+
+
+def read_image(path: Path, im_scale: float = 1.0) -> np.ndarray:
+    """An 8-bit RGB photograph.
+
+    Args:
+        path: PNG or JPEG file.
+        im_scale: area-averaged to this share of its sides, over 0 and at most 1.
+    Returns:
+        (H, W, 3) float32, RGB in [0, 1].
+    Raises:
+        SceneError: missing, unreadable, truncated, too large, or not 8-bit RGB.
+    """
+    with _opened(path) as image:
+        found = _kind_of(path, image)
+        if found != "RGB":
+            raise SceneError(f"{path}: {found}, need 8-bit RGB; convert it with: "
+                             f"{_convert_command(path, found)}")
+        pixels = np.asarray(image, np.uint8)
+    return _shrunk(pixels.astype(np.float32) / 255, im_scale)
+
+
+def read_mask(path: Path, im_scale: float = 1.0, *, least_foreground: int = 1) -> np.ndarray:
+    """An object mask: the first channel of an 8-bit file.
+
+    Args:
+        path: PNG or JPEG file; grey, RGB or RGBA.
+        im_scale: as in `read_image`; a pixel stays foreground when half of its area is.
+        least_foreground: smallest value in the file, 1 to 255, that counts as object.
+    Returns:
+        (H, W) bool, True on the object.
+    Raises:
+        SceneError: missing, unreadable, truncated, too large, or not 8-bit.
+    """
+    with _opened(path) as image:
+        found = _kind_of(path, image)
+        if "16-bit" in found or image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+            raise SceneError(f"{path}: {found}, need an 8-bit mask; convert it with: "
+                             f"{_convert_command(path, found, '-colorspace Gray ')}")
+        if image.mode == "1":
+            image = image.convert("L")
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGB")
+        pixels = np.asarray(image, np.uint8)
+    first = pixels if pixels.ndim == 2 else pixels[..., 0]
+    covered = (first >= least_foreground).astype(np.float32)
+    return _shrunk(covered, im_scale) >= MASK_THRESHOLD
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(W, H) of an image file in pixels, without decoding it.
+
+    Raises:
+        SceneError: missing, unreadable or too large.
+    """
+    with _opened(path, decode=False) as image:
+        return image.size
+
+
+def scaled_size(size: tuple[int, int], im_scale: float) -> tuple[int, int]:
+    """(W, H) after `im_scale`, rounded, at least one pixel.
+
+    Raises:
+        ConfigError: `im_scale` is not over 0 and at most 1.
+    """
+    if not 0 < im_scale <= 1:
+        raise ConfigError(f"--load_im_scale is {im_scale}, need over 0 and at most 1, as a share "
+                          "of the sides of the images; 1 keeps them as they are")
+    return max(1, round(size[0] * im_scale)), max(1, round(size[1] * im_scale))
+
+
+@contextmanager
+def _opened(path: Path, decode: bool = True) -> Iterator[Image.Image]:
+    """The file opened (and wholly decoded) by Pillow; its errors become SceneErrors."""
+    if not path.is_file():
+        raise SceneError(f"{path}: no such file, need a PNG or JPEG image; copy it there or take "
+                         "its view out of the scene")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+            if decode:
+                image.load()
+                if not _is_whole(path):
+                    raise OSError("its end is missing")
+    except Image.DecompressionBombError as problem:
+        raise SceneError(f"{path}: too large ({problem}), need at most {MAX_PIXELS:,} pixels; make "
+                         "the images smaller") from problem
+    except (OSError, SyntaxError, ValueError, EOFError) as problem:
+        raise SceneError(f"{path}: unreadable or truncated image ({problem}), need a whole PNG or "
+                         "JPEG file; copy or export it again") from problem
+    with image:
+        yield image
+
+
+def _kind_of(path: Path, image: Image.Image) -> str:
+    """'RGB' for an 8-bit RGB image, otherwise words for what it is."""
+    bits = _png_bit_depth(path)
+    if bits == 16 or image.mode[0] in "IF":
+        return "a 16-bit image" if image.mode[0] != "F" else "a floating point image"
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return "RGB"
+    if "transparency" in image.info:
+        return "an image with a transparent colour (alpha)"
+    return _KINDS.get(image.mode, f"an image of mode {image.mode}")
+
+
+def _png_bit_depth(path: Path) -> int | None:
+    """Bits of a channel in a PNG, None for other files: Pillow reads 16-bit RGB silently as 8."""
+    with open(path, "rb") as stream:
+        head = stream.read(PNG_BIT_DEPTH_OFFSET + 1)
+    if not head.startswith(PNG_SIGNATURE) or len(head) <= PNG_BIT_DEPTH_OFFSET:
+        return None
+    return head[PNG_BIT_DEPTH_OFFSET]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a PNG has its end chunk, which Pillow does not miss; True for other files."""
+    with open(path, "rb") as stream:
+        if stream.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+            return True
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IEND":
+                return True
+            stream.seek(length + 4, 1)                    # its data and checksum
+    return False
+
+
+def _convert_command(path: Path, found: str, more: str = "") -> str:
+    """An ImageMagick line that makes an 8-bit copy beside the file."""
+    if "alpha" in found and not more:
+        more = "-background black -alpha remove -alpha off "
+    kind = "" if more.startswith("-colorspace") else "PNG24:"
+    target = path.with_name(f"{path.stem}_8bit.png")
+    return f"magick '{path}' {more}-depth 8 '{kind}{target}' (and put it in the file's place)"
+
+
+def _shrunk(pixels: np.ndarray, im_scale: float) -> np.ndarray:
+    """Area average; edges of the image stay edges, so NDC does not change."""
+    size = (pixels.shape[1], pixels.shape[0])
+    new_size = scaled_size(size, im_scale)
+    if new_size == size:
+        return pixels
+    return cv2.resize(pixels, new_size, interpolation=cv2.INTER_AREA)

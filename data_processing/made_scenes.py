@@ -1,0 +1,202 @@
+"""Scenes the project makes itself: analytic objects, rendered exactly, with true surface points."""
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data_processing.analytic_sdf import Sdf, normals
+from data_processing.camera_arrangements import ARRANGEMENTS, arrange_cameras
+from data_processing.exact_tracing import spread_points, trace
+from data_processing.scene_kinds import BOUND, SCENE_KINDS, make_solid
+from data_processing.scenes import Scene
+from data_processing.shading import BACKGROUND, Look, make_look, shade
+from data_processing.writers import check_target, write_scene
+from utils.cameras import Cameras, pixel_centers_ndc
+from utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+#: Rays traced at once, which bounds memory, and views whose points are looked for at once.
+RAYS_AT_ONCE, VIEWS_AT_ONCE = 1 << 19, 7
+#: A traced hit this close (object units) to a surface point is that point: it is visible.
+SAME_POINT = 1e-3
+#: Surface points that all views are framed by.
+FRAMED_POINTS = 5000
+
+
+def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views: int = 49,
+               resolution: tuple[int, int] = (128, 96), supersampling: int = 3,
+               num_points: int = 50_000) -> Scene:
+    """An object of the given kind with its photographs; the same arguments give the same bits.
+
+    Args:
+        kind: a key of SCENE_KINDS.
+        seed: draws shape, texture, lights and cameras.
+        arrangement: `dtu` (arc of rows), `nlr` (rows around, six central views last) or `sphere`.
+        num_views: V.
+        resolution: (W, H) in pixels.
+        supersampling: S; each pixel is the mean of S x S rays.
+        num_points: points spread over the surface, of which those that a view sees are kept.
+    Returns:
+        Scene with colours rounded to 8 bits, as its files hold them.
+    Raises:
+        ConfigError: an unknown kind or arrangement, or a count that is too small.
+    """
+    _check_choice("kind", kind, tuple(SCENE_KINDS))
+    _check_choice("arrangement", arrangement, ARRANGEMENTS)
+    for flag, value, least in (("num_views", num_views, 2), ("supersampling", supersampling, 1),
+                               ("resolution", min(resolution), 2)):
+        if value < least:
+            raise ConfigError(f"--{flag} is {value}, need at least {least}")
+    generator = torch.Generator().manual_seed(1000 * seed + list(SCENE_KINDS).index(kind))
+    with torch.no_grad():
+        sdf, look = make_solid(kind, generator), make_look(generator)
+        points = spread_points(sdf, num_points, BOUND, generator)
+        cameras = arrange_cameras(arrangement, num_views, points[:FRAMED_POINTS],
+                                  resolution=resolution, generator=generator)
+        name = f"{kind}_{seed:04d}"
+        images, coverage = render_views(sdf, look, cameras, supersampling=supersampling,
+                                        label=f"rendering {name}")
+        points = visible_points(sdf, points, cameras)
+    points_world = points @ cameras.model[:3, :3].T + cameras.model[:3, 3]
+    return Scene(name=name, images=images, masks=coverage >= 0.5, cameras=cameras,
+                 view_names=tuple(f"{view:03d}" for view in range(num_views)),
+                 has_masks=True, surface_points_world=points_world)
+
+
+def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,
+                 label: str = "rendering") -> tuple[Tensor, Tensor]:
+    """Photographs of a solid, each pixel the mean of a regular grid of S x S rays.
+
+    Args:
+        sdf: object space, positive outside radius BOUND.
+        look: texture and lights.
+        cameras: V cameras, resolution (W, H).
+        supersampling: S.
+        label: of the progress bar.
+    Returns:
+        images (V, 3, H, W) RGB in steps of 1/255, and coverage (V, 1, H, W) in [0, 1], the share
+        of the pixel's rays that hit.
+    """
+    width, height = cameras.resolution
+    fine = pixel_centers_ndc(width * supersampling, height * supersampling)
+    rays_a_row = width * supersampling ** 2
+    num_rows = min(height, max(1, RAYS_AT_ONCE // rays_a_row))
+    # A few rays graze and take many steps: several small views together share that tail.
+    num_together = max(1, RAYS_AT_ONCE // (rays_a_row * height))
+    images = torch.empty(len(cameras), 4, height, width)
+    with tqdm(total=len(cameras), desc=label, unit="view") as progress:
+        for views in torch.arange(len(cameras)).split(num_together):
+            for rows in torch.arange(height).split(num_rows):
+                top, bottom = int(rows[0]) * supersampling, (int(rows[-1]) + 1) * supersampling
+                rays = cameras[views].rays_through(fine[top:bottom])   # (v, h S, W S, 3)
+                grid = _render_rays(sdf, look, *rays).reshape(
+                    len(views), len(rows), supersampling, width, supersampling, 4)
+                images[views, :, rows[0]:rows[-1] + 1] = grid.mean((2, 4)).movedim(-1, 1)
+            progress.update(len(views))
+    return (images[:, :3] * 255).round() / 255, images[:, 3:]
+
+
+def _render_rays(sdf: Sdf, look: Look, origins: Tensor, dirs: Tensor) -> Tensor:
+    """(R, 4) colour and hit (0 or 1) of rays whose origins and dirs are (..., 3), R in all."""
+    origins, dirs = origins.reshape(-1, 3), dirs.reshape(-1, 3)
+    hits = trace(sdf, origins, dirs, BOUND)
+    out = torch.full((len(dirs), 4), BACKGROUND)
+    out[:, 3] = 0
+    points = hits.points[hits.hit_mask]
+    if len(points):
+        colour = shade(sdf, look, points, normals=normals(sdf, points), dirs=dirs[hits.hit_mask])
+        out[hits.hit_mask] = torch.cat([colour, torch.ones(len(points), 1)], -1)
+    return out
+
+
+def visible_points(sdf: Sdf, points: Tensor, cameras: Cameras) -> Tensor:
+    """Those surface points that at least one camera sees, unhidden and inside its frame.
+
+    Args:
+        sdf: object space.
+        points: (N, 3) on the surface, object space.
+        cameras: V cameras.
+    Returns:
+        (M, 3) points, in their order.
+    """
+    outward = normals(sdf, points)
+    centers = cameras.centers_obj                                      # (V, 3)
+    xy_ndc, depth = cameras.project(points)                            # (V, N, 2), (V, N)
+    framed_mask = (xy_ndc.abs() <= 1).all(-1) & (depth > 0)
+    seen_mask = torch.zeros(len(points), dtype=torch.bool)
+    num_groups = -(-len(cameras) // VIEWS_AT_ONCE)
+    for group in range(num_groups):
+        # Each group of views is spread over all: the first leaves few points to the others.
+        views = torch.arange(group, len(cameras), num_groups)
+        facing_mask = ((centers[views, None] - points) * outward).sum(-1) > 0
+        pairs = torch.nonzero(facing_mask & framed_mask[views] & ~seen_mask)
+        for view, index in (part.unbind(-1) for part in pairs.split(RAYS_AT_ONCE)):
+            eyes, ends = centers[views[view]], points[index]
+            hits = trace(sdf, eyes, torch.nn.functional.normalize(ends - eyes, dim=-1), BOUND)
+            near_mask = (hits.points - ends).norm(dim=-1) < SAME_POINT
+            seen_mask[index[near_mask & hits.hit_mask]] = True
+    return points[seen_mask]
+
+
+def scene_plan(kind: str, seed: int, num_scenes: int) -> Iterator[tuple[str, int]]:
+    """(kind, seed) of each scene of a set: `all` takes the kinds by turns, seeds count up."""
+    _check_choice("kind", kind, (*SCENE_KINDS, "all"))
+    kinds = list(SCENE_KINDS) if kind == "all" else [kind]
+    return ((kinds[k % len(kinds)], seed + k // len(kinds)) for k in range(num_scenes))
+
+
+def make_scene_set(settings) -> list[Path]:
+    """Make and write the scenes that a MakeSceneConfig asks for.
+
+    One scene goes into `output` itself, several into one folder each below it. All targets are
+    checked before the first ray is traced.
+
+    Args:
+        settings: config section with output, kind, seed, num_scenes, num_views, arrangement,
+            resolution, scene_format, supersampling, overwrite.
+    Returns:
+        Folders written.
+    Raises:
+        ConfigError, WriteError: see `make_scene` and `write_scene`.
+    """
+    if not settings.output:
+        raise ConfigError("--output is empty, need the folder to write, e.g. scenes/demo")
+    output = Path(settings.output).expanduser()
+    if settings.num_scenes < 1:
+        raise ConfigError(f"--num_scenes is {settings.num_scenes}, need at least 1")
+    plan = list(scene_plan(settings.kind, settings.seed, settings.num_scenes))
+    folders = [output if len(plan) == 1 else output / f"{kind}_{seed:04d}" for kind, seed in plan]
+    resolution = parse_resolution(settings.resolution)
+    for folder in folders:
+        check_target(folder, settings.scene_format, overwrite=bool(settings.overwrite))
+    for (kind, seed), folder in zip(plan, folders):
+        scene = make_scene(kind, seed, arrangement=settings.arrangement,
+                           num_views=settings.num_views, resolution=resolution,
+                           supersampling=settings.supersampling)
+        write_scene(scene, folder, settings.scene_format, overwrite=bool(settings.overwrite))
+        logger.info("wrote %s (%s, %d views)", folder, scene.name, settings.num_views)
+    return folders
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """(W, H) of a text such as `128x96`. Raises ConfigError for anything else."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
+    if not found:
+        raise ConfigError(f"--resolution is {text!r}, need WIDTHxHEIGHT in pixels, e.g. 128x96")
+    return int(found[1]), int(found[2])
+
+
+def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError naming the nearest choice where value is none of them."""
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"--{flag} is {value!r}, need one of {', '.join(choices)}; "
+                          f"did you mean {near}?")

@@ -1,0 +1,191 @@
+"""Where the model matrix (object space to world) of a scene comes from (METHOD 2)."""
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import ConfigError, MissingExtraError, SceneError
+
+LOGGER = logging.getLogger(__name__)
+#: The words of --scene_normalization.
+SOURCE_WORDS = ("cache", "yaml", "pcd", "camera")
+DEFAULT_ORDER = "cache,yaml,pcd,camera"
+POINT_CLOUD = Path("merged") / "point_cloud_world.ply"
+MAX_YAML_BYTES = 2**20
+MAX_PLY_BYTES = 2 * 2**30
+#: Beyond this condition number the camera axes are as good as parallel and meet nowhere.
+MAX_AXES_CONDITION = 1e6
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """A ball in world space that the object lies in: centre (3,) and radius, world units."""
+
+    center: np.ndarray
+    radius: float
+
+
+def model_from_sphere(sphere: Sphere, work_radius: float = 0.99,
+                      scene_radius_scale: float = 1.0) -> np.ndarray:
+    """(4, 4) model matrix: object = (world - centre) * work_radius / (radius * radius_scale)."""
+    for name, value in (("work_radius", work_radius), ("scene_radius_scale", scene_radius_scale)):
+        if not value > 0:
+            raise ConfigError(f"--{name} is {value}, need a number over 0; 1 is usual")
+    model = np.eye(4)
+    model[:3, :3] *= sphere.radius * scene_radius_scale / work_radius
+    model[:3, 3] = sphere.center
+    return model
+
+
+def resolve_model_matrix(folder: Path, order: str,
+                         sources: Mapping[str, Callable[[], np.ndarray | Sphere | None]], *,
+                         work_radius: float = 0.99, scene_radius_scale: float = 1.0) -> np.ndarray:
+    """The model matrix of the first source in `order` that the scene has, else the identity.
+
+    Args:
+        folder: the scene, for messages.
+        order: words of `SOURCE_WORDS` with commas between, first come first served.
+        sources: what each word gives: a (4, 4) model matrix as it is, a sphere that is scaled by
+            `work_radius` and `scene_radius_scale`, or None.
+    Returns:
+        (4, 4) float64, object space to world.
+    Raises:
+        ConfigError: an unknown word.
+        SceneError: the source's file is damaged.
+    """
+    for word in _parse_order(order):
+        found = sources[word]() if word in sources else None
+        if found is None:
+            continue
+        LOGGER.info("%s: object space from '%s'", folder, word)
+        if isinstance(found, Sphere):
+            return model_from_sphere(found, work_radius, scene_radius_scale)
+        return found
+    LOGGER.warning("%s: no normalisation found for '%s': world space is taken as object space, so "
+                   "the object must lie in the unit sphere already", folder, order)
+    return np.eye(4)
+
+
+def _parse_order(order: str) -> list[str]:
+    words = [word.strip() for word in order.split(",") if word.strip()]
+    for word in words:
+        if word not in SOURCE_WORDS:
+            nearest = difflib.get_close_matches(word, SOURCE_WORDS, n=1, cutoff=0)[0]
+            raise ConfigError(f"--scene_normalization has '{word}', need words of "
+                              f"{', '.join(SOURCE_WORDS)}; the nearest is '{nearest}'")
+    return words
+
+
+def checked_sphere(center: Any, radius: Any, where: str) -> Sphere:
+    """A sphere from a file's numbers; raises SceneError naming `where` when they make none."""
+    try:
+        middle = np.asarray(center, dtype=np.float64).reshape(-1)
+        size = float(np.asarray(radius, dtype=np.float64).reshape(()))
+    except (TypeError, ValueError) as problem:
+        raise SceneError(f"{where}: centre {center!r} and radius {radius!r}, need three numbers "
+                         "and one; write the file again") from problem
+    if middle.shape != (3,) or not np.isfinite(middle).all() or not 0 < size < np.inf:
+        raise SceneError(f"{where}: centre {middle.tolist()} and radius {size}, need three finite "
+                         "numbers and a radius over 0; write the file again")
+    return Sphere(middle, size)
+
+
+def sphere_from_yaml(folder: Path) -> Sphere | None:
+    """`center: [x, y, z]`, `radius: r` (world units) of `scene.yaml` or of the only `*.yaml`."""
+    path = folder / "scene.yaml"
+    if not path.is_file():
+        candidates = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+        if not candidates:
+            return None
+        if len(candidates) > 1:
+            raise SceneError(f"{folder}: {len(candidates)} yaml files ("
+                             f"{', '.join(p.name for p in candidates)}), need one; name the one "
+                             "with center and radius scene.yaml")
+        path = candidates[0]
+    content = _load_yaml(path)
+    if not isinstance(content, dict) or not {"center", "radius"} <= set(content):
+        raise SceneError(f"{path}: no center and radius, need 'center: [x, y, z]' and 'radius: r' "
+                         "in world units; add them or take yaml out of --scene_normalization")
+    return checked_sphere(content["center"], content["radius"], str(path))
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        import yaml
+    except ImportError as problem:
+        raise MissingExtraError(f"{path}: reading it needs PyYAML; install it with: pip install "
+                                "pyyaml, or take yaml out of --scene_normalization") from problem
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise SceneError(f"{path}: more than {MAX_YAML_BYTES} bytes, need a file with center and "
+                         "radius only; rename the file if it is something else")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as problem:
+        first_line = str(problem).split("\n", 1)[0]
+        raise SceneError(f"{path}: not readable as yaml ({first_line}), need 'center: [x, y, z]' "
+                         "and 'radius: r'; mend or remove the file") from problem
+
+
+def sphere_from_point_cloud(folder: Path) -> Sphere | None:
+    """Ball round the box of `merged/point_cloud_world.ply` that holds every point, or None."""
+    path = folder / POINT_CLOUD
+    if not path.is_file():
+        return None
+    points = load_ply_points(path)
+    center = (points.min(0) + points.max(0)) / 2
+    radius = np.linalg.norm(points - center, axis=1).max()
+    return checked_sphere(center, radius, str(path))
+
+
+def load_ply_points(path: Path) -> np.ndarray:
+    """(N, 3) float64 vertices of a PLY file, world space; raises SceneError."""
+    import trimesh
+
+    if path.stat().st_size > MAX_PLY_BYTES:
+        raise SceneError(f"{path}: more than {MAX_PLY_BYTES:,} bytes; thin the point cloud out")
+    try:
+        # A stream and not a path, so that names in the file cannot be followed to other files.
+        with open(path, "rb") as stream:
+            points = trimesh.load(stream, file_type="ply", process=False).vertices
+        points = np.asarray(points, np.float64)
+    except Exception as problem:   # the parser raises what its own slips happen to raise
+        raise SceneError(f"{path}: not readable as PLY ({type(problem).__name__}: {problem}), need "
+                         "a point cloud; export it again or remove the file") from problem
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.isfinite(points).all():
+        raise SceneError(f"{path}: points of shape {points.shape}, need (N, 3) finite numbers, N "
+                         "over 0; export it again or remove the file")
+    return points
+
+
+def sphere_from_cameras(view: np.ndarray, projection: np.ndarray) -> Sphere | None:
+    """A ball that the cameras look at, from the cameras alone.
+
+    Its centre is the point with the least sum of squared distances to the viewing axes. In each
+    view the ball that just touches the furthest of the four sides of the frame would have some
+    radius; the median over the views is taken, so that what fills the frames fits in.
+
+    Args:
+        view: (V, 4, 4) world to camera. projection: (V, 4, 4) camera to clip.
+    Returns:
+        the ball in world space; None where the axes are parallel or meet outside the frames.
+    """
+    rotation, shift = view[:, :3, :3], view[:, :3, 3]
+    centers = -np.einsum("vji,vj->vi", rotation, shift)                    # (V, 3)
+    axes = -rotation[:, 2]                                                 # (V, 3) camera -z
+    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]               # (V, 3, 3)
+    total = across.sum(0)
+    if np.linalg.cond(total) > MAX_AXES_CONDITION:
+        return None
+    center = np.linalg.solve(total, np.einsum("vij,vj->i", across, centers))
+    clip = projection @ view
+    sides = np.stack([clip[:, 3] + clip[:, 0], clip[:, 3] - clip[:, 0],
+                      clip[:, 3] + clip[:, 1], clip[:, 3] - clip[:, 1]], 1)  # (V, 4, 4) planes
+    distance = (sides[..., :3] @ center + sides[..., 3]) / np.linalg.norm(sides[..., :3], axis=-1)
+    radius = float(np.median(distance.max(1)))
+    return Sphere(center, radius) if radius > 0 else None

@@ -1,0 +1,120 @@
+"""What a reader of one scene format hands back, and the checks that all formats share."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import SceneError
+
+#: How far the columns of a rotation may be from orthonormal (files hold rounded numbers).
+ROTATION_TOLERANCE = 1e-2
+#: A matrix is singular when its reciprocal condition number is below this.
+LEAST_RECIPROCAL_CONDITION = 1e-10
+MIN_VIEWS = 2
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class ViewFiles:
+    """Files of one view; `mask` is None where there is none."""
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class FoundScene:
+    """A scene folder before its images are read.
+
+    Attributes:
+        files: V views in order.
+        view: (V, 4, 4) float64 world to camera, OpenGL axes.
+        projection: (V, 4, 4) float64 camera to clip.
+        sources: what each word of `scene_normalization` gives when called (normalization.py).
+        least_foreground: smallest 8-bit value of a mask that counts as object.
+    """
+
+    files: tuple[ViewFiles, ...]
+    view: np.ndarray
+    projection: np.ndarray
+    sources: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    least_foreground: int = 1
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Visible files with one of the suffixes (any case), sorted by name; [] without the folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix.lower() in suffixes and not path.name.startswith("."))
+
+
+def check_num_views(folder: Path, num_views: int, what: str) -> None:
+    """Raise SceneError when there are fewer views than can be learned from."""
+    if num_views < MIN_VIEWS:
+        raise SceneError(f"{folder}: {num_views} views found ({what}), need at least {MIN_VIEWS}; "
+                         "add photographs with their cameras, or point --dataset_path at the "
+                         "scene's own folder")
+
+
+def check_matrix(matrix: Any, where: str, shape: tuple[int, int] = (4, 4)) -> np.ndarray:
+    """The matrix as float64, when it has the shape and finite numbers.
+
+    Args:
+        where: file and key, for the message.
+    Raises:
+        SceneError: it has not.
+    """
+    try:
+        out = np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as problem:
+        raise SceneError(f"{where}: not a matrix of numbers ({problem}), need {shape}; "
+                         "export the cameras again") from problem
+    if out.shape != shape:
+        raise SceneError(f"{where}: of shape {out.shape}, need {shape}; append the row 0 0 0 1 "
+                         "to a (3, 4) matrix")
+    if not np.isfinite(out).all():
+        raise SceneError(f"{where}: holds NaN or infinity, need finite numbers; calibrate this "
+                         "view again or take it out of the scene")
+    return out
+
+
+def check_invertible(part: np.ndarray, where: str) -> None:
+    """Raise SceneError when the 3x3 part of a camera that must have an inverse has none."""
+    values = np.linalg.svd(part, compute_uv=False)
+    if values[-1] <= LEAST_RECIPROCAL_CONDITION * values[0]:
+        raise SceneError(f"{where}: singular, need a matrix that has an inverse; calibrate this "
+                         "view again or take it out of the scene")
+
+
+def check_rigid(matrix: Any, where: str) -> np.ndarray:
+    """A world-to-camera matrix: rotation and shift. Returns float64 (4, 4), raises SceneError."""
+    out = check_similarity(matrix, where)
+    scale = np.linalg.norm(out[:3, 0])
+    if abs(scale - 1) > ROTATION_TOLERANCE:
+        raise SceneError(f"{where}: scales by {scale:.4g}, need a rotation and a shift (world to "
+                         "camera); divide its first three rows by the scale")
+    return out
+
+
+def check_similarity(matrix: Any, where: str) -> np.ndarray:
+    """Rotation, one positive scale and shift. Returns float64 (4, 4), raises SceneError."""
+    out = check_matrix(matrix, where)
+    if not np.allclose(out[3], [0, 0, 0, 1], atol=1e-6):
+        raise SceneError(f"{where}: its last row is {out[3].tolist()}, need 0 0 0 1; transpose it "
+                         "if it was written for row vectors")
+    linear = out[:3, :3]
+    check_invertible(linear, where)
+    if np.linalg.det(linear) < 0:
+        raise SceneError(f"{where}: left-handed (determinant below 0), need a right-handed "
+                         "rotation; flip the sign of one axis where the cameras were exported")
+    scale = np.cbrt(np.linalg.det(linear))
+    if np.abs(linear.T @ linear / scale**2 - np.eye(3)).max() > ROTATION_TOLERANCE:
+        raise SceneError(f"{where}: sheared or stretched, need a rotation with one scale for all "
+                         "axes; export the cameras again")
+    return out

@@ -1,0 +1,177 @@
+"""A scene folder to a `Scene`: photographs, masks and cameras in one object space.
+
+    object --model matrix--> world --view--> camera (OpenGL axes) --projection--> clip --> NDC
+"""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_processing.idr_format import is_idr_folder, read_idr_folder
+from data_processing.images import image_size, read_image, read_mask, scaled_size
+from data_processing.normalization import DEFAULT_ORDER, load_ply_points, resolve_model_matrix
+from data_processing.processed_format import is_processed_folder, read_processed_folder
+from data_processing.scene_folder import FoundScene
+from data_processing.splits import Split
+from utils.cameras import Cameras
+from utils.errors import SceneError
+
+LOGGER = logging.getLogger(__name__)
+SURFACE_POINTS = "surface_points_world.ply"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """V photographs of one object.
+
+    Attributes:
+        name: of the folder, or of the made scene.
+        images: (V, 3, H, W) float32 RGB in [0, 1], CPU.
+        masks: (V, 1, H, W) bool, True on the object.
+        cameras: V cameras, resolution (W, H).
+        view_names: V names, in the order of the views.
+        has_masks: False when no masks were found and all of every image counts as object.
+        surface_points_world: (N, 3) float32 true surface points, world space, where known.
+        path: folder it was read from, '' for a made scene.
+        mask_files: V paths of the masks, () when there are none.
+    """
+
+    name: str
+    images: Tensor
+    masks: Tensor
+    cameras: Cameras
+    view_names: tuple[str, ...]
+    has_masks: bool = True
+    surface_points_world: Tensor | None = None
+    path: str = ""
+    mask_files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check shapes. Raises ValueError when the parts do not fit together."""
+        num_views, (width, height) = len(self.cameras), self.cameras.resolution
+        for what, tensor, channels in (("images", self.images, 3), ("masks", self.masks, 1)):
+            if tuple(tensor.shape) != (num_views, channels, height, width):
+                raise ValueError(f"{what} are {tuple(tensor.shape)}, need "
+                                 f"{(num_views, channels, height, width)}")
+        if len(self.view_names) != num_views:
+            raise ValueError(f"{len(self.view_names)} view names for {num_views} views")
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+
+def load_scene(folder: str | Path, *, im_scale: float = 1.0,
+               scene_normalization: str = DEFAULT_ORDER, work_radius: float = 0.99,
+               scene_radius_scale: float = 1.0, load_pcd: bool = True) -> Scene:
+    """Read a scene folder of either format, found by looking.
+
+    Args:
+        folder: the scene, `--dataset_path`.
+        im_scale: images and masks are area-averaged to this share of their sides (0 < s <= 1).
+        scene_normalization: order of the sources of the model matrix.
+        work_radius: radius in object space that a normalising ball is scaled to.
+        scene_radius_scale: factor on the radius of that ball.
+        load_pcd: whether `merged/point_cloud_world.ply` may be read for the normalisation.
+    Raises:
+        SceneError: the folder is not a scene or its files are bad; the message names the file.
+        ConfigError: an option is out of range.
+    """
+    folder = Path(folder).expanduser()
+    found = _read_folder(folder, bool(load_pcd))
+    model = resolve_model_matrix(folder, scene_normalization, found.sources,
+                                 work_radius=work_radius, scene_radius_scale=scene_radius_scale)
+    _check_in_front(folder, found, model)
+    images, masks = _read_pixels(found, im_scale)
+    has_masks = found.files[0].mask is not None
+    if not has_masks:
+        LOGGER.warning("%s: no masks found: every pixel counts as object, so the background is "
+                       "modelled too, the soft-mask loss cannot shape the outline, and mask IoU "
+                       "says nothing", folder)
+    cameras = Cameras(*(torch.from_numpy(np.ascontiguousarray(matrix)).float()
+                        for matrix in (found.view, found.projection, model)),
+                      resolution=(images.shape[3], images.shape[2]))
+    return Scene(folder.resolve().name, images, masks, cameras,
+                 view_names=tuple(view.name for view in found.files), has_masks=has_masks,
+                 surface_points_world=_surface_points(folder / SURFACE_POINTS), path=str(folder),
+                 mask_files=tuple(str(view.mask) for view in found.files) if has_masks else ())
+
+
+def check_training_views(scene: Scene, split: Split) -> None:
+    """Raise SceneError when the mask of a training view is empty, as nothing is learned from it."""
+    if not scene.has_masks:
+        return
+    width, height = scene.cameras.resolution
+    for i in split.train:
+        if not scene.masks[i].any():
+            file = scene.mask_files[i] if scene.mask_files else scene.path or scene.name
+            raise SceneError(f"{file}: the mask of training view {i} ({scene.view_names[i]}) is "
+                             f"empty at {width}x{height}, need some foreground; mend the mask, or "
+                             "leave the view out of --train_views")
+
+
+def _read_folder(folder: Path, load_pcd: bool) -> FoundScene:
+    """The folder by the reader whose files it has."""
+    try:
+        if not folder.is_dir():
+            what = "a file" if folder.exists() else "no such folder"
+            raise SceneError(f"{folder}: {what}, need a scene folder; check --dataset_path")
+        is_processed, is_idr = is_processed_folder(folder), is_idr_folder(folder)
+        if is_processed and is_idr:
+            raise SceneError(f"{folder}: has files of both scene formats (NAME_rgb.png and image/ "
+                             "or cameras.npz), need one; move the files of the other elsewhere")
+        if is_processed:
+            return read_processed_folder(folder, load_pcd)
+        if is_idr:
+            return read_idr_folder(folder, load_pcd)
+    except PermissionError as problem:
+        raise SceneError(f"{problem.filename or folder}: may not be read, need read permission; "
+                         "mend it with chmod") from problem
+    raise SceneError(f"{folder}: no views found, need NAME_rgb.png with NAME_rgb_meta.npy "
+                     "(processed format) or image/, mask/ and cameras.npz (IDR format); point "
+                     "--dataset_path at the folder of one scene")
+
+
+def _check_in_front(folder: Path, found: FoundScene, model: np.ndarray) -> None:
+    """The centre of object space must be in front of some camera, else the axes are wrong."""
+    depth = (found.projection @ found.view @ model)[:, 3, 3]
+    if (depth <= 0).all():
+        raise SceneError(f"{folder}: the centre of object space is behind every camera, need "
+                         "cameras that look at the object (view: world to camera, OpenGL axes, "
+                         "looking down -z); flip y and z of OpenCV cameras, or mend the "
+                         "normalisation")
+
+
+def _read_pixels(found: FoundScene, im_scale: float) -> tuple[Tensor, Tensor]:
+    """images (V, 3, H, W) float32 and masks (V, 1, H, W) bool."""
+    full_size = image_size(found.files[0].image)
+    width, height = scaled_size(full_size, im_scale)
+    for view in found.files:
+        _check_size(view.image, full_size, found.files[0].image)
+        if view.mask is not None:
+            _check_size(view.mask, full_size, view.image)
+    images = torch.empty(len(found.files), 3, height, width)
+    masks = torch.ones(len(found.files), 1, height, width, dtype=torch.bool)
+    for i, view in enumerate(found.files):
+        images[i] = torch.from_numpy(read_image(view.image, im_scale)).permute(2, 0, 1)  # (3, H, W)
+        if view.mask is not None:
+            mask = read_mask(view.mask, im_scale, least_foreground=found.least_foreground)
+            masks[i, 0] = torch.from_numpy(mask)
+    return images, masks
+
+
+def _check_size(path: Path, needed: tuple[int, int], other: Path) -> None:
+    width, height = image_size(path)
+    if (width, height) != needed:
+        raise SceneError(f"{path}: {width}x{height} pixels, need {needed[0]}x{needed[1]} as "
+                         f"{other.name} has; scale or crop it alike (and its camera with it)")
+
+
+def _surface_points(path: Path) -> Tensor | None:
+    if not path.is_file():
+        return None
+    return torch.from_numpy(load_ply_points(path)).float()

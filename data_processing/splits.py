@@ -1,0 +1,159 @@
+"""Which views are trained on and which are withheld (METHOD 2)."""
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from utils.errors import ConfigError
+
+#: Leave-one-out needs a source besides the target.
+MIN_TRAIN_VIEWS = 2
+#: Without a data set's name and without lists, every 8th view is withheld, starting at view 4.
+DEFAULT_TEST_STEP, DEFAULT_TEST_START = 8, 4
+ALL = "all"
+_ITEM = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Zero-based view numbers, ascending; no view is in both.
+
+    Attributes:
+        train: views that are trained on, and that are the sources at evaluation.
+        test: withheld views; may be empty.
+        name: 'dtu', 'nlr', 'shapenet', 'every8' or 'explicit', for logs.
+    """
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    name: str = "explicit"
+
+
+@dataclass(frozen=True)
+class _NamedSplit:
+    num_views: int                        # of a whole scene
+    train: tuple[int, ...] | None         # None: all that are not tested
+    test: tuple[int, ...]
+
+
+NAMED_SPLITS = {
+    "dtu": _NamedSplit(49, (1, 9, 17, 25, 33, 41, 47), (12, 32, 40)),
+    "nlr": _NamedSplit(22, tuple(range(16, 22)), ()),
+    "shapenet": _NamedSplit(24, None, (7, 16, 23)),
+}
+
+
+def resolve_split(num_views: int, dataset_name: str = "", *, train_views: str = "",
+                  test_views: str = "") -> Split:
+    """The split of a scene.
+
+    Named ones: dtu trains on 1,9,17,25,33,41,47 and tests on 12,32,40 of 49; nlr trains on 16..21
+    of 22 and tests on none (the paper's figures are on training views; 0..15 are withheld);
+    shapenet tests on 7,16,23 of 24 and trains on the rest. Without a name and without lists, views
+    4, 12, 20, ... are withheld and the rest trained on. A list overrides its half of the named
+    split; without a name, one list alone leaves all other views to the other half.
+
+    Args:
+        num_views: views in the scene.
+        dataset_name: 'dtu', 'nlr', 'shapenet' or ''.
+        train_views, test_views: '' (not given), numbers and ranges as '0-5,9', or 'all': every
+            view that is not in the other half.
+    Raises:
+        ConfigError: an unknown name, a scene too small for the named split, a malformed list, a
+            view out of range, views in both halves, or fewer than 2 training views.
+    """
+    dataset_name = dataset_name if _is_given(dataset_name) else ""
+    named = _named_split(dataset_name)
+    train = _parse_views(train_views, "--train_views", num_views)
+    test = _parse_views(test_views, "--test_views", num_views)
+    if train == ALL and test == ALL:
+        raise ConfigError("--train_views and --test_views are both 'all', need disjoint sets; give "
+                          "one of them as a list such as 0-5,9")
+    if named is not None and (train is None or test is None):
+        _check_size(num_views, dataset_name, named)
+    train, test = _fill_in(train, test, named, num_views)
+    everything = range(num_views)
+    if train == ALL:
+        train = tuple(i for i in everything if i not in set(test))
+    if test == ALL:
+        test = tuple(i for i in everything if i not in set(train))
+    _check_halves(train, test)
+    is_explicit = any(_is_given(text) for text in (train_views, test_views))
+    return Split(train, test, "explicit" if is_explicit else dataset_name or "every8")
+
+
+def _is_given(text: str) -> bool:
+    return text.strip().lower() not in ("", "none")        # config files say None for 'not given'
+
+
+def _named_split(dataset_name: str) -> _NamedSplit | None:
+    if not dataset_name:
+        return None
+    if dataset_name not in NAMED_SPLITS:
+        nearest = difflib.get_close_matches(dataset_name, NAMED_SPLITS, n=1, cutoff=0)[0]
+        raise ConfigError(f"--dataset_name is '{dataset_name}', need one of "
+                          f"{', '.join(NAMED_SPLITS)}; the nearest is '{nearest}'")
+    return NAMED_SPLITS[dataset_name]
+
+
+def _check_size(num_views: int, dataset_name: str, named: _NamedSplit) -> None:
+    if num_views < named.num_views:
+        raise ConfigError(f"--dataset_name {dataset_name} splits {named.num_views} views, but "
+                          f"{num_views} views were found; pass --train_views and --test_views, "
+                          "such as --train_views all --test_views 4,12")
+
+
+def _fill_in(train, test, named: _NamedSplit | None, num_views: int) -> tuple:
+    """Halves that were not given: from the named split, else from the other half."""
+    if named is not None:
+        named_train = ALL if named.train is None else named.train
+        return (named_train if train is None else train), (named.test if test is None else test)
+    if train is None and test is None:
+        return ALL, tuple(range(DEFAULT_TEST_START, num_views, DEFAULT_TEST_STEP))
+    if train is None:
+        if test == ALL:
+            raise ConfigError("--test_views is 'all' without --train_views, need views to train "
+                              "on; pass --train_views, such as 0-5,9")
+        return ALL, test
+    if test is None:
+        return train, (() if train == ALL else ALL)
+    return train, test
+
+
+def _parse_views(text: str, flag: str, num_views: int) -> tuple[int, ...] | str | None:
+    """Ascending view numbers of '0-5,9', `ALL`, or None when not given."""
+    if not _is_given(text):
+        return None
+    if text.strip().lower() == ALL:
+        return ALL
+    views: set[int] = set()
+    for item in re.split(r"[,\s]+", text.strip().strip("[]").strip(", ")):
+        match = _ITEM.fullmatch(item)
+        if match is None:
+            raise ConfigError(f"{flag} has '{item}', need view numbers and ranges such as 0-5,9, "
+                              "or all")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ConfigError(f"{flag} has the range '{item}' that runs backwards, need "
+                              f"{last}-{first}")
+        if last >= num_views:
+            raise ConfigError(f"{flag} has view {last}, but the scene has {num_views} views, "
+                              f"numbered from 0; need 0 to {num_views - 1}")
+        views.update(range(first, last + 1))
+    return tuple(sorted(views))
+
+
+def _check_halves(train: tuple[int, ...], test: tuple[int, ...]) -> None:
+    shared = sorted(set(train) & set(test))
+    if shared:
+        raise ConfigError(f"--train_views and --test_views share views {_as_text(shared)}, need "
+                          "none in both; take them out of one, or give 'all' for the rest")
+    if len(train) < MIN_TRAIN_VIEWS:
+        raise ConfigError(f"{len(train)} training views, need at least {MIN_TRAIN_VIEWS}, as each "
+                          "is drawn from the others; pass more in --train_views or fewer in "
+                          "--test_views")
+
+
+def _as_text(views: list[int]) -> str:
+    return ", ".join(str(view) for view in views)

@@ -1,0 +1,189 @@
+"""Scenes to folders, in either format the readers know; a folder appears whole or not at all."""
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import torch
+import trimesh
+
+from data_processing.scenes import Scene
+from utils.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
+from utils.errors import ConfigError, WriteError
+
+POINTS_FILE = "surface_points_world.ply"
+#: What a folder written by each format may hold; overwriting deletes nothing else.
+PROCESSED_FILES = ("*_rgb.png", "*_rgb_meta.npy", "*_mask.png", "model_matrix.npy",
+                   "scene_stats.npy", POINTS_FILE)
+IDR_FILES = ("image", "image/*.png", "mask", "mask/*.png", "cameras_sphere.npz", POINTS_FILE)
+
+
+def write_scene(scene: Scene, folder: Path | str, scene_format: str, *,
+                overwrite: bool = False) -> Path:
+    """Write images, masks, cameras and, where known, the true surface points.
+
+    The files go into a hidden folder beside the target that is renamed when complete.
+
+    Args:
+        scene: what to write; colours are rounded to 8 bits.
+        folder: where to; made where absent.
+        scene_format: `processed` (the release's) or `idr` (IDR and NeuS).
+        overwrite: replace an earlier scene in `folder`.
+    Returns:
+        The folder.
+    Raises:
+        ConfigError: an unknown format.
+        WriteError: the target is taken, may not be written or the disk is full.
+    """
+    folder = Path(os.path.abspath(folder))
+    check_target(folder, scene_format, overwrite=overwrite)
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)                    # of a killed run
+        partial.mkdir()
+        _writer(scene_format)(scene, partial)
+        if scene.surface_points_world is not None:
+            points = scene.surface_points_world.numpy().astype(np.float32)
+            trimesh.PointCloud(points).export(partial / POINTS_FILE)
+        _put_in_place(partial, folder)
+    except OSError as error:
+        raise WriteError(f"{folder}: could not write the scene ({error.strerror or error}); "
+                         "needs a folder with write permission and free space: free some or give "
+                         "another --output") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def check_target(folder: Path | str, scene_format: str, *, overwrite: bool = False) -> None:
+    """Raise where `write_scene` would lose something of the user's or cannot know the format.
+
+    Raises:
+        ConfigError: an unknown format.
+        WriteError: the folder holds files and overwrite is off, or holds other things than a scene.
+    """
+    folder = Path(folder)
+    _writer(scene_format)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise WriteError(f"{folder}: is a file, need a folder; give another --output")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
+        foreign = _foreign_entries(folder)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be looked into ({error.strerror}); "
+                         "mend its permissions or give another --output") from error
+    if foreign:
+        raise WriteError(f"{folder}: holds {foreign[0]}, which is not of a made scene, and would "
+                         "be lost; give another --output or move it away")
+    if not overwrite:
+        raise WriteError(f"{folder}: holds a scene already; "
+                         "give another --output or --overwrite 1 to replace it")
+
+
+def _foreign_entries(folder: Path) -> list[str]:
+    """Entries, relative to folder, that neither format writes."""
+    known = {path for pattern in (*PROCESSED_FILES, *IDR_FILES) for path in folder.glob(pattern)}
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
+                  if path not in known)
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Rename the complete folder onto its name; an earlier scene goes only after that."""
+    retired = folder.parent / f".{folder.name}.retired-{os.getpid()}"
+    if folder.is_dir():
+        folder.rename(retired)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if retired.is_dir():
+            retired.rename(folder)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _writer(scene_format: str):
+    """The function that writes a format. Raises ConfigError for an unknown one."""
+    writers = {"processed": _write_processed, "idr": _write_idr}
+    if scene_format not in writers:
+        raise ConfigError(f"--scene_format is {scene_format!r}, need processed or idr")
+    return writers[scene_format]
+
+
+def _write_processed(scene: Scene, folder: Path) -> None:
+    """The release's format: one set of files a view, matrices as pickled dicts."""
+    cameras = scene.cameras
+    for index, name in enumerate(scene.view_names):
+        _write_image(folder / f"{name}_rgb.png", scene.images[index])
+        if scene.has_masks:
+            _write_image(folder / f"{name}_mask.png", scene.masks[index])
+        _write_dict(folder / f"{name}_rgb_meta.npy", {
+            "view": cameras.view[index].double().numpy(),
+            "projection": cameras.projection[index].double().numpy(),
+            "resolution": list(cameras.resolution)})
+    _write_dict(folder / "model_matrix.npy", {"model_matrix": cameras.model.double().numpy()})
+    _write_dict(folder / "scene_stats.npy", scene_stats(scene))
+
+
+def _write_idr(scene: Scene, folder: Path) -> None:
+    """IDR's and NeuS's format: image/, mask/ and one file of matrices."""
+    (folder / "image").mkdir()
+    (folder / "mask").mkdir()
+    for index, name in enumerate(scene.view_names):
+        _write_image(folder / "image" / f"{name}.png", scene.images[index])
+        if scene.has_masks:
+            _write_image(folder / "mask" / f"{name}.png", scene.masks[index])
+    matrices = world_matrices(scene.cameras).numpy()
+    arrays = {f"world_mat_{k}": matrix for k, matrix in enumerate(matrices)}
+    model = scene.cameras.model.double().numpy()
+    arrays |= {f"scale_mat_{k}": model for k in range(len(matrices))}
+    np.savez(folder / "cameras_sphere.npz", **arrays)
+
+
+def world_matrices(cameras: Cameras) -> torch.Tensor:
+    """(V, 4, 4) world to pixels, K[R|t] with OpenCV axes over the row 0 0 0 1; float64.
+
+    Pixels count from the centre of the top left one.
+    """
+    intrinsics = intrinsics_from_projection(cameras.projection.double(), cameras.resolution)
+    out = OPENCV_TO_OPENGL.double() @ cameras.view.double()            # (V, 4, 4) OpenCV axes
+    out[:, :3] = intrinsics @ out[:, :3]
+    return out
+
+
+def scene_stats(scene: Scene) -> dict:
+    """Sizes in world units, from which a reader may scale the scene.
+
+    Returns:
+        camera_intersection (3,), the point nearest to all viewing axes, and camera_radius, the
+        mean distance of the cameras from it; where surface points are known pcd_center (3,), the
+        middle of their box, and pcd_radius, the distance of the farthest.
+    """
+    eyes = scene.cameras.centers_world.double()                        # (V, 3)
+    axes = -torch.linalg.inv(scene.cameras.view.double())[:, :3, 2]    # (V, 3) unit
+    across = torch.eye(3).double() - axes[:, :, None] * axes[:, None]  # (V, 3, 3) off each axis
+    middle = torch.linalg.solve(across.sum(0), (across @ eyes[..., None]).sum(0))[:, 0]
+    stats = {"camera_intersection": middle.numpy(),
+             "camera_radius": float((eyes - middle).norm(dim=-1).mean())}
+    points = scene.surface_points_world
+    if points is not None and len(points):
+        center = (points.amin(0) + points.amax(0)).double() / 2
+        stats["pcd_center"] = center.numpy()
+        stats["pcd_radius"] = float((points - center).norm(dim=-1).max())
+    return stats
+
+
+def _write_dict(path: Path, content: dict) -> None:
+    """A dict as numpy pickles it: an object array of no dimensions."""
+    np.save(path, np.array(content, dtype=object))
+
+
+def _write_image(path: Path, image: torch.Tensor) -> None:
+    """(C, H, W) in [0, 1] or bool as an 8-bit PNG of 3 channels or 1."""
+    levels = (image.float() * 255).round().clamp(0, 255).byte()
+    levels = levels[0] if len(levels) == 1 else levels.movedim(0, -1)
+    imageio.imwrite(path, levels.numpy())

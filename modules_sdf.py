@@ -1,0 +1,296 @@
+"""The image-based model: SDF, encoder, aggregation and decoder joined (METHOD 5).
+
+A target view's way through it: its surface points are projected into the source views
+(`ImageBasedModel.correspond`), source features are sampled there and blended (`blend`), and the
+blend is decoded to an image (`decode`).
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules import AggregationMLP, PointEncoding, SdfArchitecture, build_sdf
+from modules_unet import FeatureDecoder, ImageEncoder
+from torch import Tensor, nn
+
+from modules import AggregationMLP, build_sdf
+from sdf_rendering import (
+    Tracer,
+    correlated_in_sources,
+    lumigraph_weights,
+    project_to_sources,
+    sample_maps,
+    visible_in_sources,
+)
+from utils.cameras import Cameras
+from utils.config_sections import CnnConfig, SdfConfig, ViewsConfig
+from utils.derivatives import gradient
+from utils.errors import ConfigError
+from utils.rays import Surface, camera_rays
+from utils.views import Sources, Targets
+
+TRACE_CHUNK = 1 << 16          # rays traced at once when whole views are rendered
+DEFAULT_ENCODER = "plain"      # from random weights
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """Where targets' surface points lie in the sources.
+
+    Attributes:
+        uv_grid: (K, T, H, W, 2) grid_sample coordinates.
+        counts_mask: (K, T, H, W) bool, the sample counts. With occlusion by correlation it means
+            inside image and mask only; the rest of the test needs features.
+    """
+
+    uv_grid: Tensor
+    counts_mask: Tensor
+
+
+@dataclass(frozen=True)
+class BlendSettings:
+    """How source views become a target view; the values are those of the flags."""
+
+    feature_type: str = "learned"
+    aggregation: str = "learned"
+    occlusion: str = "raytrace"
+
+
+class ImageBasedModel(nn.Module):
+    """Phi, E, G and D of the paper.
+
+    Args:
+        sdf: points (..., 3) to (...,).
+        encoder: images in [-1, 1] (K, 3, H, W) to features (K, C, H, W).
+        aggregation: features (..., C) and directions (..., 3) to weights (...,).
+        decoder: features (T, C, H, W) to images (T, 3, H, W).
+        settings: alternatives of METHOD 5.
+    """
+
+    def __init__(self, sdf: nn.Module, encoder: nn.Module, aggregation: nn.Module,
+                 *, decoder: nn.Module, settings: BlendSettings) -> None:
+        super().__init__()
+        self.sdf, self.encoder = sdf, encoder
+        self.aggregation, self.decoder = aggregation, decoder
+        self.settings = settings
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(K, 3, H, W) images in [0, 1] to (K, C, H, W) features; plain RGB has no encoder."""
+        if self.settings.feature_type == "rgb":
+            return images
+        return self.encoder(images * 2 - 1)
+
+    def decode(self, blended: Tensor) -> Tensor:
+        """(T, C, H, W) blended features to (T, 3, H, W) images, not clamped."""
+        return blended if self.settings.feature_type == "rgb" else self.decoder(blended)
+
+    def correspond(self, targets: Targets, sources: Sources,
+                   occ_threshold: float) -> Correspondence:
+        """Project targets into sources and test which samples count (METHOD 5).
+
+        Returns:
+            Correspondence; uv_grid is differentiable in the target points, counts_mask is not.
+        """
+        uv_grid, inside_mask = project_to_sources(targets.surface.points_obj, sources.cameras)
+        if self.settings.occlusion == "raytrace":
+            counts = visible_in_sources(targets.surface, sources.surface, sources.masks, uv_grid,
+                                        inside_mask=inside_mask, occ_threshold=occ_threshold)
+        else:
+            with torch.no_grad():
+                in_mask = sample_maps(sources.masks.to(uv_grid.dtype), uv_grid)[:, :, 0] >= 0.5
+            counts = inside_mask & in_mask & targets.surface.hit_mask[:, 0]
+        return Correspondence(uv_grid, counts & ~targets.own_source_mask[:, :, None, None])
+
+    def blend(self, features: Tensor, targets: Targets, sources: Sources,
+              correspondence: Correspondence) -> tuple[Tensor, Tensor]:
+        """Sample and aggregate source features.
+
+        Args:
+            features: (K, C, H, W) of the sources.
+        Returns:
+            blended (T, C, H, W) and the normalised weights (K, T, H, W).
+        """
+        sampled = sample_maps(features, correspondence.uv_grid)        # (K, T, C, H, W)
+        counts = correspondence.counts_mask
+        if self.settings.occlusion == "correlation":
+            counts = correlated_in_sources(sampled, counts)
+        weights = self._weights(sampled, targets, sources, counts) * counts
+        if self.settings.aggregation != "sum":
+            total = weights.sum(0)
+            weights = weights / torch.where(total > 0, total, torch.ones_like(total))
+        return (sampled * weights[:, :, None]).sum(0), weights
+
+    def _weights(self, sampled: Tensor, targets: Targets, sources: Sources,
+                 counts: Tensor) -> Tensor:
+        kind = self.settings.aggregation
+        if kind in ("sum", "mean"):
+            return counts.to(sampled.dtype)
+        if kind == "learned":
+            dirs = targets.dirs_obj.permute(0, 2, 3, 1).expand(*counts.shape, 3)
+            return self.aggregation(sampled.permute(0, 1, 3, 4, 2), dirs)
+        return lumigraph_weights(targets.surface.points_obj.detach(), targets.dirs_obj,
+                                 sources.cameras, counts, epipolar=kind == "lumigraph_epipolar")
+
+    def forward(self, targets: Targets, sources: Sources, occ_threshold: float) -> Tensor:
+        """Images (T, 3, H, W) of the targets from the sources' photographs."""
+        correspondence = self.correspond(targets, sources, occ_threshold)
+        blended, _ = self.blend(self.encode(sources.images), targets, sources, correspondence)
+        return self.decode(blended)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """T rendered views.
+
+    Attributes:
+        images: (T, 3, H, W) RGB, not clamped.
+        hit_mask: (T, 1, H, W) bool.
+        points_obj: (T, 3, H, W).
+        normals_obj: (T, 3, H, W) unit, 0 where no hit.
+        depth: (T, 1, H, W) along the camera's axis, world units, 0 where no hit.
+        weights: (K, T, H, W) blending weights of the sources.
+    """
+
+    images: Tensor
+    hit_mask: Tensor
+    points_obj: Tensor
+    normals_obj: Tensor
+    depth: Tensor
+    weights: Tensor
+
+
+class ViewRenderer:
+    """New views from a trained model (METHOD 8): all sources, nothing drawn at random.
+
+    Source features are computed once. The model is in evaluation mode while rendering, and back
+    in its former mode afterwards.
+
+    Args:
+        model: trained.
+        sources: all training views, with the surface that they see now.
+        occ_threshold: the one that training ended with.
+        tracer: finds the surface.
+    """
+
+    def __init__(self, model: ImageBasedModel, sources: Sources, *, occ_threshold: float,
+                 tracer: Tracer) -> None:
+        self.model, self.sources = model, sources
+        self.occ_threshold, self.tracer = occ_threshold, tracer
+        with evaluating(model):
+            self.features = model.encode(sources.images)
+
+    def __call__(self, cameras: Cameras, exclude: int | None = None) -> Rendering:
+        """Render T cameras; source number `exclude` (the target itself, say) does not feed them."""
+        with evaluating(self.model):
+            surface, dirs = trace_views(self.model.sdf, cameras, self.tracer)
+            own = torch.zeros(len(self.sources.images), len(cameras), dtype=torch.bool,
+                              device=dirs.device)
+            if exclude is not None:
+                own[exclude] = True
+            targets = Targets(surface, dirs, own)
+            where = self.model.correspond(targets, self.sources, self.occ_threshold)
+            blended, weights = self.model.blend(self.features, targets, self.sources, where)
+            images = self.model.decode(blended)
+            normals = surface_normals(self.model.sdf, surface)
+            return Rendering(images, surface.hit_mask, surface.points_obj, normals,
+                             view_depth(cameras, surface), weights)
+
+    def visible(self, points_obj: Tensor) -> Tensor:
+        """(K, N) bool: which sources see points (N, 3) of the surface, object space."""
+        with torch.no_grad():
+            maps = points_obj.T[None, :, None]                         # (1, 3, 1, N)
+            hits = torch.ones_like(maps[:, :1], dtype=torch.bool)
+            uv_grid, inside_mask = project_to_sources(maps, self.sources.cameras)
+            seen = visible_in_sources(Surface(maps, hits), self.sources.surface, self.sources.masks,
+                                      uv_grid, inside_mask=inside_mask,
+                                      occ_threshold=self.occ_threshold)
+            return seen[:, 0, 0]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients inside the block, the former mode after it."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def trace_views(sdf: nn.Module, cameras: Cameras, tracer: Tracer) -> tuple[Surface, Tensor]:
+    """Surface of V views and their ray directions (V, 3, H, W); rays in bounded chunks."""
+    rays = camera_rays(cameras)
+    index = torch.arange(len(rays), device=rays.t_near.device).split(TRACE_CHUNK)
+    parts = [tracer.trace(sdf, rays[part]) for part in index]
+    t, hit_mask = (torch.cat(x) for x in zip(*[(p.t, p.hit_mask) for p in parts], strict=True))
+    width, height = cameras.resolution
+
+    def as_maps(flat: Tensor) -> Tensor:
+        return flat.reshape(len(cameras), height, width, -1).permute(0, 3, 1, 2).contiguous()
+
+    return Surface(as_maps(rays.points(t)), as_maps(hit_mask)), as_maps(rays.dirs_obj)
+
+
+def surface_normals(sdf: nn.Module, surface: Surface) -> Tensor:
+    """(V, 3, H, W) unit outward normals at the hits, 0 elsewhere."""
+    points = surface.points_obj.permute(0, 2, 3, 1)                    # (V, H, W, 3)
+    mask = surface.hit_mask[:, 0]
+    normals = torch.zeros_like(points)
+    parts = [gradient(sdf, part, create_graph=False)[1] for part in points[mask].split(TRACE_CHUNK)]
+    if parts:
+        normals[mask] = F.normalize(torch.cat(parts), dim=-1)
+    return normals.permute(0, 3, 1, 2)
+
+
+def view_depth(cameras: Cameras, surface: Surface) -> Tensor:
+    """(V, 1, H, W) distance of the hits along each camera's axis, world units, 0 elsewhere."""
+    row = cameras.object_to_camera[:, 2]                               # (V, 4)
+    depth = -(torch.einsum("vc,vchw->vhw", row[:, :3], surface.points_obj) + row[:, 3, None, None])
+    return depth[:, None] * surface.hit_mask
+
+
+def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig) -> ImageBasedModel:
+    """The model of the flags, with random weights drawn from torch's global generator.
+
+    Plain RGB features have three channels and neither encoder nor decoder.
+    """
+    is_rgb = cnn.feature_type == "rgb"
+    features = cnn.model_image_encoder_features
+    encoder = nn.Identity() if is_rgb else ImageEncoder(
+        num_features=features, depth=cnn.model_image_encoder_depth, kind=encoder_kind(cnn))
+    decoder = nn.Identity() if is_rgb else FeatureDecoder(num_features=features)
+    settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
+                             views.occlusion_method)
+    return ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
+                           AggregationMLP(3 if is_rgb else features), decoder=decoder,
+                           settings=settings)
+
+
+def encoder_kind(cnn: CnnConfig) -> str:
+    """`auto`: residual blocks with ImageNet weights, else the better from random weights."""
+    if cnn.image_encoder != "auto":
+        return cnn.image_encoder
+    return "residual" if cnn.resnet_weights else DEFAULT_ENCODER
+
+
+def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
+    """The flags of the SDF network as its architecture; ConfigError for skips that do not parse."""
+    text = sdf.model_skips_sdf.replace("none", "").replace("(", " ").replace(")", " ")
+    try:
+        numbers = [int(word) for word in text.replace(",", " ").split()]
+        skips = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    except ValueError as error:
+        raise ConfigError(f"model_skips_sdf is {sdf.model_skips_sdf!r}, need pairs i,j such as "
+                          "0,2 1,3") from error
+    return SdfArchitecture(
+        model=sdf.model, activation=sdf.model_activation_sdf, hidden_dims=sdf.model_hidden_dims_sdf,
+        hidden_layers=sdf.model_hidden_layers_sdf, skips=skips, feature_vector=sdf.feature_vector,
+        encoding=PointEncoding(sdf.posenc_sdf, sdf.posenc_sdf_bands, sdf.posenc_sdf_sigma,
+                               bool(sdf.posenc_sdf_expbands)))

@@ -1,0 +1,98 @@
+"""From the number of the training step to the settings of that step (METHOD 7). Pure functions."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.config_sections import RatesConfig, TracingConfig
+from utils.errors import ConfigError
+
+LR_DECAY_LEVELS = (1, 3, 7, 15, 31, 63)      # rates halve when step / interval reaches these
+
+
+@dataclass(frozen=True)
+class ShapeSchedule:
+    """When the surface is trained: in the first `warmup` steps, then in every `interval`-th."""
+
+    warmup: int
+    interval: int
+
+
+SHAPE_SCHEDULES = {"dtu": ShapeSchedule(50, 7), "nlr": ShapeSchedule(100, 3),
+                   "shapenet": ShapeSchedule(2000, 5)}
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Settings of one step, from `scheduler`.
+
+    Attributes:
+        train_shape: the surface is traced anew and its losses count.
+        alpha: sharpness of the soft mask.
+        occ_threshold: squared object distance of the occlusion test.
+        lr_sdf, lr: rates of Phi and of E, G, D.
+    """
+
+    train_shape: bool
+    alpha: float
+    occ_threshold: float
+    lr_sdf: float
+    lr: float
+
+
+def shape_schedule(rates: RatesConfig, dataset_name: str) -> ShapeSchedule:
+    """The dataset's schedule (DTU's for unknown ones); flags that are not negative override it."""
+    default = SHAPE_SCHEDULES.get(dataset_name, SHAPE_SCHEDULES["dtu"])
+    return ShapeSchedule(
+        default.warmup if rates.shape_warmup_steps < 0 else rates.shape_warmup_steps,
+        default.interval if rates.shape_interval < 0 else rates.shape_interval)
+
+
+def plan_step(step: int, rates: RatesConfig, tracing: TracingConfig, *, dataset_name: str,
+              steps_per_epoch: int) -> StepPlan:
+    """Everything that changes over time, for step `step` (from 0)."""
+    period = tracing.rt_mask_alpha_period
+    if tracing.rt_mask_alpha_period_epochs > 0:
+        period = tracing.rt_mask_alpha_period_epochs * steps_per_epoch
+    decay = rates.lr_decay_factor
+    return StepPlan(
+        train_shape=is_shape_step(step, shape_schedule(rates, dataset_name)),
+        alpha=mask_alpha(step, tracing.rt_mask_alpha, period, tracing.rt_mask_alpha_period_max),
+        occ_threshold=occlusion_threshold(step, tracing.occ_threshold, tracing.occ_threshold_steps),
+        lr_sdf=rates.lr_sdf * learning_rate_factor(step, rates.lr_sdf_decay_steps, decay),
+        lr=rates.lr * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay))
+
+
+def is_shape_step(step: int, schedule: ShapeSchedule) -> bool:
+    """Whether shape losses count in step `step` (from 0)."""
+    return step < schedule.warmup or (schedule.interval > 0 and step % schedule.interval == 0)
+
+
+def learning_rate_factor(step: int, interval: int, decay: float = 0.5) -> float:
+    """decay^(number of LR_DECAY_LEVELS that step / interval has reached); interval 0: constant."""
+    if interval <= 0:
+        return 1.0
+    return decay ** sum(step >= level * interval for level in LR_DECAY_LEVELS)
+
+
+def mask_alpha(step: int, start: float, period: int, max_doublings: int) -> float:
+    """Sharpness of the soft mask: doubled every `period` steps, at most `max_doublings` times."""
+    doublings = 0 if period <= 0 else min(step // period, max_doublings)
+    return start * 2.0 ** doublings
+
+
+def mask_loss_weight(alpha: float) -> float:
+    """Weight of the soft-mask loss, 100 / alpha."""
+    return 100.0 / alpha
+
+
+def occlusion_threshold(step: int, values: tuple[float, ...], starts: tuple[int, ...]) -> float:
+    """Squared object distance of the occlusion test.
+
+    Args:
+        values: thresholds in order of use, one more than `starts`.
+        starts: steps at which the second, third, ... value begins.
+    """
+    if len(values) != len(starts) + 1:
+        raise ConfigError(f"occ_threshold has {len(values)} values and occ_threshold_steps "
+                          f"{len(starts)}, need one step less than values")
+    return values[sum(step >= start for start in starts)]

@@ -1,0 +1,277 @@
+"""Tracing an SDF, and sampling source views at the surface (METHOD 4 and 5).
+
+The SDF comes in as a callable `points (N, 3) -> sdf (N,)`; nothing here knows networks.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from utils.cameras import Cameras, ndc_to_grid
+from utils.rays import Rays, Surface, TraceResult
+
+Sdf = Callable[[Tensor], Tensor]
+
+SDF_THRESHOLD = 5e-5        # object units; |SDF| below it is on the surface (IDR's tracer)
+NUM_SPHERE_STEPS = 10       # the release's config says 8, its code takes 10 (METHOD 9)
+NUM_SECTION_SAMPLES = 100
+NUM_SECANT_STEPS = 8
+NUM_MASK_SAMPLES = 40
+MIN_SLOPE = 1e-2            # least |<grad Phi, d>| of the differentiable hit
+
+
+def trace_reference(sdf: Sdf, rays: Rays) -> TraceResult:
+    """IDR's tracer, the plain form (METHOD 4): no gradient, everything in one batch.
+
+    Marches from both ends of the sphere's chord at once; what has not settled after
+    NUM_SPHERE_STEPS is sampled at NUM_SECTION_SAMPLES points between the ends, and the first
+    change of sign refined by secant steps.
+
+    Args:
+        sdf: points (N, 3) to (N,), object space.
+        rays: R rays.
+    Returns:
+        TraceResult with (R,) tensors.
+    """
+    with torch.no_grad():
+        front, back, settled_mask, spent = _march_both_ends(sdf, rays)
+        hit_mask = settled_mask.clone()
+        t = torch.where(rays.sphere_mask, front, rays.t_near)
+        index = (rays.sphere_mask & ~settled_mask & (front < back)).nonzero()[:, 0]
+        if len(index):
+            found = _section_search(sdf, rays[index], front[index], back[index])
+            t[index], hit_mask[index] = found.t, found.hit_mask
+            spent += found.num_evaluations
+        return TraceResult(t, hit_mask, spent)
+
+
+def _march_both_ends(sdf: Sdf, rays: Rays) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Sphere tracing from the near and the far end.
+
+    Returns:
+        front (R,): where the near march stands, not past the last point known to be outside when
+        it has not settled; back (R,); settled_mask (R,): the near march is on the surface; the
+        number of SDF evaluations.
+    """
+    active = rays.sphere_mask.nonzero()[:, 0]
+    front, back = rays.t_near.clone(), rays.t_far.clone()
+    settled_mask = torch.zeros_like(rays.sphere_mask)
+    sdf_front, sdf_back = torch.zeros_like(front), torch.zeros_like(back)
+    sdf_front[active] = sdf(rays[active].points(front[active]))
+    sdf_back[active] = sdf(rays[active].points(back[active]))
+    spent = 2 * len(active)
+    for _ in range(NUM_SPHERE_STEPS):
+        settled_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
+        near_open = rays.sphere_mask & ~settled_mask & (front < back)
+        far_open = near_open & (sdf_back > SDF_THRESHOLD)
+        ends = ((front, sdf_front, near_open, 1), (back, sdf_back, far_open, -1))
+        for t, value, open_mask, sign in ends:
+            index = open_mask.nonzero()[:, 0]
+            if len(index):
+                step = value[index] * sign
+                t[index], value[index], used = _one_step(sdf, rays[index], t[index], step)
+                spent += used
+    settled_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
+    return front, back, settled_mask, spent
+
+
+def _one_step(sdf: Sdf, rays: Rays, t: Tensor, step: Tensor) -> tuple[Tensor, Tensor, int]:
+    """One step along (R,) rays; where it lands inside the surface, half of it is taken back."""
+    new_t = t + step
+    value = sdf(rays.points(new_t))
+    inside = (value < -SDF_THRESHOLD).nonzero()[:, 0]
+    if len(inside):
+        new_t[inside] -= 0.5 * step[inside]
+        value[inside] = sdf(rays[inside].points(new_t[inside]))
+    return new_t, value, len(t) + len(inside)
+
+
+def _section_search(sdf: Sdf, rays: Rays, start: Tensor, stop: Tensor) -> TraceResult:
+    """First change of sign among uniform samples of [start, stop], refined by secant steps.
+
+    Without a change of sign the point of least SDF is returned as a miss.
+    """
+    fractions = torch.linspace(0, 1, NUM_SECTION_SAMPLES).to(start)
+    t = start[:, None] + (stop - start)[:, None] * fractions           # (R, S)
+    values = sdf(rays.points(t).reshape(-1, 3)).reshape(t.shape)       # (R, S)
+    inside = values < 0
+    hit_mask = inside.any(-1)
+    first = inside.int().argmax(-1).clamp(min=1)                       # first sample inside
+    least = values.argmin(-1)
+    rows = torch.arange(len(t), device=t.device)
+    t_least = t[rows, least]
+    low, high = t[rows, first - 1], t[rows, first]
+    value_low, value_high = values[rows, first - 1], values[rows, first]
+    hits = hit_mask.nonzero()[:, 0]
+    refined = _secant(sdf, rays[hits], (low[hits], high[hits]), (value_low[hits], value_high[hits]))
+    t_least[hits] = refined
+    return TraceResult(t_least, hit_mask, values.numel() + NUM_SECANT_STEPS * len(hits))
+
+
+def _secant(sdf: Sdf, rays: Rays, t: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> Tensor:
+    """Refine brackets t = (outside, inside) with SDF values (> 0, < 0) by false position."""
+    (low, high), (value_low, value_high) = t, values
+    middle = _false_position(low, high, value_low, value_high)
+    for _ in range(NUM_SECANT_STEPS):
+        value = sdf(rays.points(middle))
+        outside = value > 0
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+        value_low = torch.where(outside, value, value_low)
+        value_high = torch.where(outside, value_high, value)
+        middle = _false_position(low, high, value_low, value_high)
+    return middle
+
+
+def _false_position(low: Tensor, high: Tensor, value_low: Tensor, value_high: Tensor) -> Tensor:
+    drop = (value_low - value_high).clamp(min=1e-12)
+    return low + (high - low) * (value_low / drop).clamp(0, 1)
+
+
+class Tracer(Protocol):
+    """How the surface is found. Both methods give constants: no gradient passes through them."""
+
+    def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
+        """Where R rays meet the surface."""
+
+    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor) -> Tensor:
+        """(R,) distance of the least SDF along each ray; anything where counts_mask is False."""
+
+
+class ReferenceTracer:
+    """The plain path: slow, obvious, the twin of everything faster."""
+
+    def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
+        """See `trace_reference`."""
+        return trace_reference(sdf, rays)
+
+    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor) -> Tensor:
+        """See `least_sdf_reference`; searches every ray, counted or not."""
+        return least_sdf_reference(sdf, rays)
+
+
+def differentiable_hits(sdf: Sdf, rays: Rays, t: Tensor, slope: Tensor) -> Tensor:
+    """Hit points as a function of network, ray and camera (METHOD 4).
+
+    x = o + d (t0 - Phi(o + t0 d) / g), with g = <grad Phi, d> kept away from zero.
+
+    Args:
+        sdf: differentiable SDF.
+        rays: R rays that hit.
+        t: (R,) traced distances, taken as constants.
+        slope: (R,) <grad Phi, d> at the hits, taken as constants.
+    Returns:
+        points_obj (R, 3), differentiable in sdf's parameters and in the rays.
+    """
+    t, slope = t.detach(), slope.detach()
+    sign = torch.where(slope < 0, -1.0, 1.0).to(slope)
+    slope = sign * slope.abs().clamp(min=MIN_SLOPE)
+    residual = sdf(rays.points(t))
+    return rays.points(t - residual / slope)
+
+
+def least_sdf_reference(sdf: Sdf, rays: Rays, num_samples: int = NUM_MASK_SAMPLES) -> Tensor:
+    """(R,) distance at which uniform samples of each ray's chord have the least SDF; no gradient."""
+    with torch.no_grad():
+        fractions = torch.linspace(0, 1, num_samples).to(rays.t_near)
+        t = rays.t_near[:, None] + (rays.t_far - rays.t_near)[:, None] * fractions   # (R, S)
+        values = sdf(rays.points(t).reshape(-1, 3)).reshape(t.shape)
+        return t.gather(1, values.argmin(1, keepdim=True))[:, 0]
+
+
+def project_to_sources(points_obj: Tensor, sources: Cameras) -> tuple[Tensor, Tensor]:
+    """Surface maps of T targets seen by K sources.
+
+    Args:
+        points_obj: (T, 3, H, W), object space.
+        sources: K cameras.
+    Returns:
+        uv_grid (K, T, H, W, 2), grid_sample coordinates (first and last pixel centre at -1, 1), and
+        inside_mask (K, T, H, W) bool: in front of the camera and within the image.
+    """
+    points = points_obj.permute(0, 2, 3, 1)                            # (T, H, W, 3)
+    xy_ndc, depth = sources.project(points)                            # (K, T, H, W, 2), (K, T, H, W)
+    inside_mask = (depth > 0) & (xy_ndc.abs() <= 1).all(-1)
+    return ndc_to_grid(xy_ndc, sources.resolution), inside_mask
+
+
+def sample_maps(maps: Tensor, uv_grid: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample a map of each source at that source's projections; one call for all.
+
+    Args:
+        maps: (K, C, Hs, Ws).
+        uv_grid: (K, T, H, W, 2).
+        mode: grid_sample's; the border is repeated, so mask what falls outside.
+    Returns:
+        (K, T, C, H, W).
+    """
+    num_sources, num_targets, height, width, _ = uv_grid.shape
+    grid = uv_grid.reshape(num_sources, num_targets * height, width, 2)
+    out = F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=True)
+    out = out.reshape(num_sources, -1, num_targets, height, width)     # (K, C, T, H, W)
+    return out.transpose(1, 2)
+
+
+def visible_in_sources(targets: Surface, sources: Surface, source_masks: Tensor, uv_grid: Tensor,
+                       *, inside_mask: Tensor, occ_threshold: float) -> Tensor:
+    """Which samples count (METHOD 5, tests 1 to 3), occlusion by traced surfaces; no gradient.
+
+    Args:
+        targets, sources: surfaces of T and K views.
+        source_masks: (K, 1, Hs, Ws) bool, object in the photographs.
+        uv_grid, inside_mask: from `project_to_sources`.
+        occ_threshold: squared distance in object units that still is the same surface point.
+    Returns:
+        (K, T, H, W) bool.
+    """
+    with torch.no_grad():
+        packed = torch.cat([sources.points_obj, source_masks.to(sources.points_obj.dtype)], 1)
+        sampled = sample_maps(packed, uv_grid)                         # (K, T, 4, H, W)
+        distance_sq = (sampled[:, :, :3] - targets.points_obj).square().sum(2)
+        same_point = distance_sq < occ_threshold
+        return inside_mask & targets.hit_mask[:, 0] & same_point & (sampled[:, :, 3] >= 0.5)
+
+
+def correlated_in_sources(features: Tensor, in_view_mask: Tensor, threshold: float = 0.5) -> Tensor:
+    """Occlusion test without source surfaces: a sample counts when it agrees with the others.
+
+    Args:
+        features: (K, T, C, H, W) sampled features.
+        in_view_mask: (K, T, H, W) bool, samples inside image and mask.
+        threshold: least cosine between a sample and the mean of all samples of its pixel.
+    Returns:
+        (K, T, H, W) bool; no gradient.
+    """
+    with torch.no_grad():
+        weight = in_view_mask[:, :, None].to(features.dtype)
+        mean = (features * weight).sum(0) / weight.sum(0).clamp(min=1)
+        return in_view_mask & (F.cosine_similarity(features, mean[None], dim=2) >= threshold)
+
+
+def lumigraph_weights(points_obj: Tensor, target_dirs: Tensor, sources: Cameras,
+                      counts_mask: Tensor, *, epipolar: bool) -> Tensor:
+    """Blending weights from directions alone (unstructured lumigraph; METHOD 5).
+
+    Args:
+        points_obj: (T, 3, H, W) surface.
+        target_dirs: (T, 3, H, W) unit target ray directions, object space.
+        sources: K cameras.
+        counts_mask: (K, T, H, W) bool.
+        epipolar: False: cosine between the rays to target and source, at least 0. True:
+            w = (1 / a) (1 - a / max a), a = angle between them, max over the sources that count.
+    Returns:
+        (K, T, H, W), not normalised, 0 where the sample does not count.
+    """
+    centers = sources.centers_obj[:, None, :, None, None]              # (K, 1, 3, 1, 1)
+    source_dirs = F.normalize(points_obj - centers, dim=2)             # (K, T, 3, H, W)
+    cosine = (source_dirs * target_dirs).sum(2).clamp(-1 + 1e-6, 1 - 1e-6)
+    if not epipolar:
+        return cosine.clamp(min=0) * counts_mask
+    angle = torch.acos(cosine)
+    largest = (angle * counts_mask).amax(0)
+    # a single source that counts has a = max a, hence weight 0 by the formula: keep it alive
+    weight = (1 - angle / largest.clamp(min=1e-6)).clamp(min=1e-3) / angle.clamp(min=1e-3)
+    return weight * counts_mask

@@ -1,0 +1,279 @@
+"""Checkpoints that survive a kill at any moment, and load without running code.
+
+A file is written beside its final place, flushed to the disk and renamed: whoever looks finds the
+old one or the new one, never a half. Loading admits tensors, numbers, strings, lists and dicts.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import pickle
+import pickletools
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import CheckpointError, WriteError
+
+LOG = logging.getLogger(__name__)
+STEP_NAME = re.compile(r"step_(\d+)\.pth$")
+NUM_NAMED = 8  # tensors named of each kind when a state does not fit
+BYTES_PER_MIB = 2**20
+
+
+def checkpoint_name(step: int) -> str:
+    """Gives the file name of the checkpoint after `step` steps."""
+    return f"step_{step:06d}.pth"
+
+
+def save_checkpoint(path: str | os.PathLike, payload: dict[str, Any]) -> None:
+    """Writes a checkpoint in one go.
+
+    Args:
+        path: the file; its folder is made where absent.
+        payload: tensors, numbers, strings, lists and dicts of them.
+
+    Raises:
+        WriteError: no permission, or no space; an earlier file of this name stays as it was.
+    """
+    _write_atomic(Path(path), lambda stream: torch.save(payload, stream))
+
+
+def write_text_atomic(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file (UTF-8) in one go; errors as `save_checkpoint`."""
+    _write_atomic(Path(path), lambda stream: stream.write(text.encode("utf-8")))
+
+
+def load_checkpoint(path: str | os.PathLike,
+                    map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint; nothing in it is executed.
+
+    Args:
+        path: the file.
+        map_location: the device that tensors are put on.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        CheckpointError: missing, damaged, holding code, or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise CheckpointError(f"checkpoint {path}: found {found} there, needed a file; check the "
+                              f"path")
+    try:
+        payload = torch.load(path, map_location=map_location, weights_only=True)
+    except PermissionError as error:
+        raise CheckpointError(f"checkpoint {path}: no permission to read it; change its mode or "
+                              f"owner") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
+            AttributeError, IndexError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path}: {_why_not_loaded(path, error)}") from error
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"checkpoint {path}: holds a {type(payload).__name__}, needed a "
+                              f"dict of tensors; give a file that a training script wrote")
+    return payload
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,
+               strict: bool = True) -> None:
+    """Puts stored tensors into a module, all of them or, unless strict, those that fit.
+
+    Args:
+        module: the network.
+        state: tensors by name.
+        what: the network and the file, for messages.
+        strict: False: load what fits and log the rest.
+
+    Raises:
+        CheckpointError: names or shapes differ (strict), or nothing at all fits.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state]
+    foreign = [name for name in state if name not in wanted]
+    misfits = [f"{name} {_shape(state[name])} for {_shape(wanted[name])}" for name in wanted
+               if name in state and _shape(state[name]) != _shape(wanted[name])]
+    fitting = {name: value for name, value in state.items()
+               if name in wanted and _shape(value) == _shape(wanted[name])}
+    if missing or foreign or misfits:
+        differences = "; ".join(_named(kind, names) for kind, names in (
+            ("missing", missing), ("unexpected", foreign), ("of another shape", misfits)) if names)
+        if strict or (wanted and not fitting):
+            raise CheckpointError(f"{what}: {len(fitting)} of {len(wanted)} tensors fit; "
+                                  f"{differences}; give a checkpoint of this architecture, or "
+                                  f"the architecture's flags that it was trained with")
+        LOG.warning("%s: loaded %d of %d tensors; %s", what, len(fitting), len(wanted),
+                    differences)
+    module.load_state_dict(fitting, strict=False)
+
+
+def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
+    """Lists the files `step_NUMBER.pth` of a folder, oldest step first."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    found = [(int(match.group(1)), path) for path in folder.iterdir()
+             if (match := STEP_NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def keep_latest(folder: str | os.PathLike, num_kept: int) -> None:
+    """Deletes all but the latest checkpoints of a folder.
+
+    Args:
+        folder: where they are.
+        num_kept: how many stay, at least 1.
+    """
+    if num_kept < 1:
+        raise ValueError(f"num_kept is {num_kept}, needed at least 1")
+    for path in checkpoints_in(folder)[:-num_kept]:
+        path.unlink(missing_ok=True)
+
+
+def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """Finds the newest checkpoint that can be read; damaged ones are passed over with a warning.
+
+    Args:
+        folder: where they are; it need not exist.
+
+    Returns:
+        Its path, or None.
+    """
+    for path in reversed(checkpoints_in(folder)):
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            LOG.warning("passed over: %s", error)
+        else:
+            return path
+    return None
+
+
+def _write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Lets `write` fill a temporary file beside `path`, then renames it."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp",
+                                             dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, _usual_mode())
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        told = _write_error(path, error)
+        if told is None:
+            raise
+        raise told from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _usual_mode() -> int:
+    """The mode that a file made by `open` gets; temporary files are private otherwise."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries, so that a rename survives a power cut."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_error(path: Path, error: Exception) -> WriteError | None:
+    """Turns an error of the system into one that says what to do; None for other errors.
+
+    torch reports a failed write as a RuntimeError, with or without the system's error as context.
+    """
+    cause = error if isinstance(error, OSError) else error.__context__
+    number = cause.errno if isinstance(cause, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _is_full(path)):
+        free = shutil.disk_usage(path.parent).free // BYTES_PER_MIB
+        return WriteError(f"cannot write {path}: the disk of {path.parent} is full ({free} MiB "
+                          f"free); make room, or give another place with --logging_root. The "
+                          f"previous file, if any, is as it was")
+    if number is None:
+        return None
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return WriteError(f"cannot write {path}: no permission in {path.parent}; change its mode "
+                          f"or owner, or give another place with --logging_root")
+    return WriteError(f"cannot write {path}: {cause.strerror or cause}; give another place with "
+                      f"--logging_root")
+
+
+def _is_full(path: Path) -> bool:
+    """Tells whether less than a MiB is left where `path` is to be."""
+    return path.parent.is_dir() and shutil.disk_usage(path.parent).free < BYTES_PER_MIB
+
+
+def _why_not_loaded(path: Path, error: Exception) -> str:
+    """Says what is wrong with a file that torch would not read."""
+    if path.stat().st_size == 0:
+        return "the file is empty; give another, or delete it so that an earlier one is used"
+    text = str(error)
+    name = _offender(path, text) if isinstance(error, pickle.UnpicklingError) else None
+    if name:
+        return (f"it holds code or objects ({name}), needed tensors, numbers and strings only; "
+                f"it was not loaded, save its tensors alone with torch.save")
+    with path.open("rb") as stream:
+        looks_zipped = stream.read(2) == b"PK"
+    if looks_zipped and not zipfile.is_zipfile(path):
+        return ("the file is truncated or damaged; give another, or delete it so that an earlier "
+                "one is used")
+    first_line = text.splitlines()[0] if text else type(error).__name__
+    return f"not a checkpoint, or damaged ({first_line[:200]}); give a file that torch.save wrote"
+
+
+def _offender(path: Path, text: str) -> str | None:
+    """Finds the name that a pickle wanted to call: in torch's message, else in the file itself."""
+    told = re.search(r"GLOBAL ([\w.]+)", text)
+    if told:
+        return told.group(1)
+    with path.open("rb") as stream:
+        head = stream.read(BYTES_PER_MIB)
+    words: list[str] = []
+    try:
+        for operation, argument, _ in pickletools.genops(head):
+            if operation.name == "GLOBAL":
+                return argument.replace(" ", ".")
+            if operation.name == "STACK_GLOBAL":
+                return ".".join(words[-2:])
+            if isinstance(argument, str):
+                words.append(argument)
+    except ValueError:
+        return None  # no pickle at all, or cut off before a name came
+    return None
+
+
+def _shape(value: Any) -> list[int] | str:
+    """Gives the shape of a tensor, or the kind of what is not one."""
+    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _named(kind: str, names: list[str]) -> str:
+    """Lists the first names of a kind, and how many more there are."""
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return f"{kind}: {', '.join(names[:NUM_NAMED])}{more}"

@@ -1,0 +1,217 @@
+"""The flags of a run, its networks, views, data and tracing; `utils/config.py` parses them.
+
+Each field is one flag: its name, type and default are the field's, and `flag()` adds the help, the
+unit and what values are admitted. Switches are the integers 0 and 1. A flag with `no_effect` never
+changed anything in the release: it is accepted with a warning, and the text says what does it here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+def flag(default: Any, text: str, *, unit: str = "", **extra: Any) -> Any:
+    """Makes the dataclass field of one flag.
+
+    Args:
+        default: the value without the flag; its type is the flag's type.
+        text: the help of the flag.
+        unit: the unit of a number.
+        extra: any of `choices` (tuple of admitted values), `minimum` (least admitted number),
+            `no_effect` (what does it here), `aliases` (other names), `element` (type of a tuple's
+            items), `length` (number of a tuple's items), `many` (a string of several words).
+
+    Returns:
+        The field.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, "unit": unit, **extra})
+
+
+def switch(default: int, text: str, **extra: Any) -> Any:
+    """Makes the field of a flag that is 0 (off) or 1 (on); `extra` as in `flag`."""
+    return flag(default, text, choices=(0, 1), **extra)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run is written, what it starts from, how long it goes on."""
+
+    logging_root: str = flag("./logs", "folder of all runs")
+    experiment_name: str = flag("", "name of the run: its folder inside logging_root (required)")
+    checkpoint_path: str = flag("", "checkpoint of the whole model to start from")
+    checkpoint_strict: int = switch(1, "1: a checkpoint must fit exactly")
+    checkpoint_sdf: str = flag("", "checkpoint of the SDF network alone")
+    checkpoint_img_encoder: str = flag("", "checkpoint that holds the image encoder")
+    checkpoint_img_decoder: str = flag("", "checkpoint that holds the feature decoder")
+    checkpoint_aggregation_mlp: str = flag("", "checkpoint that holds the aggregation MLP")
+    resume: int = switch(1, "1: a run that is started again goes on where it stopped")
+    restart: int = switch(0, "1: start afresh; deletes this run's earlier files")
+    verbose_logging: int = switch(0, "1: log more, and more often")
+    load_verbose_record: str = flag("", "recorded values of an earlier run")
+    load_model_poses: int = switch(0, "1: take the cameras that the checkpoint holds")
+    device: str = flag("auto", "where to compute; auto: CUDA if there is one",
+                       choices=("auto", "cpu", "cuda"))
+    batch_size: int = flag(32768, "points of the eikonal term; pre-training: image pairs",
+                           minimum=1)
+    num_epochs: int = flag(3000, "an epoch is total_number_source_views draws of a training view",
+                           minimum=0)
+    num_steps: int = flag(-1, "training steps, over num_epochs; -1: as num_epochs says",
+                          unit="steps", minimum=-1)
+    time_limit: float = flag(0.0, "stop and save after this time; 0: none", unit="s", minimum=0)
+    epochs_til_ckpt: int = flag(1, "epochs between checkpoints", unit="epochs", minimum=1)
+    steps_til_ckpt: int = flag(-1, "steps between checkpoints; -1: as epochs_til_ckpt says",
+                               unit="steps", minimum=-1)
+    keep_checkpoints: int = flag(3, "how many of the latest checkpoints are kept", minimum=1)
+    steps_til_summary: int = flag(1, "steps between scalars in TensorBoard", unit="steps",
+                                  minimum=1)
+    steps_til_pictures: int = flag(100, "steps between picture sheets in TensorBoard; 0: none",
+                                   unit="steps", minimum=0)
+    image_batch_size: int = flag(4, "target views of a step (l in the paper)", minimum=1)
+    seed: int = flag(0, "seed of everything random", minimum=0)
+    num_threads: int = flag(0, "CPU threads; 0: as torch chooses", minimum=0)
+    eval_steps: tuple[int, ...] = flag((), "steps at which withheld views are scored: 50,100,200",
+                                       unit="steps", element=int, minimum=0)
+    eval_interval: int = flag(0, "score withheld views every so many steps; 0: never",
+                              unit="steps", minimum=0)
+
+
+@dataclass(frozen=True)
+class RatesConfig:
+    """Learning rates, and which steps train the shape."""
+
+    lr: float = flag(1e-4, "rate of encoder, decoder and aggregation", minimum=0)
+    lr_sdf: float = flag(5e-5, "rate of the SDF network", minimum=0)
+    lr_decay_factor: float = flag(0.5, "what a decay multiplies the rates with", minimum=0)
+    lr_sdf_decay_steps: int = flag(0, "decay interval of lr_sdf; 0: none", unit="steps", minimum=0)
+    lr_encdec_decay_steps: int = flag(0, "decay interval of lr; 0: none", unit="steps", minimum=0)
+    lr_agg_decay_steps: int = flag(0, "decay interval of the aggregation's rate", unit="steps",
+                                   no_effect="lr_encdec_decay_steps holds for the aggregation too")
+    lr_alternating_interval: int = flag(0, "steps between turns of shape and image training",
+                                        unit="steps", minimum=0)
+    shape_warmup_steps: int = flag(-1, "first steps, all of which train the shape; -1: by "
+                                   "dataset_name (dtu 50, nlr 100, shapenet 2000)", unit="steps", minimum=-1)
+    shape_interval: int = flag(-1, "afterwards every so many steps train the shape; -1: by "
+                               "dataset_name (dtu 7, nlr 3, shapenet 5)", unit="steps", minimum=-1)
+
+
+@dataclass(frozen=True)
+class SdfConfig:
+    """The SDF network and what it starts as."""
+
+    model: str = flag("ours", "kind of the SDF network", choices=("ours", "idr", "deepsdf"))
+    model_activation_sdf: str = flag("sine", "non-linearity",
+                                     choices=("sine", "relu", "softplus"))
+    model_hidden_layers_sdf: int = flag(3, "hidden layers, without the first and the last",
+                                        minimum=0)
+    model_hidden_dims_sdf: int = flag(128, "width of the hidden layers", minimum=1)
+    model_skips_sdf: str = flag("", "skip connections, pairs i,j of layers; none: no skips",
+                                many=True)
+    feature_vector: int = flag(-1, "length of a feature vector beside the SDF; 0 or -1: none",
+                               minimum=-1)
+    posenc_sdf: str = flag("none", "encoding of the points",
+                           choices=("none", "nerf", "idr", "ff"))
+    posenc_sdf_bands: int = flag(0, "frequency bands of the encoding", minimum=0)
+    posenc_sdf_sigma: float = flag(1.0, "spread of the random frequencies (ff)", minimum=0)
+    posenc_sdf_expbands: int = switch(0, "1: the bands grow as powers of two")
+    init_sphere: int = switch(0, "1: start from the shipped sphere of radius 0.5")
+    init_regularized: int = switch(0, "1: start from weights that were fitted with regularisation")
+    fit_sphere: int = switch(0, "1: fit the SDF to the sphere, nothing else")
+    init_plane: int = switch(0, "1: start from a plane")
+    fit_plane: int = switch(0, "1: fit the SDF to a plane, nothing else")
+
+
+@dataclass(frozen=True)
+class CnnConfig:
+    """The image encoder and the feature decoder."""
+
+    model_image_encoder_depth: int = flag(3, "stages of the encoder's trunk",
+                                          choices=(1, 2, 3, 4, 5))
+    model_image_encoder_features: int = flag(16, "feature channels of a pixel", minimum=1)
+    model_image_decoder_depth: int = flag(2, "stages of the decoder",
+                                          no_effect="the decoder has three stages")
+    feature_type: str = flag("learned", "what is gathered from the source views",
+                             choices=("learned", "rgb"))
+    image_encoder: str = flag("auto", "trunk of the encoder: residual blocks, or plain as in the "
+                              "release; auto: by the weights it starts from",
+                              choices=("auto", "residual", "plain"))
+    resnet_weights: str = flag("", "file of ResNet-18 weights with torchvision's names")
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Which source views feed a target, and how."""
+
+    feature_aggregation_method: str = flag(
+        "learned", "weights of the source views at a pixel",
+        choices=("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned"))
+    source_views_per_target: int = flag(25, "source views of a step (k in the paper); -1: all",
+                                        minimum=-1)
+    total_number_source_views: int = flag(-1, "views that are drawn from; -1: all", minimum=-1)
+    source_view_selection_mode: str = flag("random", "how source views are chosen",
+                                           choices=("random", "nearest"))
+    occlusion_method: str = flag("raytrace", "what tells whether a source sees a point",
+                                 choices=("raytrace", "correlation"))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The scene: folder, views, scale, normalisation."""
+
+    dataset_path: str = flag("", "folder of the scene; for meta-learning the folder of scenes")
+    dataset_type: str = flag("", "kind of the data; the format itself is found by looking")
+    dataset_name: str = flag("", "whose named split and shape schedule hold",
+                             choices=("", "dtu", "nlr", "shapenet"))
+    world_pcd_path: str = flag("", "a point cloud in world space",
+                               no_effect="merged/point_cloud_world.ply in the scene is read")
+    load_pcd: int = switch(1, "1: read the scene's point cloud where there is one")
+    use_pcd: int = switch(1, "1: supervise the shape with the point cloud where there is one")
+    load_images: int = switch(1, "1: read the images")
+    work_radius: float = flag(0.99, "radius that the object is scaled to", unit="object units",
+                              minimum=0)
+    scene_radius_scale: float = flag(1.0, "factor on the measured radius", minimum=0)
+    scene_normalization: str = flag("cache,yaml,pcd,camera",
+                                    "where the model matrix comes from, first found first")
+    reference_view: int = flag(-1, "the view that tests look from; -1: the middle one",
+                               minimum=-1)
+    train_views: str = flag("", "training views, ranges and lists: 0-5,9; empty: named split")
+    test_views: str = flag("", "withheld views: 0-5,9 or all; empty: named split")
+    randomize_cameras: float = flag(0.0, "spread of the noise added to the cameras", minimum=0)
+    load_im_scale: float = flag(1.0, "factor on the size of the images when they are read",
+                                minimum=0)
+    im_scale: float = flag(1.0, "factor on the capture's size at which one trains", minimum=0)
+    precomputed_3D_point_buffers: str = flag("", "file or folder of the hits of all views")
+    save_3D_point_buffers: int = switch(0, "1: write the hits of all views there")
+    load_3D_point_buffers: int = switch(0, "1: read the hits of all views from there")
+
+
+@dataclass(frozen=True)
+class TracingConfig:
+    """Rays against the SDF, the soft mask and the occlusion test."""
+
+    tracer: str = flag("fast", "implementation; both compute the same hits",
+                       choices=("fast", "reference"))
+    rt_num_mask_steps: int = flag(100, "points of a ray searched for the soft mask", minimum=2)
+    rt_mask_alpha: float = flag(50.0, "sharpness of the soft mask at the start", minimum=0)
+    rt_mask_alpha_period: int = flag(5000, "steps between doublings of the sharpness",
+                                     unit="steps", minimum=1)
+    rt_mask_alpha_period_epochs: int = flag(-1, "the same in epochs, over rt_mask_alpha_period; "
+                                            "-1: not used", unit="epochs", minimum=-1)
+    rt_mask_alpha_period_max: int = flag(5, "how often the sharpness is doubled", minimum=0)
+    occ_threshold: tuple[float, ...] = flag(
+        (1e-3, 1e-4, 1e-5), "squared distance under which a source sees a point, one a phase",
+        unit="object units squared", element=float, minimum=0)
+    occ_threshold_steps: tuple[int, ...] = flag(
+        (5000, 10000), "steps at which the next phase of occ_threshold begins", unit="steps",
+        element=int, minimum=0)
+    rt_mask_loss_weight: float = flag(0.03, "weight of the soft-mask loss",
+                                      no_effect="the weight is 100 / alpha")
+    rt_bidirectional: int = switch(1, "march from both ends",
+                                   no_effect="the tracer always marches from both ends")
+    rt_num_steps: int = flag(16, "sphere-tracing steps",
+                             no_effect="the tracer takes at most 10 steps")
+    rt_num_section_steps: int = flag(100, "samples of unsettled rays",
+                                     no_effect="the tracer takes 100 samples")
+    rt_num_secant_steps: int = flag(8, "secant steps", no_effect="the tracer takes 8 secant steps")
+    rt_step_alpha: float = flag(1.0, "length of a step", no_effect="the tracer takes full steps")

@@ -1,0 +1,156 @@
+"""The flags of losses, meta-learning, tests, pre-training, scene making and the benchmark.
+
+Fields are made as in `utils/config_sections.py`; `utils/config.py` parses them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.config_sections import flag, switch
+
+IMAGE_LOSS = "the image and soft-mask losses act on the shape whenever it is trained"
+
+
+@dataclass(frozen=True)
+class TrainedPartsConfig:
+    """Which parts of the model are trained."""
+
+    train_decoder_sdf: int = switch(1, "1: train the SDF network")
+    train_image_encoder: int = switch(1, "1: train the image encoder")
+    train_feature_decoder: int = switch(1, "1: train the feature decoder")
+    train_feature_blending: int = switch(1, "1: train the aggregation")
+    train_decoder_color: int = switch(0, "train a colour network",
+                                      no_effect="there is no colour network")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which losses there are, and their weights."""
+
+    color_loss: str = flag("l2", "image loss", choices=("l2", "l1", "smooth_l1"))
+    image_loss_region: str = flag("all", "what the image loss is averaged over: all pixels (as "
+                                  "the release) or the foreground (as the paper)",
+                                  choices=("all", "foreground"))
+    opt_sdf_onsurface: int = switch(1, "1: |SDF| on known surface points")
+    opt_sdf_offsurface: int = switch(1, "1: exp(-100 |SDF|) away from known surface points")
+    opt_sdf_normal: int = switch(1, "1: 1 - cos of normals at known surface points")
+    opt_sdf_eikonal: int = switch(1, "1: the eikonal term")
+    opt_sdf_eikonal_w: float = flag(1.0, "weight of the eikonal term", minimum=0)
+    opt_sdf_direct: int = switch(0, "1: SDF values themselves at known points")
+    loss_eikonal_metric: str = flag("l1", "norm of the eikonal term", choices=("l1", "l2"))
+    regularize_weights_sdf: float = flag(0.0, "weight decay of the SDF network",
+                                         no_effect="its weights are not regularised")
+    opt_render_shape: int = switch(0, "image loss on the shape", no_effect=IMAGE_LOSS)
+    opt_render_softmask: int = switch(0, "soft-mask loss", no_effect=IMAGE_LOSS)
+    opt_render_color: int = switch(0, "loss of a colour network",
+                                   no_effect="there is no colour network")
+    opt_sdf_color: int = switch(0, "colour at surface points",
+                                no_effect="there is no colour network")
+    opt_sdf_front: int = switch(0, "SDF in front of the surface",
+                                no_effect="the soft-mask loss keeps free space free")
+    opt_sdf_rear: int = switch(0, "SDF behind the surface",
+                               no_effect="the soft-mask loss keeps the object filled")
+    opt_sdf_lapl: int = switch(0, "Laplacian of the SDF", no_effect="there is no such loss")
+    opt_sdf_curvature: int = switch(0, "curvature of the SDF", no_effect="there is no such loss")
+    opt_rays_sdf_curvature: int = switch(0, "curvature along rays",
+                                         no_effect="there is no such loss")
+    opt_perceptual_loss: int = switch(0, "perceptual loss",
+                                      no_effect="color_loss is the image loss")
+    batch_size_2d: int = flag(65536, "rays of a step",
+                              no_effect="a step takes whole images, image_batch_size of them")
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """Meta-learning by Reptile, and starting from what it learned."""
+
+    num_meta_steps: int = flag(64, "inner steps on one scene", unit="steps", minimum=1)
+    meta_lr_type: str = flag("static", "how inner rates are kept",
+                             no_effect="inner rates follow meta_inner_*_decay_steps")
+    meta_lr: float = flag(1e-1, "rate of the outer step on the SDF network", minimum=0)
+    meta_lr_image_factor: float = flag(5.0, "factor on meta_lr for encoder, decoder and "
+                                       "aggregation (the paper: 1)", minimum=0)
+    meta_lr_decay_factor: float = flag(0.5, "what a decay multiplies meta_lr with", minimum=0)
+    meta_lr_decay_steps: int = flag(0, "outer steps between decays of meta_lr; 0: none",
+                                    unit="outer steps", minimum=0)
+    meta_inner_decay_factor: float = flag(0.5, "what a decay multiplies inner rates with",
+                                          minimum=0)
+    meta_inner_decay_steps: int = flag(60, "outer steps between decays of the inner rate of "
+                                       "encoder, decoder and aggregation; 0: none",
+                                       unit="outer steps", minimum=0)
+    meta_inner_sdf_decay_steps: int = flag(400, "the same for the SDF network",
+                                           unit="outer steps", minimum=0)
+    meta_first_order: int = switch(0, "no second derivatives",
+                                   no_effect="reptile and fomaml are of first order")
+    meta_algorithm: str = flag("reptile", "how the start is learned",
+                               choices=("reptile", "fomaml", "maml"))
+    meta_initialization: str = flag("", "checkpoint of a meta-learned start")
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """What an evaluation computes and writes."""
+
+    __test__ = False
+
+    is_test_only: int = switch(1, "1: evaluate only; 0: train first (specialisation)")
+    checkpoint_path_test: str = flag("", "checkpoint to evaluate; empty: the run's latest")
+    image_crop: tuple[int, ...] = flag((), "crop of pictures: left top width height",
+                                       unit="pixels", element=int, length=4, minimum=0)
+    test_plot: int = switch(1, "1: plots of SDF slices")
+    test_rt: int = switch(1, "1: rendered views")
+    test_spacetime_video: int = switch(1, "1: a video of new views")
+    test_cameras: int = switch(1, "1: a plot of the cameras")
+    test_metrics: int = switch(1, "1: the table of figures")
+    benchmark_all_views: int = switch(0, "1: figures of every view, not of the withheld alone",
+                                      aliases=("benchark_all_views",))
+    lpips_weights: str = flag("", "file of LPIPS weights; empty: those of the lpips extra")
+    mesh_resolution: int = flag(256, "marching-cubes samples along an edge", minimum=8)
+    mesh_formats: str = flag("ply,obj,glb", "mesh files, any of ply, obj, glb; none: no mesh")
+    video_num_frames: int = flag(150, "frames of the video", unit="frames", minimum=1)
+    video_fps: float = flag(30.0, "frames a second", unit="1/s", minimum=1)
+    video_path_type: str = flag("interpolate", "camera path of the video",
+                                choices=("interpolate", "eight", "linear"))
+    video_yaw: float = flag(180.0, "range of the path", unit="degrees")
+    video_pivot_offset: tuple[float, ...] = flag((0.0, 0.0, 0.0), "shift of the path's pivot",
+                                                 unit="world units", element=float, length=3)
+    video_save_frames: int = switch(0, "1: write every frame as a picture too")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-training of encoder and decoder on pairs of images with optical flow."""
+
+    convolution_type: str = flag("standard", "convolutions of encoder and decoder",
+                                 choices=("standard", "partial", "meta"))
+    input_image_loss: int = switch(1, "1: the first image itself is decoded and scored too")
+
+
+@dataclass(frozen=True)
+class MakeSceneConfig:
+    """What the scene generator makes."""
+
+    output: str = flag("", "folder that is written (required)")
+    kind: str = flag("all", "kind of the object; all: each in turn")
+    seed: int = flag(0, "seed of shape, texture, light and cameras", minimum=0)
+    num_scenes: int = flag(1, "scenes to make, each in a folder of its own if several", minimum=1)
+    num_views: int = flag(49, "views of a scene", minimum=2)
+    arrangement: str = flag("dtu", "cameras: an arc, a row, or the full sphere",
+                            choices=("dtu", "nlr", "sphere"))
+    resolution: str = flag("128x96", "size of the images, WxH", unit="pixels")
+    scene_format: str = flag("processed", "format of the folder", choices=("processed", "idr"))
+    supersampling: int = flag(3, "rays along each side of a pixel", minimum=1)
+    overwrite: int = switch(0, "1: replace an earlier scene in the same folder")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What the benchmark measures."""
+
+    device: str = flag("auto", "where to compute; auto: CUDA if there is one",
+                       choices=("auto", "cpu", "cuda"))
+    resolution: str = flag("128x96", "size of the images, WxH", unit="pixels")
+    scene: str = flag("", "folder of the scene; empty: one is made")
+    repeats: int = flag(3, "runs of each measurement", minimum=1)
+    json: str = flag("", "file that the figures are written to; empty: none")

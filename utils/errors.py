@@ -1,0 +1,28 @@
+"""Errors that a user can mend. Scripts print their text alone; anything else is a bug of ours."""
+
+
+class UserError(ValueError):
+    """Base of every error whose cause lies in the user's input, machine or command.
+
+    The message names the file or flag, what was found, what was needed and how to mend it.
+    """
+
+
+class ConfigError(UserError):
+    """A flag or a config file has a key or value that cannot be used."""
+
+
+class SceneError(UserError):
+    """A scene folder cannot be read, or its content does not fit together."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is damaged, of another architecture, or holds more than tensors and numbers."""
+
+
+class WriteError(UserError):
+    """A result could not be written: no permission, no space, no such place."""
+
+
+class MissingExtraError(UserError):
+    """An optional package is absent; the message has the command that installs it."""

@@ -1,0 +1,228 @@
+"""Scores of rendered views: measures and pictures per view, means, JSON, CSV and a printed table.
+
+Masked measures follow METHOD 8. A figure that is not available is None: null in JSON, an empty cell
+in CSV, n/a in print.
+"""
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.cameras import Cameras
+from utils.files import whole_file
+from utils.lpips import LPIPS
+from utils.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
+from utils.pictures import depth_to_rgb, error_map, normals_to_rgb, save_png, to_uint8
+
+LOG = logging.getLogger(__name__)
+
+#: (cameras, index of a source view to leave out or None) -> Rendering with the attributes images
+#: (B, 3, H, W), hit_mask (B, 1, H, W), normals_obj (B, 3, H, W) and depth (B, 1, H, W).
+Render = Callable[[Cameras, int | None], Any]
+#: Column titles and decimals of the printed table.
+COLUMNS = {"psnr": ("PSNR", 2), "psnr_foreground": ("PSNR fg", 2), "ssim": ("SSIM", 4),
+           "lpips": ("LPIPS", 4), "lpips_release": ("LPIPS [0,1]", 4), "mask_iou": ("mask IoU", 4),
+           "chamfer": ("Chamfer", 5)}
+#: How the table marks a figure that is not available.
+NOT_AVAILABLE = "n/a"
+
+
+@dataclass(frozen=True)
+class ViewMetrics:
+    """Figures of one view; None where not available.
+
+    Attributes:
+        psnr: of masked images, mean over all pixels, decibels (the paper's).
+        psnr_foreground: mean over foreground pixels, decibels.
+        ssim: of masked images.
+        lpips: of masked images in [-1, 1], the standard input.
+        lpips_release: the same distance fed [0, 1], as the release did; for comparison only.
+        mask_iou: of the rendered silhouette with the mask.
+    """
+
+    psnr: float | None = None
+    psnr_foreground: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    lpips_release: float | None = None
+    mask_iou: float | None = None
+
+
+@torch.no_grad()
+def evaluate_views(render: Render, scene: Any, views: Iterable[int],
+                   folder: str | Path | None = None, *, lpips: LPIPS | None = None,
+                   exclude_self: bool = False) -> dict[str, ViewMetrics]:
+    """Render views one at a time, score them against their photographs and write pictures.
+
+    Files per view: NAME_prediction, NAME_photograph, NAME_error (masked images, as scored),
+    NAME_normals and NAME_depth, all .png.
+
+    Args:
+        render: makes one view.
+        scene: has images (V, 3, H, W), masks (V, 1, H, W), cameras and view_names.
+        views: indices into the scene.
+        folder: where the pictures go; None writes none.
+        lpips: None leaves its figures empty.
+        exclude_self: keep a view out of its own sources, for scores on training views.
+    Returns:
+        view name to figures, in the order of `views`.
+    """
+    found = {}
+    for v in views:
+        rendering = render(scene.cameras[v], v if exclude_self else None)
+        prediction = rendering.images[0].detach().cpu().float()
+        hit_mask = rendering.hit_mask[0].detach().cpu()
+        photograph, mask = scene.images[v].cpu(), scene.masks[v].cpu()
+        name = scene.view_names[v]
+        if not torch.isfinite(prediction).all():
+            LOG.warning("view %s: the rendered image has values that are not finite; its figures "
+                        "are left empty where they depend on them", name)
+        found[name] = score_view(prediction, photograph, mask, hit_mask=hit_mask, lpips=lpips)
+        if folder is not None:
+            shown = prediction.clamp(0, 1).where(hit_mask | mask, torch.ones(()))
+            _write_pictures(Path(folder) / file_name(name), {
+                "prediction": to_uint8(shown),
+                "photograph": to_uint8(photograph),
+                "error": error_map(masked(prediction, mask), masked(photograph, mask)),
+                "normals": normals_to_rgb(rendering.normals_obj[0].detach().cpu(), hit_mask),
+                "depth": depth_to_rgb(rendering.depth[0].detach().cpu(), hit_mask)})
+    return found
+
+
+def score_view(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask: Tensor,
+               lpips: LPIPS | None = None) -> ViewMetrics:
+    """Figures of one view.
+
+    Args:
+        prediction: (3, H, W), not clamped.
+        photograph: (3, H, W) RGB in [0, 1].
+        mask: (1, H, W) bool, true foreground.
+        hit_mask: (1, H, W) bool, where the rendered surface is.
+    """
+    distances = (None, None)
+    if lpips is not None and min(photograph.shape[-2:]) >= lpips.trunk.least_side:
+        device = lpips.shift.device
+        pair = [masked(image, mask)[None].to(device) for image in (prediction, photograph)]
+        standard = [2 * image - 1 for image in pair]
+        distances = (float(lpips(*standard)), float(lpips(*pair)))
+    images = (prediction, photograph, mask)
+    figures = ViewMetrics(psnr(*images), psnr_foreground(*images), ssim(*images), *distances,
+                          mask_iou(hit_mask, mask))
+    return ViewMetrics(**{name: finite(value) for name, value in asdict(figures).items()})
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is missing, infinite or not a number."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def file_name(view_name: str) -> str:
+    """A view's name with everything but letters, digits, dot, dash and underscore replaced."""
+    return re.sub(r"[^\w.-]", "_", view_name).lstrip(".") or "view"
+
+
+def _write_pictures(stem: Path, pictures: Mapping[str, Any]) -> None:
+    for kind, picture in pictures.items():
+        save_png(stem.with_name(f"{stem.name}_{kind}.png"), picture)
+
+
+def summarise(views: Mapping[str, ViewMetrics], *, chamfer: Chamfer | None = None,
+              **facts: Any) -> dict[str, Any]:
+    """What `metrics.json` holds.
+
+    Args:
+        views: figures by view name.
+        chamfer: distances of the mesh to the true points, world units.
+        facts: further top-level entries: steps, train_seconds, seed and so on. Tensors are not
+            admitted; numbers that are not finite become None, at any depth.
+    Returns:
+        {"mean": {...}, "views": {name: {...}}, "chamfer": {...} or None, **facts}. Means run over
+        the views where a figure is available.
+    """
+    mean: dict[str, float | None] = {}
+    for field in fields(ViewMetrics):
+        values = [getattr(view, field.name) for view in views.values()]
+        values = [value for value in values if finite(value) is not None]
+        mean[field.name] = sum(values) / len(values) if values else None
+    mean["chamfer"] = finite(chamfer.mean) if chamfer else None
+    distances = {**asdict(chamfer), "mean": chamfer.mean} if chamfer else None
+    content = {"mean": mean, "views": {name: asdict(view) for name, view in views.items()},
+               "chamfer": distances, **facts}
+    return _for_json(content)
+
+
+def _for_json(value: Any) -> Any:
+    """The same content with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _for_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(entry) for entry in value]
+    return finite(value) if isinstance(value, float) else value
+
+
+def write_metrics(metrics: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path]:
+    """Write metrics.json and metrics.csv (a row for each view, then the mean).
+
+    Args:
+        metrics: from `summarise`.
+        folder: the run's folder.
+    Returns:
+        the two paths.
+    Raises:
+        WriteError: a file cannot be written; what was there stays.
+    """
+    json_path, csv_path = Path(folder) / "metrics.json", Path(folder) / "metrics.csv"
+    with whole_file(json_path) as part:
+        text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
+        part.write_text(text + "\n", encoding="utf-8")
+    with whole_file(csv_path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["view", *COLUMNS])
+        for name, figures in _rows(metrics):
+            writer.writerow([name, *("" if figures.get(key) is None else figures[key]
+                                     for key in COLUMNS)])
+    return json_path, csv_path
+
+
+def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [*metrics["views"].items(), ("mean", metrics["mean"])]
+
+
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """The figures as lines of text: a row for each view, the mean, and what the run took.
+
+    Args:
+        metrics: from `summarise`.
+    """
+    rows = [["view", *(title for title, _ in COLUMNS.values())]]
+    for name, figures in _rows(metrics):
+        rows.append([name, *(_cell(figures, key, name) for key in COLUMNS)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width
+                                                    in zip(row[1:], widths[1:]))]).rstrip()
+             for row in rows]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+    facts = [f"{metrics['steps']} steps" if metrics.get("steps") is not None else "",
+             f"{metrics['train_seconds']:.0f} s of training"
+             if metrics.get("train_seconds") is not None else ""]
+    facts = [fact for fact in facts if fact]
+    return "\n".join(lines + [", ".join(facts)] if facts else lines)
+
+
+def _cell(figures: Mapping[str, Any], key: str, name: str) -> str:
+    """One figure as text; the Chamfer distance belongs to the mesh, not to a view."""
+    value = figures.get(key)
+    if value is None:
+        return "" if key == "chamfer" and name != "mean" else NOT_AVAILABLE
+    return f"{value:.{COLUMNS[key][1]}f}"

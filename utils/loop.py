@@ -1,0 +1,179 @@
+"""The loop round a training step: checkpoints, resume, time limit, curve, TensorBoard.
+
+It knows nothing of models: a `Task` brings the step.
+"""
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from utils.checkpoints import checkpoint_name, keep_latest, load_checkpoint, save_checkpoint
+from utils.errors import CheckpointError
+from utils.run import RunFolder
+from utils.seeds import random_state, set_random_state
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_FORMAT = 1
+CURVE_ROWS = 200          # rows of losses in a curve, beside those with scores
+
+
+class Task(Protocol):
+    """What a loop trains."""
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """One step; detached scalars by name, "total" among them."""
+
+    def score(self) -> dict[str, float]:
+        """Figures on withheld data; empty where there is none."""
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Picture sheets (H, W, 3) uint8 by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """When a loop stops, saves, scores and draws; intervals in steps, 0 = never.
+
+    Attributes:
+        num_steps: steps in all, those before a resume counted.
+        time_limit: seconds of training in all, 0 = none.
+        save_interval, keep: checkpoints.
+        scalar_interval, picture_interval: TensorBoard.
+        score_steps, score_interval: withheld views are scored after so many steps.
+    """
+
+    num_steps: int
+    time_limit: float = 0.0
+    save_interval: int = 0
+    keep: int = 2
+    scalar_interval: int = 1
+    picture_interval: int = 0
+    score_steps: tuple[int, ...] = ()
+    score_interval: int = 0
+
+
+@dataclass
+class Progress:
+    """How far a loop is: steps done, seconds spent training, and the curve's rows so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+class Loop:
+    """Steps a task, and keeps it safe: checkpoints, resume, time limit, curve, TensorBoard.
+
+    Args:
+        task: what is trained.
+        folder: the run's folder.
+        options: when to do what.
+        config: stored in the checkpoints (`utils.config.config_to_dict`).
+    """
+
+    def __init__(self, task: Task, folder: RunFolder, options: LoopOptions,
+                 *, config: dict[str, Any]) -> None:
+        self.task, self.folder, self.options, self.config = task, folder, options, config
+        self.progress = Progress()
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of this loop; CheckpointError when it is another's."""
+        stored = load_checkpoint(path)
+        if "task" not in stored or "step" not in stored:
+            found = ", ".join(sorted(map(str, stored))[:5])
+            raise CheckpointError(f"{path} is no checkpoint of a training run: it has {found}; "
+                                  "needed task and step")
+        self.task.load_state_dict(stored["task"])
+        set_random_state(stored["random"])
+        self.progress = Progress(stored["step"], stored["seconds"], stored["curve"])
+        log.info("goes on from %s: step %d, %.0f s", path.name, stored["step"], stored["seconds"])
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment and prune old ones."""
+        path = self.folder.checkpoints / checkpoint_name(self.progress.step)
+        save_checkpoint(path, {
+            "format": CHECKPOINT_FORMAT, "task": self.task.state_dict(), "random": random_state(),
+            "step": self.progress.step, "seconds": self.progress.seconds,
+            "curve": self.progress.curve, "config": self.config})
+        keep_latest(self.folder.checkpoints, self.options.keep)
+        return path
+
+    def run(self) -> Progress:
+        """Train until the last step, the time limit or an interrupt; always ends with a checkpoint.
+
+        Raises:
+            FloatingPointError: a loss is not finite; says at which step and what was saved last.
+        """
+        options, progress = self.options, self.progress
+        writer = SummaryWriter(str(self.folder.summaries), purge_step=progress.step + 1)
+        bar = tqdm(total=options.num_steps, initial=progress.step, unit="step",
+                   desc=self.folder.path.name, dynamic_ncols=True)
+        try:
+            if progress.step == 0:
+                self._report(writer, {}, is_last=options.num_steps == 0)
+            while progress.step < options.num_steps and not self._out_of_time():
+                losses = self._timed_step()
+                bar.update()
+                if progress.step % options.scalar_interval == 0:
+                    bar.set_postfix(loss=f"{float(losses['total']):.4f}", refresh=False)
+                is_last = progress.step == options.num_steps or self._out_of_time()
+                self._report(writer, losses, is_last=is_last)
+                if _is_due(progress.step, options.save_interval) and not is_last:
+                    self.save()
+        finally:
+            bar.close()
+            writer.close()
+        self.save()
+        return progress
+
+    def _timed_step(self) -> dict[str, Tensor]:
+        start = time.perf_counter()
+        try:
+            losses = self.task.train_step(self.progress.step)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"step {self.progress.step}: {error}; the last good state is "
+                                     f"in {self.folder.checkpoints}") from error
+        self.progress.seconds += time.perf_counter() - start
+        self.progress.step += 1
+        return losses
+
+    def _out_of_time(self) -> bool:
+        return 0 < self.options.time_limit <= self.progress.seconds
+
+    def _report(self, writer: SummaryWriter, losses: dict[str, Tensor], *, is_last: bool) -> None:
+        """Scalars, scores and pictures that are due after this step; their time is not counted."""
+        options, step = self.options, self.progress.step
+        is_scored = step in options.score_steps or _is_due(step, options.score_interval) or is_last
+        scores = self.task.score() if is_scored else {}
+        is_drawn = _is_due(step, options.picture_interval) or is_last
+        if losses and (_is_due(step, options.scalar_interval) or scores):
+            for name, value in losses.items():
+                writer.add_scalar(f"loss/{name}", float(value), step)
+        for name, value in scores.items():
+            writer.add_scalar(f"withheld/{name}", value, step)
+        if is_drawn:
+            for name, sheet in self.task.pictures().items():
+                writer.add_image(name, sheet, step, dataformats="HWC")
+        if scores or _is_due(step, max(options.num_steps // CURVE_ROWS, 1)):
+            row = {"step": step, "seconds": round(self.progress.seconds, 3)}
+            row |= {f"loss_{name}": float(value) for name, value in losses.items()}
+            self.progress.curve.append(row | scores)
+
+
+def _is_due(step: int, interval: int) -> bool:
+    return interval > 0 and step > 0 and step % interval == 0

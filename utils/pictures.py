@@ -1,0 +1,332 @@
+"""Pictures of results: colour maps, labelled sheets, PNG files.
+
+Tensors come in channels first, as the rest of the system has them; what leaves is (H, W, 3) uint8
+RGB, ready for a file, a video or a summary. Nothing here is differentiable.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import imageio.v3 as iio
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from utils.files import whole_file
+
+#: Absolute error (mean of the channels) that gets the brightest colour; 25 dB is an RMS of 0.056.
+ERROR_SCALE = 0.2
+#: Blending weight that gets the brightest colour: seven equal sources have 0.14 each.
+WEIGHT_SCALE = 0.5
+ERROR_COLOURS, WEIGHT_COLOURS, DEPTH_COLOURS = "inferno", "inferno", "viridis"
+#: Share of the depths left out at each end, so that a few stray hits do not take up the scale.
+DEPTH_TAIL = 0.01
+OUTLINE_COLOUR = (0, 230, 64)
+#: Width of a sheet's cell in pixels: smaller images are enlarged in whole steps, others shrunk.
+MIN_CELL, MAX_CELL = 192, 480
+#: Blank pixels between the parts of a sheet.
+GAP = 8
+DPI = 100
+LABEL_POINTS, TITLE_POINTS = 10, 13
+#: Source views side by side in one row of a sheet.
+SOURCES_PER_ROW = 7
+
+
+@dataclass(frozen=True)
+class ViewPictures:
+    """What there is to see of one evaluated view, each (H, W, 3) uint8."""
+
+    prediction: np.ndarray
+    photograph: np.ndarray
+    error: np.ndarray
+    normals: np.ndarray
+    depth: np.ndarray
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """An image as bytes.
+
+    Args:
+        image: (3, H, W) RGB in [0, 1]; what lies outside is clamped, NaN becomes black.
+    Returns:
+        (H, W, 3) uint8, rounded to the nearest level.
+    """
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"image is {tuple(image.shape)}, need (3, H, W) RGB")
+    levels = image.detach().float().nan_to_num(0.0).clamp(0, 1) * 255
+    return levels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy().copy()
+
+
+def error_map(pred: Tensor, target: Tensor) -> np.ndarray:
+    """Absolute difference of two images, mean of the channels, from black (0) to `ERROR_SCALE`.
+
+    Args:
+        pred: (3, H, W) RGB, clamped to [0, 1] as in the figures.
+        target: (3, H, W) RGB in [0, 1].
+    Returns:
+        (H, W, 3) uint8.
+    """
+    if pred.shape != target.shape:
+        raise ValueError(f"pred is {tuple(pred.shape)}, target {tuple(target.shape)}; need equal")
+    difference = (pred.detach().clamp(0, 1) - target.detach()).abs().mean(0)
+    return _coloured(difference / ERROR_SCALE, ERROR_COLOURS)
+
+
+def normals_to_rgb(normals: Tensor, mask: Tensor) -> np.ndarray:
+    """Unit normals as colours: x, y, z from -1 to 1 become red, green, blue from 0 to 1.
+
+    Args:
+        normals: (3, H, W), unit length, any space.
+        mask: (1, H, W) bool, where there is a surface; the rest is white.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    return on_white((normals.detach().float() + 1) / 2, mask)
+
+
+def depth_to_rgb(depth: Tensor, mask: Tensor) -> np.ndarray:
+    """Depth as colours, near bright and far dark, stretched over what is seen.
+
+    Args:
+        depth: (1, H, W), any unit.
+        mask: (1, H, W) bool, where there is a surface; the rest is white.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    seen = mask.cpu() > 0
+    depth = depth.detach().float().cpu()
+    if not seen.any():
+        return np.full((*depth.shape[1:], 3), 255, np.uint8)
+    near, far = np.quantile(depth[seen].numpy(), [DEPTH_TAIL, 1 - DEPTH_TAIL])
+    nearness = (far - depth[0]) / max(far - near, 1e-6 * abs(far), 1e-12)
+    return _white_outside(_coloured(nearness, DEPTH_COLOURS), seen)
+
+
+def on_white(image: Tensor, mask: Tensor) -> np.ndarray:
+    """An image before a white background.
+
+    Args:
+        image: (3, H, W) RGB in [0, 1].
+        mask: (1, H, W) bool, True where the image is kept.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    return _white_outside(to_uint8(image), mask.cpu() > 0)
+
+
+def with_outline(image: Tensor, mask: Tensor) -> np.ndarray:
+    """An image with the inner border of a mask drawn in green.
+
+    Args:
+        image: (3, H, W) RGB in [0, 1].
+        mask: (1, H, W) bool.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    picture = to_uint8(image)
+    inside = (mask.cpu() > 0)[0].numpy().astype(np.uint8)
+    thickness = max(1, round(inside.shape[1] / MAX_CELL))       # still a pixel wide once shrunk
+    kernel = np.ones((2 * thickness + 1,) * 2, np.uint8)
+    core = cv2.erode(inside, kernel, borderType=cv2.BORDER_REPLICATE)
+    picture[(inside > 0) & (core == 0)] = OUTLINE_COLOUR
+    return picture
+
+
+def view_pictures(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask: Tensor,
+                  normals: Tensor, depth: Tensor) -> ViewPictures:
+    """All pictures of one view.
+
+    The prediction keeps its own silhouette and the photograph the true one, so that a wrong outline
+    is seen; the error follows METHOD 8, both images times the true mask.
+
+    Args:
+        prediction, photograph: (3, H, W) RGB in [0, 1].
+        mask: (1, H, W) bool, the true silhouette.
+        hit_mask: (1, H, W) bool, where the traced rays hit.
+        normals: (3, H, W), unit length, object space.
+        depth: (1, H, W), world units.
+    """
+    inside = mask.to(photograph)
+    return ViewPictures(
+        prediction=on_white(prediction, hit_mask),
+        photograph=on_white(photograph, mask),
+        error=error_map(prediction.to(photograph) * inside, photograph * inside),
+        normals=normals_to_rgb(normals, hit_mask),
+        depth=depth_to_rgb(depth, hit_mask),
+    )
+
+
+def view_sheet(views: Sequence[ViewPictures], row_labels: Sequence[str],
+               title: str = "") -> np.ndarray:
+    """One row a view: prediction, photograph, error, normals, depth.
+
+    Args:
+        views: what `view_pictures` returned, one a view.
+        row_labels: one a view, such as its name and figures; may have several lines.
+        title: a line above all.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    columns = ["prediction", "photograph", f"error, black 0\nto yellow {ERROR_SCALE:g} and more",
+               "normals\n(x, y, z as r, g, b)", "depth,\nyellow near, violet far"]
+    rows = [[v.prediction, v.photograph, v.error, v.normals, v.depth] for v in views]
+    return sheet(rows, row_labels, columns, title)
+
+
+def source_sheet(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence[str],
+                 title: str = "source views") -> np.ndarray:
+    """Each source view with its mask's outline, and below it its blending weights.
+
+    Args:
+        images: (V, 3, H, W) RGB in [0, 1], the source views.
+        masks: (V, 1, H, W) bool.
+        weights: (V, 1, H', W') in [0, 1]: each source's share in the pixels of one target view.
+        names: V names of the sources.
+        title: a line above all.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    lengths = {len(images), len(masks), len(weights), len(names)}
+    if len(lengths) != 1 or not len(names):
+        raise ValueError(f"{len(images)} images, {len(masks)} masks, {len(weights)} weight maps, "
+                         f"{len(names)} names; need one of each a view")
+    photographs = [with_outline(image, mask) for image, mask in zip(images, masks)]
+    shares = [_coloured(weight[0] / WEIGHT_SCALE, WEIGHT_COLOURS) for weight in weights]
+    labels = ["photograph,\nmask outlined", f"its weight in\nthe target,\nblack 0, yellow\n"
+              f"{WEIGHT_SCALE:g} and more"]
+    blocks = []
+    for start in range(0, len(names), SOURCES_PER_ROW):
+        part = slice(start, start + SOURCES_PER_ROW)
+        blocks.append(sheet([photographs[part], shares[part]], labels, names[part],
+                            title if start == 0 else ""))
+    return stack_vertically(blocks)
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str] = (),
+          column_labels: Sequence[str] = (), title: str = "") -> np.ndarray:
+    """A grid of pictures with labels, all fitted into cells of one size.
+
+    Args:
+        rows: pictures (H, W, 3) uint8, of any sizes; None leaves a cell empty.
+        row_labels: one a row, left of it, or none at all; may have several lines.
+        column_labels: one a column, above it, or none at all; columns grow to the label's width.
+        title: a line above all.
+    Returns:
+        (H, W, 3) uint8 on white.
+    Raises:
+        ValueError: there is no picture, or the labels are not as many as rows and columns.
+    """
+    num_columns = max((len(row) for row in rows), default=0)
+    if (row_labels and len(row_labels) != len(rows)) or (
+            column_labels and len(column_labels) != num_columns):
+        raise ValueError(f"{len(row_labels)} row and {len(column_labels)} column labels for "
+                         f"{len(rows)} rows of {num_columns}; need one each")
+    cell_width, cell_height = _cell_size(rows)
+    row_sizes = [_text_size(label, LABEL_POINTS) for label in row_labels]
+    column_sizes = [_text_size(label, LABEL_POINTS) for label in column_labels]
+    title_width, title_height = _text_size(title, TITLE_POINTS) if title else (0, 0)
+    left = GAP + max((width + GAP for width, _ in row_sizes), default=0)
+    head = max((height + GAP for _, height in column_sizes), default=0)
+    top = GAP + (title_height + GAP if title else 0) + head
+    pitch_x = max([cell_width] + [width for width, _ in column_sizes]) + GAP
+    pitch_y = max([cell_height] + [height for _, height in row_sizes]) + GAP
+    width = max(left + num_columns * pitch_x, title_width + 2 * GAP)
+    canvas = np.full((top + len(rows) * pitch_y, width, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            _paste(canvas, picture, (left + j * pitch_x + (pitch_x - GAP - cell_width) // 2,
+                                     top + i * pitch_y), (cell_width, cell_height))
+    texts = [(GAP, GAP, title, TITLE_POINTS, "left", "top")] if title else []
+    texts += [(left + j * pitch_x + (pitch_x - GAP) // 2, top - GAP, label, LABEL_POINTS, "center",
+               "bottom") for j, label in enumerate(column_labels)]
+    texts += [(left - GAP, top + i * pitch_y + cell_height // 2, label, LABEL_POINTS, "right",
+               "center") for i, label in enumerate(row_labels)]
+    return np.minimum(canvas, _text_layer(texts, canvas.shape[:2]))
+
+
+def stack_vertically(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) uint8 one below the other, white to the right of narrow ones."""
+    width = max(picture.shape[1] for picture in pictures)
+    return np.concatenate([np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)),
+                                  constant_values=255) for picture in pictures])
+
+
+def save_png(path: Path | str, array: np.ndarray) -> None:
+    """Write (H, W, 3) or (H, W) uint8 as PNG; makes the folder, never leaves half a file.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise ValueError(f"array is {array.shape} {array.dtype}, need (H, W, 3) or (H, W) uint8")
+    with whole_file(path) as partial:
+        partial.write_bytes(iio.imwrite("<bytes>", array, extension=".png"))
+
+
+def _coloured(values: Tensor, name: str) -> np.ndarray:
+    """(H, W) values in [0, 1] (clamped, NaN as 0) through a colour map: (H, W, 3) uint8."""
+    levels = values.detach().float().nan_to_num(0.0).clamp(0, 1).cpu().numpy()
+    return colormaps[name](levels, bytes=True)[..., :3].copy()
+
+
+def _white_outside(picture: np.ndarray, mask: Tensor) -> np.ndarray:
+    """The picture, white where the (1, H, W) mask is False."""
+    picture[~mask[0].numpy()] = 255
+    return picture
+
+
+def _cell_size(rows: Sequence[Sequence[np.ndarray | None]]) -> tuple[int, int]:
+    """(width, height) of the cells: the largest picture, brought between the limits."""
+    shapes = [picture.shape for row in rows for picture in row if picture is not None]
+    if not shapes:
+        raise ValueError("there is no picture for the sheet, need at least one")
+    height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+    scale = math.ceil(MIN_CELL / width) if width < MIN_CELL else min(1.0, MAX_CELL / width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _paste(canvas: np.ndarray, picture: np.ndarray | None, corner: tuple[int, int],
+           cell: tuple[int, int]) -> None:
+    """Draw a picture into the middle of the cell whose top left pixel is `corner` (x, y)."""
+    if picture is None:
+        return
+    scale = min(cell[0] / picture.shape[1], cell[1] / picture.shape[0])
+    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    fitted = cv2.resize(picture, size, interpolation=method)
+    x, y = corner[0] + (cell[0] - size[0]) // 2, corner[1] + (cell[1] - size[1]) // 2
+    canvas[y:y + size[1], x:x + size[0]] = fitted
+
+
+def _text_size(text: str, points: float) -> tuple[int, int]:
+    """(width, height) in pixels that a text of one or several lines takes up."""
+    figure = Figure(dpi=DPI)
+    canvas = FigureCanvasAgg(figure)
+    drawn = figure.text(0, 0, text, fontsize=points, parse_math=False)
+    extent = drawn.get_window_extent(canvas.get_renderer())
+    return math.ceil(extent.width) + 2, math.ceil(extent.height) + 2
+
+
+def _text_layer(texts: Sequence[tuple], shape: tuple[int, int]) -> np.ndarray:
+    """Black texts on white, (H, W, 3) uint8.
+
+    Args:
+        texts: (x, y from the top, text, size in points, horizontal, vertical alignment) each.
+        shape: (H, W) in pixels.
+    """
+    height, width = shape
+    # The half pixel keeps the size in inches from being rounded down to one pixel less.
+    figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for x, y, text, points, horizontal, vertical in texts:
+        figure.text(x, height - y, text, fontsize=points, color="black", ha=horizontal, va=vertical,
+                    transform=None, parse_math=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

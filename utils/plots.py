@@ -1,0 +1,271 @@
+"""Plots of a run: slices through the SDF, cameras in space, curves of training.
+
+Each function returns the finished plot as (H, W, 3) uint8, ready for `save_png`, a summary or a
+report. Figures are drawn without pyplot, so nothing is shared between plots or threads.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
+from mpl_toolkits.mplot3d.art3d import Line3DCollection
+from torch import Tensor
+
+from utils.cameras import Cameras
+
+DPI = 100
+#: Points handed to the SDF at once; small chunks stay in the processor's cache.
+SDF_CHUNK = 4096
+#: Distance between the contour lines of the SDF, object units.
+CONTOUR_STEP = 0.1
+#: Contour lines on each side of the surface at most.
+NUM_CONTOURS = 20
+#: SDF that gets the strongest colour, object units.
+SDF_SCALE = 0.9
+#: The slices show [-SLICE_EXTENT, SLICE_EXTENT]^2: the unit sphere and a rim, object units.
+SLICE_EXTENT = 1.1
+SLICE_TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+#: Length of a drawn camera pyramid as a share of the median distance to the origin.
+FRUSTUM_LENGTH = 0.15
+#: Keeps a view's number readable on top of lines.
+LABEL_RIM = withStroke(linewidth=2.5, foreground="white")
+TRAIN_COLOUR, TEST_COLOUR, OTHER_COLOUR = "#1f6fb4", "#e8710a", "#b0b0b0"
+#: Above this many seconds the time axis is in minutes.
+MINUTES_FROM = 600
+#: Curves with at most this many points get a marker at each.
+MARKERS_UP_TO = 40
+
+
+def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
+               device: torch.device | str = "cpu", title: str = "") -> np.ndarray:
+    """The SDF on the planes x = 0, y = 0 and z = 0, with contour lines; the surface is black.
+
+    Args:
+        sdf: (N, 3) object space to (N,), negative inside; called without gradients.
+        resolution: points along each side of a slice.
+        device: where the points are made.
+        title: a line above all.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    ticks = torch.linspace(-SLICE_EXTENT, SLICE_EXTENT, resolution, device=device)
+    rows, columns = torch.meshgrid(ticks, ticks, indexing="ij")
+    figure = Figure(figsize=(13, 4.3), dpi=DPI, layout="constrained")
+    axes = figure.subplots(1, 3)
+    for panel, (right, up, fixed) in zip(axes, [(2, 1, 0), (0, 2, 1), (0, 1, 2)]):
+        points = torch.zeros(resolution, resolution, 3, device=device)
+        points[..., right], points[..., up] = columns, rows
+        values = _evaluate(sdf, points.reshape(-1, 3)).reshape(resolution, resolution)
+        filled = _draw_slice(panel, ticks.cpu().numpy(), values)
+        names = "xyz"
+        panel.set(title=f"{names[fixed]} = 0", xlabel=names[right], ylabel=names[up])
+    figure.colorbar(filled, ax=axes, label="SDF, object units (blue inside)", extend="both")
+    if title:
+        figure.suptitle(title, parse_math=False)
+    return _to_array(figure)
+
+
+def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int],
+                title: str = "") -> np.ndarray:
+    """All cameras around the unit sphere, object space, from the side and from above.
+
+    Args:
+        cameras: V cameras.
+        train: indices of the training views (blue).
+        test: indices of the withheld views (orange); the rest is grey.
+        title: a line above all.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    chosen = [*train, *test]
+    if any(not 0 <= index < len(cameras) for index in chosen):
+        raise ValueError(f"views {chosen} of {len(cameras)} cameras; need indices from 0 to "
+                         f"{len(cameras) - 1}")
+    others = sorted(set(range(len(cameras))) - set(chosen))
+    groups = [("not used", others, OTHER_COLOUR), ("training", list(train), TRAIN_COLOUR),
+              ("withheld", list(test), TEST_COLOUR)]
+    figure = Figure(figsize=(13, 6.4), dpi=DPI, layout="constrained")
+    for place, (name, elevation) in enumerate([("from the side", 30), ("from above", 90)], start=1):
+        panel = figure.add_subplot(1, 2, place, projection="3d", proj_type="ortho",
+                                   computed_zorder=False)
+        _draw_cameras(panel, cameras, groups)
+        panel.view_init(elevation, -50 if place == 1 else -90)
+        panel.set_title(name)
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    if title:
+        figure.suptitle(title, parse_math=False)
+    return _to_array(figure)
+
+
+def curve_plot(rows: Sequence[Mapping[str, object]], title: str = "") -> np.ndarray:
+    """Losses and PSNR against the step and against the time.
+
+    Args:
+        rows: one mapping a logged step with `step`, `seconds` and any of the columns that begin
+            with `loss` or `psnr`; numbers or their text. What is empty, None or not finite is
+            left out.
+        title: a line above all.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    seconds = max((_number(row.get("seconds")) or 0.0 for row in rows), default=0.0)
+    in_minutes = seconds > MINUTES_FROM
+    time_label, per_unit = ("time [min]", 60.0) if in_minutes else ("time [s]", 1.0)
+    figure = Figure(figsize=(13, 7.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots(2, 2)
+    for line, (prefix, label) in enumerate([("loss", "loss"), ("psnr", "PSNR [dB]")]):
+        for column, (key, axis_label, unit) in enumerate(
+                [("step", "step", 1.0), ("seconds", time_label, per_unit)]):
+            panel = axes[line, column]
+            _draw_curves(panel, rows, key, prefix=prefix, unit=unit)
+            panel.set(xlabel=axis_label, ylabel=label)
+    if title:
+        figure.suptitle(title, parse_math=False)
+    return _to_array(figure)
+
+
+def _evaluate(sdf: Callable[[Tensor], Tensor], points: Tensor) -> np.ndarray:
+    """(N,) SDF values of (N, 3) points, in chunks and without gradients."""
+    with torch.no_grad():
+        return torch.cat([sdf(chunk).float() for chunk in points.split(SDF_CHUNK)]).cpu().numpy()
+
+
+def _draw_slice(panel: Axes, ticks: np.ndarray, values: np.ndarray):
+    """Fill one slice with colours and contour lines; returns what a colour bar needs."""
+    values = np.nan_to_num(values)
+    filled = panel.imshow(values, cmap="RdBu_r", vmin=-SDF_SCALE, vmax=SDF_SCALE, origin="lower",
+                          interpolation="bilinear", extent=[-SLICE_EXTENT, SLICE_EXTENT] * 2)
+    levels = [i * CONTOUR_STEP for i in range(-NUM_CONTOURS, NUM_CONTOURS + 1) if i != 0]
+    inside_range = [level for level in levels if values.min() < level < values.max()]
+    if inside_range:
+        panel.contour(ticks, ticks, values, levels=inside_range, colors="0.35", linewidths=0.5,
+                      linestyles="solid")
+    if values.min() < 0 < values.max():
+        panel.contour(ticks, ticks, values, levels=[0.0], colors="black", linewidths=2)
+    else:
+        panel.text(0, 0, "no surface on this plane", ha="center", va="center",
+                   bbox={"facecolor": "white", "edgecolor": "none"})
+    panel.add_patch(Circle((0, 0), 1, fill=False, linestyle="--", color="black", linewidth=1.4))
+    panel.set(xticks=SLICE_TICKS, yticks=SLICE_TICKS)
+    return filled
+
+
+def _draw_cameras(panel: Axes, cameras: Cameras, groups: Sequence[tuple]) -> None:
+    """Pyramids and numbers of the cameras (dots for the unused), unit sphere, axes of the space."""
+    upright = _upright_frame(cameras)                                                  # (3, 3)
+    centers = _numpy(cameras.centers_obj) @ upright.T                                  # (V, 3)
+    length = FRUSTUM_LENGTH * float(np.median(np.linalg.norm(centers, axis=-1)))
+    corners_ndc = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]).to(cameras.view)
+    _, dirs = cameras.rays_through(corners_ndc)
+    corners = centers[:, None] + length * _numpy(dirs) @ upright.T                     # (V, 4, 3)
+    for label, indices, colour in groups:
+        if not indices:
+            continue
+        panel.scatter(*centers[indices].T, color=colour, s=10, zorder=3,
+                      label=f"{label} ({len(indices)})")
+        if colour == OTHER_COLOUR:
+            continue
+        lines = [segment for i in indices for segment in _pyramid(centers[i], corners[i])]
+        panel.add_collection3d(Line3DCollection(lines, colors=colour, linewidths=1, zorder=2))
+        # Neighbouring views are often one of each kind: their numbers stand at two distances.
+        outwards = 1.07 if colour == TRAIN_COLOUR else 1.16
+        for i in indices:
+            panel.text(*(centers[i] * outwards), str(i), color=colour, fontsize=9, ha="center",
+                       va="center", zorder=4, path_effects=[LABEL_RIM])
+    _draw_unit_sphere(panel, upright)
+    everything = np.concatenate([1.16 * centers, corners.reshape(-1, 3), [[-1] * 3, [1] * 3]])
+    low, high = everything.min(0), everything.max(0)
+    panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+    panel.set_box_aspect(high - low, zoom=1.3)
+    panel.set_axis_off()
+
+
+def _upright_frame(cameras: Cameras) -> np.ndarray:
+    """Rotation from object space to the plot: the cameras' mean up is z, their mean place is -y.
+
+    The space's own axes can point anywhere; so the picture stands as the photographs do.
+    """
+    to_object = _numpy(torch.linalg.inv(cameras.object_to_camera.double()))
+    ups, places = to_object[:, :3, 1], to_object[:, :3, 3]
+    up = _unit(ups.mean(0), otherwise=ups[0])
+    places = places - (places @ up)[:, None] * up                       # level with the ground
+    sideways = np.cross(up, [1.0, 0, 0]) if abs(up[0]) < 0.9 else np.cross(up, [0, 1.0, 0])
+    front = _unit(places.mean(0), otherwise=_unit(places[0], otherwise=sideways))
+    return np.stack([np.cross(up, front), -front, up])
+
+
+def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """The (3,) vector at length 1; where it has next to none, the other one at length 1."""
+    if np.linalg.norm(vector) < 1e-3:
+        vector = otherwise
+    return vector / np.linalg.norm(vector)
+
+
+def _pyramid(center: np.ndarray, corners: np.ndarray) -> list[np.ndarray]:
+    """The eight edges of a camera's pyramid, each (2, 3), from its centre and (4, 3) corners."""
+    return ([np.stack([center, corner]) for corner in corners]
+            + [np.stack([corners[i], corners[(i + 1) % 4]]) for i in range(4)])
+
+
+def _draw_unit_sphere(panel: Axes, upright: np.ndarray) -> None:
+    """The sphere that the object lies in as thin lines, and the axes of object space in it."""
+    around, down = np.meshgrid(np.linspace(0, 2 * np.pi, 25), np.linspace(0, np.pi, 13))
+    panel.plot_wireframe(np.cos(around) * np.sin(down), np.sin(around) * np.sin(down),
+                         np.cos(down), color="0.7", linewidth=0.4)
+    for axis, (name, colour) in enumerate([("x", "#c62828"), ("y", "#2e7d32"), ("z", "#1a237e")]):
+        tip = upright[:, axis]
+        panel.plot(*np.stack([np.zeros(3), tip], -1), color=colour, linewidth=2)
+        panel.text(*(tip * 1.12), name, color=colour, ha="center", va="center")
+
+
+def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *, prefix: str,
+                 unit: float) -> None:
+    """All columns that begin with `prefix` against column `key`, divided by `unit`."""
+    names = sorted({name for row in rows for name in row if name.startswith(prefix)})
+    drawn = []
+    for name in names:
+        pairs = [(_number(row.get(key)), _number(row.get(name))) for row in rows]
+        points = [(x / unit, y) for x, y in pairs if x is not None and y is not None]
+        if not points:
+            continue
+        marker = "o" if len(points) <= MARKERS_UP_TO else None
+        panel.plot(*zip(*points), label=name.replace("_", " "), marker=marker, markersize=3.5)
+        drawn += [y for _, y in points]
+    panel.grid(alpha=0.3)
+    if not drawn:
+        panel.text(0.5, 0.5, "nothing was logged", ha="center", va="center",
+                   transform=panel.transAxes, color="0.4")
+        panel.set(xticks=[], yticks=[])
+        return
+    if prefix == "loss" and min(drawn) > 0 and max(drawn) / min(drawn) > 10:
+        panel.set_yscale("log")
+    panel.legend(loc="best", fontsize=9)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor's values as float64."""
+    return tensor.detach().double().cpu().numpy()
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None where there is none (empty text, None, NaN, infinity)."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _to_array(figure: Figure) -> np.ndarray:
+    """The drawn figure as (H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

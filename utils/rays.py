@@ -1,0 +1,96 @@
+"""Rays in object space, their interval inside the unit sphere, and what tracing them returns."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from utils.cameras import Cameras
+
+
+@dataclass(frozen=True)
+class Rays:
+    """R rays and their interval inside the unit sphere.
+
+    Attributes:
+        origins_obj: (R, 3), object space.
+        dirs_obj: (R, 3), unit length, object space.
+        t_near, t_far: (R,) where the ray enters and leaves the unit sphere, t_near >= 0; both are
+            the distance of closest approach (at least 0) where it misses.
+        sphere_mask: (R,) bool, True where part of the ray lies inside the sphere.
+    """
+
+    origins_obj: Tensor
+    dirs_obj: Tensor
+    t_near: Tensor
+    t_far: Tensor
+    sphere_mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.t_near)
+
+    def __getitem__(self, index: Tensor) -> Rays:
+        """The rays of a bool mask or index tensor."""
+        return Rays(self.origins_obj[index], self.dirs_obj[index], self.t_near[index],
+                    self.t_far[index], self.sphere_mask[index])
+
+    def points(self, t: Tensor) -> Tensor:
+        """(R, ..., 3) points at distances t (R, ...)."""
+        extra = (1,) * (t.ndim - 1)
+        origins = self.origins_obj.reshape(-1, *extra, 3)
+        return origins + t[..., None] * self.dirs_obj.reshape(-1, *extra, 3)
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """Where rays meet the surface.
+
+    Attributes:
+        t: (R,) distance of the hit; where the ray misses, of the last or least SDF that was seen.
+        hit_mask: (R,) bool.
+        num_evaluations: SDF evaluations that it took.
+    """
+
+    t: Tensor
+    hit_mask: Tensor
+    num_evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What V views see of the surface, a map each.
+
+    Attributes:
+        points_obj: (V, 3, H, W) hit, or the point of least SDF where the ray misses; object space.
+        hit_mask: (V, 1, H, W) bool.
+    """
+
+    points_obj: Tensor
+    hit_mask: Tensor
+
+
+def make_rays(origins_obj: Tensor, dirs_obj: Tensor) -> Rays:
+    """Cut rays to the unit sphere (closed form).
+
+    Args:
+        origins_obj: (R, 3).
+        dirs_obj: (R, 3), unit length.
+    Returns:
+        Rays; t_near and t_far are detached, origins and directions keep their graph.
+    """
+    with torch.no_grad():
+        closest = -(origins_obj * dirs_obj).sum(-1)                    # (R,)
+        # distance to the axis by subtraction of vectors: |o|^2 - closest^2 would cancel far away
+        axis_sq = (origins_obj + closest[:, None] * dirs_obj).square().sum(-1)
+        half = (1 - axis_sq).clamp(min=0).sqrt()
+        t_far = (closest + half).clamp(min=0)
+        t_near = (closest - half).clamp(min=0)
+        sphere_mask = (axis_sq < 1) & (t_far > t_near)
+    return Rays(origins_obj, dirs_obj, t_near, t_far, sphere_mask)
+
+
+def camera_rays(cameras: Cameras) -> Rays:
+    """Rays through every pixel centre of V cameras, (R,) = (V * H * W,) in that order."""
+    origins, dirs = cameras.pixel_rays()
+    return make_rays(origins.reshape(-1, 3), dirs.reshape(-1, 3))

@@ -1,0 +1,239 @@
+"""One self-contained web page of a run: figures, curves, pictures, video, configuration.
+
+Pictures and video are inside the file, styles too, and no script is needed: the page can be mailed,
+and asks nobody for anything. It reads on a phone; wide sheets and tables scroll sideways.
+"""
+from __future__ import annotations
+
+import base64
+import html
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+from utils.files import whole_file
+from utils.plots import curve_plot
+
+logger = logging.getLogger(__name__)
+
+REPORT_NAME = "report.html"
+NOT_AVAILABLE = "n/a"
+#: Heading, digits after the point and reading of each figure; others follow under their own name.
+FIGURES = {
+    "psnr": ("PSNR [dB]", 2, "higher is better; both images times the true mask, all pixels"),
+    "psnr_foreground": ("PSNR, foreground [dB]", 2, "higher is better; mean over the mask alone"),
+    "ssim": ("SSIM", 4, "higher is better, at most 1; on the masked images"),
+    "lpips": ("LPIPS", 4, "lower is better; AlexNet, inputs in [-1, 1]"),
+    "lpips_release": ("LPIPS, as released", 4, "lower is better; AlexNet fed [0, 1]"),
+    "mask_iou": ("mask IoU", 4, "higher is better, at most 1"),
+    "chamfer": ("Chamfer", 5, "lower is better; distance to the true surface points"),
+}
+OTHER_DIGITS = 4
+VIDEO_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
+PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
+#: Pictures wider than this scroll sideways on a small screen, so that their labels stay readable.
+WIDE_PICTURE = 900
+#: Rows of the curve that the page lists; the others are in the run's own file.
+MAX_CURVE_ROWS = 40
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 80rem; padding: 1rem; }
+h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.25rem; margin-top: 2rem; }
+.scroll { overflow-x: auto; } figure { margin: 1rem 0; } figcaption { margin-bottom: .3rem; }
+img, video { max-width: 100%; height: auto; border-radius: 4px; background: #fff; }
+img.wide { min-width: 56rem; } video { width: 48rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } th { white-space: nowrap; }
+tr.mean td { font-weight: bold; background: var(--soft); }
+pre { overflow-x: auto; background: var(--soft); padding: .7rem; font-size: .85rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
+dd { margin: 0; overflow-wrap: anywhere; } .small { font-size: .85rem; }
+"""
+
+
+def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, object],
+                 curve: Sequence[Mapping[str, object]], pictures: Sequence[tuple[str, Path]],
+                 video: Path | None, config_text: str, notes: Sequence[str] = ()) -> Path:
+    """Write `report.html` into the folder.
+
+    All arguments but the folder are keywords: eight of them, as each is one section of the page.
+
+    Args:
+        folder: the run's folder.
+        title: heading of the page.
+        metrics: content of metrics.json: `mean` and `views` (name to figures), each figure a number
+            or None, and anything else about the run.
+        curve: rows of curve.csv, as `utils.plots.curve_plot` takes them.
+        pictures: caption and PNG or JPEG file of each; one that cannot be read is named as missing.
+        video: the novel views as .mp4 or .webm, or None.
+        config_text: all configuration values, as in config.txt.
+        notes: sentences about the run, each becomes a list item.
+    Returns:
+        path of the page.
+    Raises:
+        WriteError: the page cannot be written.
+    """
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        _notes(notes),
+        "<h2>Figures</h2>", _figures_table(metrics), _facts(metrics),
+        "<h2>Pictures</h2>" if pictures else "",
+        *(_picture(caption, Path(path)) for caption, path in pictures),
+        "<h2>New views</h2>", _video(video),
+        "<h2>Training</h2>", _curve(curve),
+        "<h2>Configuration</h2>",
+        f"<details><summary>all values</summary><pre>{html.escape(config_text)}</pre></details>",
+    ]
+    path = Path(folder) / REPORT_NAME
+    with whole_file(path) as partial:
+        partial.write_text(_page(title, "\n".join(part for part in parts if part)),
+                           encoding="utf-8")
+    return path
+
+
+def _page(title: str, body: str) -> str:
+    """The whole document; its policy forbids the browser to load anything from outside."""
+    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<link rel="icon" href="data:,">\n'
+            f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+            f"<body>\n{body}\n</body>\n</html>\n")
+
+
+def _notes(notes: Sequence[str]) -> str:
+    """The notes as a list."""
+    items = "".join(f"<li>{html.escape(str(note))}</li>" for note in notes)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _figures_table(metrics: Mapping[str, object]) -> str:
+    """One row a view and their mean, one column a figure, and what each figure means."""
+    mean, views = metrics.get("mean") or {}, metrics.get("views") or {}
+    rows = [*views.items(), ("mean", mean)]
+    present = list(dict.fromkeys(key for _, figures in rows for key in figures))
+    keys = [key for key in FIGURES if key in present] + [k for k in present if k not in FIGURES]
+    if not keys:
+        return "<p>No view was evaluated.</p>"
+    headings = [FIGURES[key][0] if key in FIGURES else key for key in keys]
+    lines = ["<tr>" + "".join(f"<th>{html.escape(text)}</th>" for text in ("view", *headings))
+             + "</tr>"]
+    for index, (name, figures) in enumerate(rows):
+        kind = ' class="mean"' if index == len(rows) - 1 else ""
+        cells = "".join(f"<td>{_figure(figures.get(key, ''), key)}</td>" for key in keys)
+        lines.append(f"<tr{kind}><td>{html.escape(str(name))}</td>{cells}</tr>")
+    known = [FIGURES[key] for key in keys if key in FIGURES]
+    legend = "".join(f"<dt>{heading}</dt><dd>{reading}</dd>" for heading, _, reading in known)
+    return _table(lines) + f'<dl class="small">{legend}</dl>'
+
+
+def _figure(value: object, key: str) -> str:
+    """A figure with its digits, or what stands for none; text, such as the empty one, as it is."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        digits = FIGURES[key][1] if key in FIGURES else OTHER_DIGITS
+        return f"{value:.{digits}f}" if math.isfinite(value) else NOT_AVAILABLE
+    return NOT_AVAILABLE if value is None else html.escape(str(value))
+
+
+def _facts(metrics: Mapping[str, object]) -> str:
+    """What else the metrics hold: steps, times, sizes."""
+    facts = {key: value for key, value in metrics.items() if key not in ("mean", "views")}
+    items = "".join(f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{_fact(key, value)}</dd>"
+                    for key, value in facts.items())
+    return f"<dl>{items}</dl>" if items else ""
+
+
+def _fact(key: str, value: object) -> str:
+    """One value as text; durations above two minutes also in minutes."""
+    if value is None:
+        return NOT_AVAILABLE
+    if isinstance(value, Mapping):
+        return ", ".join(f"{html.escape(str(k))}: {_fact(str(k), v)}" for k, v in value.items())
+    if not isinstance(value, float):
+        return html.escape(str(value))
+    if not math.isfinite(value):
+        return NOT_AVAILABLE
+    if key.endswith("seconds") and value >= 120:
+        return f"{value:.1f} ({value / 60:.1f} min)"
+    return f"{value:.6g}"
+
+
+def _picture(caption: str, path: Path) -> str:
+    """A picture with its caption, or a line that says that it is missing."""
+    try:
+        content = path.read_bytes()
+        height, width = iio.improps(content).shape[:2]
+        kind = PICTURE_TYPES[path.suffix.lower()]
+    except (OSError, KeyError, ValueError) as error:
+        logger.warning("%s is left out of the report: %s", path, error)
+        return (f"<figure><figcaption>{html.escape(caption)}: {html.escape(path.name)} is missing "
+                "or not a PNG or JPEG picture</figcaption></figure>")
+    return _figure_element(caption, _data_address(content, kind), (width, height))
+
+
+def _figure_element(caption: str, address: str, size: tuple[int, int]) -> str:
+    """The element of a picture of `size` (width, height) in pixels."""
+    wide = ' class="wide"' if size[0] > WIDE_PICTURE else ""
+    text = html.escape(caption)
+    return (f'<figure><figcaption>{text}</figcaption><div class="scroll"><img{wide} '
+            f'src="{address}" width="{size[0]}" height="{size[1]}" alt="{text}"></div></figure>')
+
+
+def _video(path: Path | None) -> str:
+    """The video inside the page, or a line that says why there is none."""
+    if path is None:
+        return "<p>No video was made.</p>"
+    try:
+        content = Path(path).read_bytes()
+        kind = VIDEO_TYPES[Path(path).suffix.lower()]
+    except (OSError, KeyError) as error:
+        logger.warning("%s is left out of the report: %s", path, error)
+        return f"<p>The video {html.escape(Path(path).name)} is missing or not .mp4 or .webm.</p>"
+    return (f'<video controls loop muted playsinline src="{_data_address(content, kind)}">'
+            "This browser does not play the video.</video>")
+
+
+def _curve(curve: Sequence[Mapping[str, object]]) -> str:
+    """The plotted curves and, folded up, the numbers behind them."""
+    if not curve:
+        return "<p>No curve was logged.</p>"
+    plot = curve_plot(curve)
+    picture = _figure_element("losses and PSNR against step and time",
+                              _data_address(_png(plot), "image/png"), plot.shape[1::-1])
+    keys = list(dict.fromkeys(key for row in curve for key in row))
+    step = math.ceil(len(curve) / MAX_CURVE_ROWS)
+    shown = [*curve[:-1:step], curve[-1]]
+    lines = ["<tr>" + "".join(f"<th>{html.escape(str(key))}</th>" for key in keys) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{_curve_cell(row.get(key))}</td>" for key in keys) + "</tr>"
+              for row in shown]
+    return (f"{picture}<details><summary>{len(shown)} of {len(curve)} rows</summary>"
+            f"{_table(lines)}</details>")
+
+
+def _curve_cell(value: object) -> str:
+    """A logged value, short."""
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
+
+
+def _table(lines: Sequence[str]) -> str:
+    """Rows as a table that scrolls sideways on its own."""
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _png(picture: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 as the content of a PNG file."""
+    return iio.imwrite("<bytes>", picture, extension=".png")
+
+
+def _data_address(content: bytes, kind: str) -> str:
+    """The content as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,123 @@
+"""One run, one folder: where its files lie, and how it starts afresh or goes on."""
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from utils.checkpoints import latest_checkpoint
+from utils.config import Config, save_config
+from utils.errors import ConfigError, UserError, WriteError
+
+log = logging.getLogger(__name__)
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+#: All that a run writes into its folder; `--restart 1` deletes these names and nothing else.
+RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
+             "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
+             "video.mp4", "video_frames", "report.html")
+
+
+class RunFolder:
+    """`LOGGING_ROOT/EXPERIMENT_NAME/`.
+
+    Args:
+        logging_root: folder of all runs.
+        experiment_name: one folder name, no path.
+    """
+
+    def __init__(self, logging_root: str | Path, experiment_name: str) -> None:
+        if Path(experiment_name).name != experiment_name or experiment_name in (".", ".."):
+            raise ConfigError(f"experiment_name is {experiment_name!r}, need a plain folder name; "
+                              "put folders into --logging_root")
+        self.path = Path(logging_root).expanduser() / experiment_name
+        self.checkpoints = self.path / "checkpoints"
+        self.summaries = self.path / "summaries"
+        self.pictures = self.path / "pictures"
+        self.views = self.path / "views"
+
+    def open(self, config: Config, *, restart: bool = False, resume: bool = True) -> Path | None:
+        """Make the folder, start the log, save the configuration.
+
+        Args:
+            config: of this run.
+            restart: delete the run's earlier files first.
+            resume: go on from the latest checkpoint when there is one.
+        Returns:
+            The checkpoint to go on from, or None.
+        Raises:
+            WriteError: the folder cannot be written.
+            ConfigError: a run is there, and neither restart nor resume is set.
+        """
+        try:
+            if restart:
+                self.clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        except OSError as error:
+            raise WriteError(f"{self.path}: {error.strerror}; choose another --logging_root, or "
+                             "make it writable") from error
+        start = latest_checkpoint(self.checkpoints)
+        if start is not None and not resume:
+            handler.close()
+            raise ConfigError(f"{self.path} holds a run already; give --restart 1 to delete it, "
+                              "--resume 1 to go on, or another --experiment_name")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger().addHandler(handler)
+        save_config(config, self.path / "config.txt")
+        return start
+
+    def clear(self) -> None:
+        """Delete what a run writes (RUN_FILES); other files in the folder stay."""
+        for name in RUN_FILES:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu or cuda to a device; ConfigError where CUDA is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no CUDA device; use --device cpu, or install "
+                          "a CUDA build of torch")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def log_header(config: Config, device: torch.device, num_parameters: int) -> None:
+    """First lines of the log: seed, device, revision, parameters."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else \
+        f"{torch.get_num_threads()} threads"
+    log.info("seed %d, device %s (%s), torch %s, revision %s, %s parameters", config.run.seed,
+             device, name, torch.__version__, revision(), f"{num_parameters:,}")
+
+
+def revision() -> str:
+    """The checkout's git revision, or "unknown"."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT_ROOT,
+                               check=False, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main; what the user can mend is one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        main()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from the last checkpoint\n")
+        sys.exit(130)

@@ -1,0 +1,160 @@
+"""Views as sources, targets and training data; the draw of each step; their traced surfaces."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from utils.cameras import Cameras
+from utils.rays import Rays, Surface, make_rays
+
+
+@dataclass(frozen=True)
+class TrainingViews:
+    """The photographs a scene is trained on.
+
+    Attributes:
+        images: (V, 3, H, W) RGB in [0, 1].
+        masks: (V, 1, H, W) bool.
+        cameras: V cameras.
+        names: of the views, for pictures.
+    """
+
+    images: Tensor
+    masks: Tensor
+    cameras: Cameras
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> TrainingViews:
+        """Same views on another device."""
+        return TrainingViews(self.images.to(device), self.masks.to(device),
+                             self.cameras.to(device), self.names)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """K source views.
+
+    Attributes:
+        cameras: K cameras.
+        images: (K, 3, H, W) RGB in [0, 1].
+        masks: (K, 1, H, W) bool, object.
+        surface: what the sources see of the surface.
+    """
+
+    cameras: Cameras
+    images: Tensor
+    masks: Tensor
+    surface: Surface
+
+    def __getitem__(self, index) -> Sources:
+        """The sources of an index tensor or list."""
+        surface = Surface(self.surface.points_obj[index], self.surface.hit_mask[index])
+        return Sources(self.cameras[index], self.images[index], self.masks[index], surface)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """T target views.
+
+    Attributes:
+        surface: points (T, 3, H, W), which may carry a gradient, and hit mask.
+        dirs_obj: (T, 3, H, W) unit ray directions of each target's own pixels, object space.
+        own_source_mask: (K, T) bool, source k is target t itself and must not feed it.
+    """
+
+    surface: Surface
+    dirs_obj: Tensor
+    own_source_mask: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of one step: indices into the training views.
+
+    Attributes:
+        sources: (K,).
+        targets: (T,), each one of the sources.
+    """
+
+    sources: Tensor
+    targets: Tensor
+
+
+class ViewSampler:
+    """Draws source and target views (METHOD 7): k sources, l of them also targets.
+
+    Args:
+        cameras: the training cameras.
+        num_sources: k; more than there are, or not positive, means all.
+        num_targets: l, at most k.
+        nearest: sources are the views nearest in direction from the object to the first target,
+            else drawn at random.
+    """
+
+    def __init__(self, cameras: Cameras, num_sources: int, num_targets: int,
+                 *, nearest: bool = False) -> None:
+        count = len(cameras)
+        self.num_views = count
+        self.num_sources = count if num_sources <= 0 else min(num_sources, count)
+        self.num_targets = min(num_targets, self.num_sources)
+        dirs = F.normalize(cameras.centers_obj.cpu(), dim=-1)
+        self.by_angle = (dirs @ dirs.T).argsort(1, descending=True) if nearest else None   # (V, V)
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """One batch; the generator lives on the CPU."""
+        order = torch.randperm(self.num_views, generator=generator)
+        if self.by_angle is not None:
+            near = self.by_angle[order[0]]
+            order = torch.cat([order[:1], near[near != order[0]]])
+        sources = order[:self.num_sources]
+        others = sources[1:][torch.randperm(self.num_sources - 1, generator=generator)]
+        targets = torch.cat([sources[:1], others[:self.num_targets - 1]])
+        return Batch(sources.sort().values, targets)
+
+
+class SurfaceBuffer:
+    """What every training view saw of the surface when it was last traced.
+
+    Kept as distances along each pixel's ray, so that a checkpoint restores it to the bit.
+    """
+
+    def __init__(self, cameras: Cameras) -> None:
+        origins, dirs = cameras.pixel_rays()                           # (V, H, W, 3)
+        self.origins = origins.permute(0, 3, 1, 2).contiguous()        # (V, 3, H, W)
+        self.dirs = dirs.permute(0, 3, 1, 2).contiguous()
+        self.t = torch.zeros_like(self.dirs[:, :1])
+        self.hit_mask = torch.zeros_like(self.t, dtype=torch.bool)
+
+    def rays(self, index: Tensor) -> Rays:
+        """Rays of views `index` (T,), flat: (T * H * W,)."""
+        flat = [x[index].permute(0, 2, 3, 1).reshape(-1, 3) for x in (self.origins, self.dirs)]
+        return make_rays(*flat)
+
+    def store(self, index: Tensor, t: Tensor, hit_mask: Tensor) -> None:
+        """Replace views `index` by (T * H * W,) distances and hits."""
+        shape = (len(index), 1, *self.t.shape[2:])
+        self.t[index] = t.detach().reshape(shape)
+        self.hit_mask[index] = hit_mask.reshape(shape)
+
+    def surface(self, index: Tensor) -> Surface:
+        """Surface of views `index`, no gradient."""
+        points = self.origins[index] + self.t[index] * self.dirs[index]
+        return Surface(points, self.hit_mask[index])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For checkpoints."""
+        return {"t": self.t.clone(), "hit_mask": self.hit_mask.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave; raises ValueError for other views or sizes."""
+        if state["t"].shape != self.t.shape:
+            raise ValueError(f"buffered surface is {tuple(state['t'].shape)}, the training views need "
+                             f"{tuple(self.t.shape)}")
+        self.t.copy_(state["t"])
+        self.hit_mask.copy_(state["hit_mask"])
