@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules import AggregationMLP, PointEncoding, SdfArchitecture, build_sdf
-from modules_unet import FeatureDecoder, ImageEncoder
-from torch import Tensor, nn
-
-from modules import AggregationMLP, build_sdf
+from modules import AggregationMLP, PointEncoding, SdfArchitecture, build_sdf, parse_skips
+from modules_unet import FeatureDecoder, ImageEncoder, load_resnet_weights
 from sdf_rendering import (
     Tracer,
     correlated_in_sources,
@@ -28,11 +25,11 @@ from sdf_rendering import (
     visible_in_sources,
 )
 from utils.cameras import Cameras
-from utils.config_sections import CnnConfig, SdfConfig, ViewsConfig
+from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.derivatives import gradient
-from utils.errors import ConfigError
 from utils.rays import Surface, camera_rays
-from utils.views import Sources, Targets
+from utils.views import Sources, Targets, TrainingViews
+from utils.weights import encoder_kind, load_first_weights
 
 TRACE_CHUNK = 1 << 16          # rays traced at once when whole views are rendered
 DEFAULT_ENCODER = "plain"      # from random weights
@@ -136,6 +133,14 @@ class ImageBasedModel(nn.Module):
         return lumigraph_weights(targets.surface.points_obj.detach(), targets.dirs_obj,
                                  sources.cameras, counts, epipolar=kind == "lumigraph_epipolar")
 
+    def renderer(self, views: TrainingViews, *, occ_threshold: float,
+                 tracer: Tracer) -> ViewRenderer:
+        """Renders new views from these, with the surface and weights of this moment."""
+        with evaluating(self):
+            surface, _ = trace_views(self.sdf, views.cameras, tracer)
+        sources = Sources(views.cameras, views.images, views.masks, surface)
+        return ViewRenderer(self, sources, occ_threshold=occ_threshold, tracer=tracer)
+
     def forward(self, targets: Targets, sources: Sources, occ_threshold: float) -> Tensor:
         """Images (T, 3, H, W) of the targets from the sources' photographs."""
         correspondence = self.correspond(targets, sources, occ_threshold)
@@ -186,6 +191,7 @@ class ViewRenderer:
 
     def __call__(self, cameras: Cameras, exclude: int | None = None) -> Rendering:
         """Render T cameras; source number `exclude` (the target itself, say) does not feed them."""
+        cameras = cameras.to(self.features.device)
         with evaluating(self.model):
             surface, dirs = trace_views(self.model.sdf, cameras, self.tracer)
             own = torch.zeros(len(self.sources.images), len(cameras), dtype=torch.bool,
@@ -214,14 +220,15 @@ class ViewRenderer:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside the block, the former mode after it."""
-    was_training = model.training
+    """Evaluation mode without gradients inside the block; each module's former mode after it."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module, was_training in modes.items():
+            module.training = was_training
 
 
 def trace_views(sdf: nn.Module, cameras: Cameras, tracer: Tracer) -> tuple[Surface, Tensor]:
@@ -256,41 +263,37 @@ def view_depth(cameras: Cameras, surface: Surface) -> Tensor:
     return depth[:, None] * surface.hit_mask
 
 
-def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig) -> ImageBasedModel:
-    """The model of the flags, with random weights drawn from torch's global generator.
+def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
+                run: RunConfig) -> ImageBasedModel:
+    """The model of the flags with its first weights.
+
+    They are drawn from torch's global generator; then come ImageNet's, the sphere and those of the
+    checkpoint flags.
 
     Plain RGB features have three channels and neither encoder nor decoder.
     """
     is_rgb = cnn.feature_type == "rgb"
     features = cnn.model_image_encoder_features
     encoder = nn.Identity() if is_rgb else ImageEncoder(
-        num_features=features, depth=cnn.model_image_encoder_depth, kind=encoder_kind(cnn))
+        num_features=features, depth=cnn.model_image_encoder_depth,
+        kind=encoder_kind(cnn, run, DEFAULT_ENCODER))
     decoder = nn.Identity() if is_rgb else FeatureDecoder(num_features=features)
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
                              views.occlusion_method)
-    return ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
-                           AggregationMLP(3 if is_rgb else features), decoder=decoder,
-                           settings=settings)
-
-
-def encoder_kind(cnn: CnnConfig) -> str:
-    """`auto`: residual blocks with ImageNet weights, else the better from random weights."""
-    if cnn.image_encoder != "auto":
-        return cnn.image_encoder
-    return "residual" if cnn.resnet_weights else DEFAULT_ENCODER
+    model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
+                            AggregationMLP(3 if is_rgb else features), decoder=decoder,
+                            settings=settings)
+    if cnn.resnet_weights and not is_rgb:
+        load_resnet_weights(encoder, cnn.resnet_weights)
+    load_first_weights(model, run, sdf)
+    return model
 
 
 def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
-    """The flags of the SDF network as its architecture; ConfigError for skips that do not parse."""
-    text = sdf.model_skips_sdf.replace("none", "").replace("(", " ").replace(")", " ")
-    try:
-        numbers = [int(word) for word in text.replace(",", " ").split()]
-        skips = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-    except ValueError as error:
-        raise ConfigError(f"model_skips_sdf is {sdf.model_skips_sdf!r}, need pairs i,j such as "
-                          "0,2 1,3") from error
+    """The flags of the SDF network as its architecture; ConfigError for values that do not fit."""
     return SdfArchitecture(
         model=sdf.model, activation=sdf.model_activation_sdf, hidden_dims=sdf.model_hidden_dims_sdf,
-        hidden_layers=sdf.model_hidden_layers_sdf, skips=skips, feature_vector=sdf.feature_vector,
+        hidden_layers=sdf.model_hidden_layers_sdf, skips=parse_skips(sdf.model_skips_sdf),
+        feature_vector=sdf.feature_vector,
         encoding=PointEncoding(sdf.posenc_sdf, sdf.posenc_sdf_bands, sdf.posenc_sdf_sigma,
                                bool(sdf.posenc_sdf_expbands)))

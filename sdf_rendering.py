@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.cameras import Cameras, ndc_to_grid
+from utils.config_sections import TracingConfig
+from utils.fast_tracing import FastTracer
 from utils.rays import Rays, Surface, TraceResult
+from utils.siren_chunks import fast_evaluator
 
 Sdf = Callable[[Tensor], Tensor]
 
@@ -112,7 +115,8 @@ def _section_search(sdf: Sdf, rays: Rays, start: Tensor, stop: Tensor) -> TraceR
     return TraceResult(t_least, hit_mask, values.numel() + NUM_SECANT_STEPS * len(hits))
 
 
-def _secant(sdf: Sdf, rays: Rays, t: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> Tensor:
+def _secant(sdf: Sdf, rays: Rays, t: tuple[Tensor, Tensor],
+            values: tuple[Tensor, Tensor]) -> Tensor:
     """Refine brackets t = (outside, inside) with SDF values (> 0, < 0) by false position."""
     (low, high), (value_low, value_high) = t, values
     middle = _false_position(low, high, value_low, value_high)
@@ -142,7 +146,14 @@ class Tracer(Protocol):
 
 
 class ReferenceTracer:
-    """The plain path: slow, obvious, the twin of everything faster."""
+    """The plain path: slow, obvious, the twin of everything faster.
+
+    Args:
+        num_mask_samples: samples of each ray in the search for its least SDF.
+    """
+
+    def __init__(self, num_mask_samples: int = NUM_MASK_SAMPLES) -> None:
+        self.num_mask_samples = num_mask_samples
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
         """See `trace_reference`."""
@@ -150,7 +161,14 @@ class ReferenceTracer:
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor) -> Tensor:
         """See `least_sdf_reference`; searches every ray, counted or not."""
-        return least_sdf_reference(sdf, rays)
+        return least_sdf_reference(sdf, rays, self.num_mask_samples)
+
+
+def make_tracer(tracing: TracingConfig) -> Tracer:
+    """The tracer of the flags."""
+    if tracing.tracer == "reference":
+        return ReferenceTracer(tracing.rt_num_mask_steps)
+    return FastTracer(trace_reference, tracing.rt_num_mask_steps, fast_evaluator)
 
 
 def differentiable_hits(sdf: Sdf, rays: Rays, t: Tensor, slope: Tensor) -> Tensor:
@@ -174,7 +192,7 @@ def differentiable_hits(sdf: Sdf, rays: Rays, t: Tensor, slope: Tensor) -> Tenso
 
 
 def least_sdf_reference(sdf: Sdf, rays: Rays, num_samples: int = NUM_MASK_SAMPLES) -> Tensor:
-    """(R,) distance at which uniform samples of each ray's chord have the least SDF; no gradient."""
+    """(R,) distance of the least SDF among uniform samples of each ray's chord; no gradient."""
     with torch.no_grad():
         fractions = torch.linspace(0, 1, num_samples).to(rays.t_near)
         t = rays.t_near[:, None] + (rays.t_far - rays.t_near)[:, None] * fractions   # (R, S)
@@ -193,7 +211,7 @@ def project_to_sources(points_obj: Tensor, sources: Cameras) -> tuple[Tensor, Te
         inside_mask (K, T, H, W) bool: in front of the camera and within the image.
     """
     points = points_obj.permute(0, 2, 3, 1)                            # (T, H, W, 3)
-    xy_ndc, depth = sources.project(points)                            # (K, T, H, W, 2), (K, T, H, W)
+    xy_ndc, depth = sources.project(points)        # (K, T, H, W, 2), (K, T, H, W)
     inside_mask = (depth > 0) & (xy_ndc.abs() <= 1).all(-1)
     return ndc_to_grid(xy_ndc, sources.resolution), inside_mask
 

@@ -1,8 +1,8 @@
 """Training: a step as a list that reads downwards (METHOD 6 and 7); `utils.loop` repeats it."""
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,36 +12,24 @@ from torch.nn import functional as F
 
 from loss_functions import (
     eikonal_loss, image_loss, normal_loss, off_surface_loss, on_surface_loss, soft_mask_loss)
-from scheduler import StepPlan, mask_loss_weight
-from sdf_rendering import Tracer, differentiable_hits
+from scheduler import StepPlan, mask_loss_weight, plan_step
+from sdf_rendering import Tracer, differentiable_hits, make_tracer
+from sdf_meshing import Exhibit, mean_figures, picture_sheets
+from utils.cameras import Cameras
 from utils.checkpoints import load_state
-from utils.config_stages import LossConfig
+from utils.config import Config
+from utils.config_sections import RunConfig, ViewsConfig
+from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.derivatives import gradient
+from utils.loop import LoopOptions
 from utils.rays import Rays, Surface
 from utils.views import Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler
 
+#: Weights of the losses at known surface points (METHOD 6).
+CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
 SPHERE_RADIUS = 0.5       # object units
 FIT_EXTENT = 1.2          # radius within which the sphere is fitted: a little past the unit ball
 OFF_SURFACE_MARGIN = 0.05 # nearer points are not pushed off the surface
-
-
-@dataclass(frozen=True)
-class LossOptions:
-    """Which losses, their metrics and weights.
-
-    Attributes:
-        color_loss: l1, l2 or smooth_l1.
-        image_region: "all" or "foreground", see `loss_functions.image_loss`.
-        eikonal_weight: 0 switches it off.
-        eikonal_metric: l1 or l2.
-        num_eikonal_points: uniform points of [-1, 1]^3 a shape step.
-    """
-
-    color_loss: str = "l1"
-    image_region: str = "all"
-    eikonal_weight: float = 3.0
-    eikonal_metric: str = "l2"
-    num_eikonal_points: int = 32768
 
 
 class SceneTrainer:
@@ -52,21 +40,25 @@ class SceneTrainer:
         views: on the model's device.
         sampler: draws the views of each step.
         tracer: finds the surface.
-        options: losses.
+        loss: metrics and weights of the losses.
         plan: step number to the settings of that step.
         generator: on the CPU; all that is random in a step comes from it.
+        num_eikonal_points: uniform points of [-1, 1]^3 a shape step.
+        cloud: points_obj (N, 3) and normals_obj that supervise the shape too, or None.
     """
 
     def __init__(self, model: nn.Module, views: TrainingViews, sampler: ViewSampler,
-                 *, tracer: Tracer, options: LossOptions, plan: Callable[[int], StepPlan],
-                 generator: torch.Generator) -> None:
+                 *, tracer: Tracer, loss: LossConfig, plan: Callable[[int], StepPlan],
+                 generator: torch.Generator, num_eikonal_points: int = 32768,
+                 cloud: Any = None) -> None:
         self.model, self.views, self.sampler = model, views, sampler
-        self.tracer, self.options = tracer, options
+        self.tracer, self.loss = tracer, loss
+        self.num_eikonal_points, self.cloud = num_eikonal_points, cloud
         self.plan, self.generator = plan, generator
         self.buffer = SurfaceBuffer(views.cameras)
         self.optimizer = make_optimizer(model)
-        self.score: Callable[[], dict[str, float]] = dict
-        self.pictures: Callable[[], dict[str, np.ndarray]] = dict
+        self.score: Callable[[int], dict[str, float]] = lambda step: {}
+        self.pictures: Callable[[int], dict[str, np.ndarray]] = lambda step: {}
 
     def trace_all(self) -> None:
         """Fill the buffer: the surface as every training view sees it."""
@@ -91,7 +83,7 @@ class SceneTrainer:
         if plan.train_shape:
             surface, losses = self.shape_losses(batch, plan)
             weights |= {"soft_mask": mask_loss_weight(plan.alpha),
-                        "eikonal": self.options.eikonal_weight}
+                        "eikonal": self.loss.opt_sdf_eikonal_w, **CLOUD_WEIGHTS}
         losses["image"] = self.image_loss(batch, surface, plan)
         total = sum(weights[name] * loss for name, loss in losses.items())
         check_finite(total, losses)
@@ -116,11 +108,28 @@ class SceneTrainer:
         least = sdf(rays.points(t_least))
         mean_loss = soft_mask_loss(least, masks, counts, plan.alpha)
         losses = {"soft_mask": mean_loss * len(batch.targets)}         # summed over targets
-        if self.options.eikonal_weight > 0:
-            points = torch.rand(self.options.num_eikonal_points, 3, generator=self.generator)
+        if self.loss.opt_sdf_eikonal:
+            points = torch.rand(self.num_eikonal_points, 3, generator=self.generator)
             _, grad = gradient(sdf, (points * 2 - 1).to(rays.t_near), create_graph=True)
-            losses["eikonal"] = eikonal_loss(grad, self.options.eikonal_metric)
+            losses["eikonal"] = eikonal_loss(grad, self.loss.loss_eikonal_metric)
+        if self.cloud is not None:
+            losses |= self.cloud_losses()
         return surface, losses
+
+    def cloud_losses(self) -> dict[str, Tensor]:
+        """Losses at points of the cloud and at uniform points of [-1, 1]^3 (METHOD 6)."""
+        cloud, loss, device = self.cloud, self.loss, self.views.images.device
+        chosen = torch.randint(len(cloud.points_obj), (self.num_eikonal_points,),
+                               generator=self.generator)
+        points = cloud.points_obj[chosen].to(device)
+        sdf, grad = gradient(self.model.sdf, points, create_graph=True)
+        terms = {"on_surface": on_surface_loss(sdf)} if loss.opt_sdf_onsurface else {}
+        if loss.opt_sdf_offsurface:
+            free = torch.rand(self.num_eikonal_points, 3, generator=self.generator) * 2 - 1
+            terms["off_surface"] = off_surface_loss(self.model.sdf(free.to(device)))
+        if loss.opt_sdf_normal and cloud.normals_obj is not None:
+            terms["normal"] = normal_loss(grad, cloud.normals_obj[chosen].to(device))
+        return terms
 
     def differentiable_surface(self, batch: Batch, rays: Rays, t: Tensor,
                                hit_mask: Tensor) -> Surface:
@@ -145,8 +154,8 @@ class SceneTrainer:
         targets = Targets(surface, self.buffer.dirs[batch.targets], own)
         prediction = self.model(targets, sources, plan.occ_threshold)
         return image_loss(prediction, self.views.images[batch.targets],
-                          self.views.masks[batch.targets], self.options.color_loss,
-                          region=self.options.image_region)
+                          self.views.masks[batch.targets], self.loss.color_loss,
+                          region=self.loss.image_loss_region)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser, traced surfaces and the sampler's random state."""
@@ -180,6 +189,95 @@ def check_finite(total: Tensor, losses: dict[str, Tensor]) -> None:
     if not torch.isfinite(total):
         bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
         raise FloatingPointError(f"loss not finite: {', '.join(bad) or 'their sum'}")
+
+
+def views_of(scene: Any, index: Sequence[int], device: torch.device | str) -> TrainingViews:
+    """Views `index` of a scene on a device."""
+    index = list(index)
+    names = tuple(scene.view_names[i] for i in index)
+    return TrainingViews(scene.images[index], scene.masks[index], scene.cameras[index],
+                         names).to(device)
+
+
+def trained_parts(model: nn.Module, parts: TrainedPartsConfig) -> None:
+    """Switch off the gradients, and batch statistics, of the parts that are not to be trained."""
+    switches = {"sdf": parts.train_decoder_sdf, "encoder": parts.train_image_encoder,
+                "decoder": parts.train_feature_decoder, "aggregation": parts.train_feature_blending}
+    for name, is_trained in switches.items():
+        network = getattr(model, name)
+        network.requires_grad_(bool(is_trained))
+        network.train(bool(is_trained))
+
+
+def steps_per_epoch(views: ViewsConfig, num_views: int) -> int:
+    """An epoch is total_number_source_views draws of a training view; -1: one of each."""
+    return views.total_number_source_views if views.total_number_source_views > 0 else num_views
+
+
+def loop_options(run: RunConfig, epoch: int) -> LoopOptions:
+    """The flags of a run as settings of its loop; `epoch` is steps_per_epoch."""
+    return LoopOptions(
+        num_steps=run.num_steps if run.num_steps >= 0 else run.num_epochs * epoch,
+        time_limit=run.time_limit, keep=run.keep_checkpoints,
+        save_interval=run.steps_til_ckpt if run.steps_til_ckpt > 0 else run.epochs_til_ckpt * epoch,
+        scalar_interval=run.steps_til_summary, picture_interval=run.steps_til_pictures,
+        score_steps=run.eval_steps, score_interval=run.eval_interval)
+
+
+def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
+                        *, generator: torch.Generator, cloud: Any = None) -> SceneTrainer:
+    """A trainer by the flags; the surface is not traced yet.
+
+    Args:
+        model: on the views' device.
+        views: training views.
+        config: with the sections of a training script.
+        generator: on the CPU.
+        cloud: point cloud that may supervise the shape (use_pcd), or None.
+    """
+    trained_parts(model, config.parts)
+    sampler = ViewSampler(views.cameras, config.views.source_views_per_target,
+                          config.run.image_batch_size,
+                          nearest=config.views.source_view_selection_mode == "nearest")
+    plan = partial(plan_step, rates=config.rates, tracing=config.tracing,
+                   dataset_name=config.data.dataset_name,
+                   steps_per_epoch=steps_per_epoch(config.views, len(views)))
+    return SceneTrainer(model, views, sampler, tracer=make_tracer(config.tracing),
+                        loss=config.loss, num_eikonal_points=config.run.batch_size, plan=plan,
+                        generator=generator,
+                        cloud=cloud if config.data.use_pcd else None)
+
+
+def exhibit_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,
+               all_views: bool = False) -> Exhibit:
+    """The model as it is after `step` steps, in front of its scene.
+
+    Args:
+        trainer: its training views are the scene's views `split.train`.
+        scene, split: `data_processing`'s.
+        step: tells the occlusion threshold, which is the one training ended with.
+        all_views: score every view; else the withheld, or all training views if none is withheld.
+    """
+    occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
+    renderer = trainer.model.renderer(trainer.views, occ_threshold=occ_threshold,
+                                      tracer=trainer.tracer)
+    scored = tuple(range(len(scene))) if all_views else split.test or split.train
+
+    def render(cameras: Cameras, view: int | None) -> Any:
+        return renderer(cameras, split.train.index(view) if view in split.train else None)
+
+    return Exhibit(scene, split.train, scored, render, trainer.model.sdf, renderer.visible,
+                   trainer.views.images.device)
+
+
+def watch(trainer: SceneTrainer, scene: Any, split: Any, *, all_views: bool = False) -> None:
+    """Let the loop score the scene's withheld views and draw its picture sheets."""
+
+    def exhibit(step: int) -> Exhibit:
+        return exhibit_of(trainer, scene, split, step=step, all_views=all_views)
+
+    trainer.score = lambda step: mean_figures(exhibit(step))
+    trainer.pictures = lambda step: picture_sheets(exhibit(step))
 
 
 class SphereTask:
@@ -218,11 +316,13 @@ class SphereTask:
         truth = free.norm(dim=-1) - SPHERE_RADIUS
         gradients = torch.cat([grad_on, grad_off])
         terms = {
-            "direct": (60.0, (sdf_off - truth).abs().mean()),
-            "on_surface": (60.0 * self.loss.opt_sdf_onsurface, on_surface_loss(sdf_on)),
-            "off_surface": (2.0 * self.loss.opt_sdf_offsurface,
+            "direct": (CLOUD_WEIGHTS["on_surface"], (sdf_off - truth).abs().mean()),
+            "on_surface": (CLOUD_WEIGHTS["on_surface"] * self.loss.opt_sdf_onsurface,
+                           on_surface_loss(sdf_on)),
+            "off_surface": (CLOUD_WEIGHTS["off_surface"] * self.loss.opt_sdf_offsurface,
                             off_surface_loss(sdf_off[truth.abs() > OFF_SURFACE_MARGIN])),
-            "normal": (2.0 * self.loss.opt_sdf_normal, normal_loss(grad_on, normals)),
+            "normal": (CLOUD_WEIGHTS["normal"] * self.loss.opt_sdf_normal,
+                       normal_loss(grad_on, normals)),
             "eikonal": (self.loss.opt_sdf_eikonal_w * self.loss.opt_sdf_eikonal,
                         eikonal_loss(gradients, self.loss.loss_eikonal_metric))}
         losses = {name: value for name, (_, value) in terms.items()}
@@ -237,7 +337,7 @@ class SphereTask:
     def _directions(self, count: int) -> Tensor:
         return F.normalize(torch.randn(count, 3, generator=self.generator), dim=-1)
 
-    def score(self) -> dict[str, float]:
+    def score(self, step: int) -> dict[str, float]:
         """max and mean |Phi(x) - (|x| - RADIUS)| over the unit ball, on fixed points."""
         generator = torch.Generator().manual_seed(1)
         directions = F.normalize(torch.randn(100_000, 3, generator=generator), dim=-1)
@@ -248,7 +348,7 @@ class SphereTask:
         error = (sdf - (points.norm(dim=-1) - SPHERE_RADIUS)).abs()
         return {"max_error": error.max().item(), "mean_error": error.mean().item()}
 
-    def pictures(self) -> dict[str, np.ndarray]:
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
         """None."""
         return {}
 

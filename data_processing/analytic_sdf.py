@@ -23,40 +23,40 @@ def length(*components: Tensor) -> Tensor:
 
 def sphere(radius: float, center: Sequence[float] = (0.0, 0.0, 0.0)) -> Sdf:
     """|p - center| - radius."""
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         offsets = (axis - at for axis, at in zip(points.unbind(-1), center))
         return length(*offsets) - radius
-    return distance
+    return _distance
 
 
 def box(half_sizes: Sequence[float], rounding: float = 0.0) -> Sdf:
     """Box about the origin; edges rounded inwards, so that its sides stay at `half_sizes`."""
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         over = [axis.abs() - (half - rounding)
                 for axis, half in zip(points.unbind(-1), half_sizes)]
         outside = length(*(part.clamp_min(0) for part in over))
         inside = torch.maximum(over[0], torch.maximum(over[1], over[2])).clamp_max(0)
         return outside + inside - rounding
-    return distance
+    return _distance
 
 
 def cylinder(radius: float, half_height: float, rounding: float = 0.0) -> Sdf:
     """Solid cylinder about the y axis, edges rounded inwards."""
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         x, y, z = points.unbind(-1)
         side = length(x, z) - (radius - rounding)
         cap = y.abs() - (half_height - rounding)
         outside = length(side.clamp_min(0), cap.clamp_min(0))
         return outside + torch.maximum(side, cap).clamp_max(0) - rounding
-    return distance
+    return _distance
 
 
 def torus(major: float, minor: float) -> Sdf:
     """Ring about the y axis: circle of radius `major`, tube of radius `minor`."""
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         x, y, z = points.unbind(-1)
         return length(length(x, z) - major, y) - minor
-    return distance
+    return _distance
 
 
 def capsule(start: Sequence[float], end: Sequence[float], radius: float) -> Sdf:
@@ -64,17 +64,17 @@ def capsule(start: Sequence[float], end: Sequence[float], radius: float) -> Sdf:
     axis = [b - a for a, b in zip(start, end)]
     squared = sum(part * part for part in axis)
 
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         offset = [part - at for part, at in zip(points.unbind(-1), start)]
         along = sum(part * step for part, step in zip(offset, axis)) / squared
         along = along.clamp(0, 1)
         return length(*(part - along * step for part, step in zip(offset, axis))) - radius
-    return distance
+    return _distance
 
 
 def lathe(profile: Sequence[tuple[float, float]], thickness: float) -> Sdf:
     """A shell: a polyline (radius, y) turned about the y axis, all within `thickness` of it."""
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         x, y, z = points.unbind(-1)
         radial = length(x, z)
         nearest = None
@@ -85,17 +85,17 @@ def lathe(profile: Sequence[tuple[float, float]], thickness: float) -> Sdf:
             squared = (radial - r0 - along * dr).square() + (y - y0 - along * dy).square()
             nearest = squared if nearest is None else torch.minimum(nearest, squared)
         return torch.sqrt(nearest + TINY) - thickness
-    return distance
+    return _distance
 
 
 def union(*solids: Sdf) -> Sdf:
     """Least of the distances; exact outside where the solids are."""
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         out = solids[0](points)
         for solid in solids[1:]:
             out = torch.minimum(out, solid(points))
         return out
-    return distance
+    return _distance
 
 
 def smooth_union(width: float, *solids: Sdf) -> Sdf:
@@ -104,24 +104,24 @@ def smooth_union(width: float, *solids: Sdf) -> Sdf:
     min(a, b) - h (1 - h) width with h = clamp(1/2 + (b - a) / (2 width)) and the minimum softened
     alike; its gradient is a convex combination of both gradients, so never longer than 1.
     """
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         out = solids[0](points)
         for solid in solids[1:]:
             other = solid(points)
             share = (0.5 + (other - out) / (2 * width)).clamp(0, 1)
             out = torch.lerp(other, out, share) - width * share * (1 - share)
         return out
-    return distance
+    return _distance
 
 
 def subtract(solid: Sdf, *holes: Sdf) -> Sdf:
     """The solid without the holes: max(a, -b), a lower bound of the distance."""
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         out = solid(points)
         for hole in holes:
             out = torch.maximum(out, -hole(points))
         return out
-    return distance
+    return _distance
 
 
 def moved(solid: Sdf, rotation: Tensor | None = None,
@@ -134,14 +134,14 @@ def moved(solid: Sdf, rotation: Tensor | None = None,
         shift: 3 numbers, new space.
         scale: new units in one own unit.
     """
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         planes = torch.stack([axis - at for axis, at in zip(points.unbind(-1), shift)])
         if rotation is not None:
             planes = torch.tensordot(rotation.to(points).T, planes, dims=1)
         if scale != 1.0:
             return solid((planes / scale).movedim(0, -1)) * scale
         return solid(planes.movedim(0, -1))
-    return distance
+    return _distance
 
 
 def bumpy(solid: Sdf, amplitude: float, frequency: float,
@@ -152,10 +152,10 @@ def bumpy(solid: Sdf, amplitude: float, frequency: float,
     """
     steepest = 1.0 + amplitude * frequency
 
-    def distance(points: Tensor) -> Tensor:
+    def _distance(points: Tensor) -> Tensor:
         x, y, z = (torch.sin(axis * frequency + at) for axis, at in zip(points.unbind(-1), phases))
         return (solid(points) + amplitude * (x * y * z)) / steepest
-    return distance
+    return _distance
 
 
 def gradient(sdf: Sdf, points: Tensor) -> tuple[Tensor, Tensor]:

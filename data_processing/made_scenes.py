@@ -19,6 +19,7 @@ from data_processing.scenes import Scene
 from data_processing.shading import BACKGROUND, Look, make_look, shade
 from data_processing.writers import check_target, write_scene
 from utils.cameras import Cameras, pixel_centers_ndc
+from utils.config_stages import MakeSceneConfig
 from utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def scene_plan(kind: str, seed: int, num_scenes: int) -> Iterator[tuple[str, int
     return ((kinds[k % len(kinds)], seed + k // len(kinds)) for k in range(num_scenes))
 
 
-def make_scene_set(settings) -> list[Path]:
+def make_scene_set(settings: MakeSceneConfig) -> list[Path]:
     """Make and write the scenes that a MakeSceneConfig asks for.
 
     One scene goes into `output` itself, several into one folder each below it. All targets are

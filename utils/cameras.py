@@ -40,7 +40,8 @@ class Cameras:
             if matrix.ndim != 3 or matrix.shape[1:] != (4, 4):
                 raise ValueError(f"{name} is {tuple(matrix.shape)}, need (V, 4, 4)")
         if self.view.shape != self.projection.shape:
-            raise ValueError(f"{len(self.view)} view but {len(self.projection)} projection matrices")
+            raise ValueError(f"{len(self.view)} view matrices but {len(self.projection)} "
+                             "projection matrices")
         if self.model.shape != (4, 4):
             raise ValueError(f"model is {tuple(self.model.shape)}, need (4, 4) object to world")
 
@@ -48,7 +49,7 @@ class Cameras:
         return len(self.view)
 
     def __getitem__(self, index) -> Cameras:
-        """Cameras of the given views: an integer, slice, list or index tensor; V stays a dimension."""
+        """Cameras of an integer, slice, list or index tensor; V stays a dimension."""
         if isinstance(index, int):
             index = [index]
         return replace(self, view=self.view[index], projection=self.projection[index])
@@ -208,7 +209,8 @@ def look_at(eye: Tensor, target: Tensor, up: Tensor) -> Tensor:
         (..., 4, 4) view matrices.
     """
     backward = torch.nn.functional.normalize(eye - target, dim=-1)
-    right = torch.nn.functional.normalize(torch.linalg.cross(up.expand_as(backward), backward), dim=-1)
+    right = torch.linalg.cross(up.expand_as(backward), backward)
+    right = torch.nn.functional.normalize(right, dim=-1)
     true_up = torch.linalg.cross(backward, right)
     rotation = torch.stack([right, true_up, backward], -2)             # (..., 3, 3)
     view = torch.eye(4).to(eye).expand(*eye.shape[:-1], 4, 4).clone()

@@ -91,7 +91,8 @@ class RatesConfig:
     lr_alternating_interval: int = flag(0, "steps between turns of shape and image training",
                                         unit="steps", minimum=0)
     shape_warmup_steps: int = flag(-1, "first steps, all of which train the shape; -1: by "
-                                   "dataset_name (dtu 50, nlr 100, shapenet 2000)", unit="steps", minimum=-1)
+                                   "dataset_name (dtu 50, nlr 100, shapenet 2000)",
+                                    unit="steps", minimum=-1)
     shape_interval: int = flag(-1, "afterwards every so many steps train the shape; -1: by "
                                "dataset_name (dtu 7, nlr 3, shapenet 5)", unit="steps", minimum=-1)
 
@@ -160,7 +161,8 @@ class DataConfig:
     """The scene: folder, views, scale, normalisation."""
 
     dataset_path: str = flag("", "folder of the scene; for meta-learning the folder of scenes")
-    dataset_type: str = flag("", "kind of the data; the format itself is found by looking")
+    dataset_type: str = flag("", "kind of the data",
+                             no_effect="the format is found by looking")
     dataset_name: str = flag("", "whose named split and shape schedule hold",
                              choices=("", "dtu", "nlr", "shapenet"))
     world_pcd_path: str = flag("", "a point cloud in world space",
@@ -177,10 +179,13 @@ class DataConfig:
                                minimum=-1)
     train_views: str = flag("", "training views, ranges and lists: 0-5,9; empty: named split")
     test_views: str = flag("", "withheld views: 0-5,9 or all; empty: named split")
-    randomize_cameras: float = flag(0.0, "spread of the noise added to the cameras", minimum=0)
+    randomize_cameras: float = flag(0.0, "noise added to the cameras: spread of their angles, and "
+                                    "of their shifts as a share of their distance", unit="radians",
+                                    minimum=0)
     load_im_scale: float = flag(1.0, "factor on the size of the images when they are read",
                                 minimum=0)
-    im_scale: float = flag(1.0, "factor on the capture's size at which one trains", minimum=0)
+    im_scale: float = flag(1.0, "size of the video's frames, as a factor on that of the views",
+                           minimum=0)
     precomputed_3D_point_buffers: str = flag("", "file or folder of the hits of all views")
     save_3D_point_buffers: int = switch(0, "1: write the hits of all views there")
     load_3D_point_buffers: int = switch(0, "1: read the hits of all views from there")

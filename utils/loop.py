@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from utils.checkpoints import checkpoint_name, keep_latest, load_checkpoint, save_checkpoint
+from utils.config import config_to_dict
 from utils.errors import CheckpointError
-from utils.run import RunFolder
+from utils.run import Run
 from utils.seeds import random_state, set_random_state
 
 log = logging.getLogger(__name__)
@@ -32,11 +35,11 @@ class Task(Protocol):
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One step; detached scalars by name, "total" among them."""
 
-    def score(self) -> dict[str, float]:
-        """Figures on withheld data; empty where there is none."""
+    def score(self, step: int) -> dict[str, float]:
+        """Figures on withheld data after `step` steps; empty where there is none."""
 
-    def pictures(self) -> dict[str, np.ndarray]:
-        """Picture sheets (H, W, 3) uint8 by name."""
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
+        """Picture sheets (H, W, 3) uint8 by name, after `step` steps."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -76,19 +79,25 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
+def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
+    """What metrics.json says of a run beside its figures."""
+    device = str(run.device) if run.device.type == "cpu" else torch.cuda.get_device_name(run.device)
+    return {"steps": progress.step, "train_seconds": round(progress.seconds, 3),
+            "seed": run.config.run.seed, "device": device, "threads": torch.get_num_threads()}
+
+
 class Loop:
     """Steps a task, and keeps it safe: checkpoints, resume, time limit, curve, TensorBoard.
 
     Args:
         task: what is trained.
-        folder: the run's folder.
+        run: its folder, its configuration for the checkpoints, and where it goes on from.
         options: when to do what.
-        config: stored in the checkpoints (`utils.config.config_to_dict`).
     """
 
-    def __init__(self, task: Task, folder: RunFolder, options: LoopOptions,
-                 *, config: dict[str, Any]) -> None:
-        self.task, self.folder, self.options, self.config = task, folder, options, config
+    def __init__(self, task: Task, run: Run, options: LoopOptions) -> None:
+        self.task, self.folder, self.options = task, run.folder, options
+        self.start, self.config = run.start, config_to_dict(run.config)
         self.progress = Progress()
 
     def resume(self, path: Path) -> None:
@@ -113,12 +122,18 @@ class Loop:
         keep_latest(self.folder.checkpoints, self.options.keep)
         return path
 
-    def run(self) -> Progress:
-        """Train until the last step, the time limit or an interrupt; always ends with a checkpoint.
+    def run(self, first: Callable[[], None] | None = None) -> Progress:
+        """Train until the last step or the time limit; ends with a checkpoint.
 
+        Args:
+            first: called before the first step of a run that does not go on from a checkpoint.
         Raises:
             FloatingPointError: a loss is not finite; says at which step and what was saved last.
         """
+        if self.start is not None:
+            self.resume(self.start)
+        elif first is not None:
+            first()
         options, progress = self.options, self.progress
         writer = SummaryWriter(str(self.folder.summaries), purge_step=progress.step + 1)
         bar = tqdm(total=options.num_steps, initial=progress.step, unit="step",
@@ -159,7 +174,7 @@ class Loop:
         """Scalars, scores and pictures that are due after this step; their time is not counted."""
         options, step = self.options, self.progress.step
         is_scored = step in options.score_steps or _is_due(step, options.score_interval) or is_last
-        scores = self.task.score() if is_scored else {}
+        scores = self.task.score(step) if is_scored else {}
         is_drawn = _is_due(step, options.picture_interval) or is_last
         if losses and (_is_due(step, options.scalar_interval) or scores):
             for name, value in losses.items():
@@ -167,7 +182,7 @@ class Loop:
         for name, value in scores.items():
             writer.add_scalar(f"withheld/{name}", value, step)
         if is_drawn:
-            for name, sheet in self.task.pictures().items():
+            for name, sheet in self.task.pictures(step).items():
                 writer.add_image(name, sheet, step, dataformats="HWC")
         if scores or _is_due(step, max(options.num_steps // CURVE_ROWS, 1)):
             row = {"step": step, "seconds": round(self.progress.seconds, 3)}

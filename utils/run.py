@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ import torch
 from utils.checkpoints import latest_checkpoint
 from utils.config import Config, save_config
 from utils.errors import ConfigError, UserError, WriteError
+from utils.memory import keep_freed_memory
+from utils.seeds import seed_everything
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,46 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run that has begun.
+
+    Attributes:
+        folder: its files.
+        start: the checkpoint that it goes on from, or None.
+        device: where it computes.
+        generator: on the CPU; everything random is drawn from it.
+        config: all flags.
+    """
+
+    folder: RunFolder
+    start: Path | None
+    device: torch.device
+    generator: torch.Generator
+    config: Config
+
+
+def start_run(config: Config) -> Run:
+    """Open the run's folder and log, seed everything, choose device and threads.
+
+    Raises:
+        ConfigError, WriteError: see `RunFolder.open` and `pick_device`.
+    """
+    device = pick_device(config.run.device)
+    if config.run.num_threads > 0:
+        torch.set_num_threads(config.run.num_threads)
+    if config.tracing is not None and config.tracing.tracer == "fast" and device.type == "cpu":
+        keep_freed_memory()
+    folder = RunFolder(config.run.logging_root, config.run.experiment_name)
+    start = folder.open(config, restart=bool(config.run.restart), resume=bool(config.run.resume))
+    logging.getLogger().setLevel(logging.DEBUG if config.run.verbose_logging else logging.INFO)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else \
+        f"{torch.get_num_threads()} threads"
+    log.info("%s: seed %d, %s (%s), torch %s, revision %s", folder.path, config.run.seed, device,
+             name, torch.__version__, revision())
+    return Run(folder, start, device, seed_everything(config.run.seed), config)
+
+
 def pick_device(name: str) -> torch.device:
     """auto, cpu or cuda to a device; ConfigError where CUDA is asked for and absent."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -90,14 +133,6 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def log_header(config: Config, device: torch.device, num_parameters: int) -> None:
-    """First lines of the log: seed, device, revision, parameters."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else \
-        f"{torch.get_num_threads()} threads"
-    log.info("seed %d, device %s (%s), torch %s, revision %s, %s parameters", config.run.seed,
-             device, name, torch.__version__, revision(), f"{num_parameters:,}")
 
 
 def revision() -> str:

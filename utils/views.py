@@ -154,7 +154,7 @@ class SurfaceBuffer:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave; raises ValueError for other views or sizes."""
         if state["t"].shape != self.t.shape:
-            raise ValueError(f"buffered surface is {tuple(state['t'].shape)}, the training views need "
-                             f"{tuple(self.t.shape)}")
+            raise ValueError(f"buffered surface is {tuple(state['t'].shape)}, the training views "
+                             f"need {tuple(self.t.shape)}")
         self.t.copy_(state["t"])
         self.hit_mask.copy_(state["hit_mask"])

@@ -1,0 +1,104 @@
+"""A scene, its split and its point cloud by the flags of `DataConfig`."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from torch import Tensor
+
+from data_processing.scenes import Scene, check_training_views, load_scene
+from data_processing.splits import Split, resolve_split
+from utils.cameras import Cameras
+from utils.config_sections import DataConfig
+from utils.errors import ConfigError, SceneError
+
+CLOUD_FILE = Path("merged") / "point_cloud_world.ply"
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Surface points (N, 3) and, where known, normals (N, 3); object space."""
+
+    points_obj: Tensor
+    normals_obj: Tensor | None
+
+
+def open_scene(data: DataConfig, seed: int = 0) -> tuple[Scene, Split]:
+    """Read the scene that the flags name and split its views.
+
+    Args:
+        data: the flags.
+        seed: of the noise that randomize_cameras adds.
+    Raises:
+        SceneError, ConfigError: see `load_scene`, `resolve_split`, `check_training_views`.
+    """
+    if not data.dataset_path:
+        raise ConfigError("--dataset_path is missing: give the folder of a scene, one made by "
+                          "experiment_scripts/make_scene.py for a start")
+    scene = load_scene(data.dataset_path, im_scale=data.load_im_scale,
+                       scene_normalization=data.scene_normalization, work_radius=data.work_radius,
+                       scene_radius_scale=data.scene_radius_scale, load_pcd=bool(data.load_pcd))
+    split = resolve_split(len(scene), data.dataset_name, train_views=data.train_views,
+                          test_views=data.test_views)
+    check_training_views(scene, split)
+    if data.randomize_cameras > 0:
+        scene = replace(scene, cameras=disturbed(scene.cameras, data.randomize_cameras, seed))
+    return scene, split
+
+
+def disturbed(cameras: Cameras, spread: float, seed: int) -> Cameras:
+    """Cameras turned about, and shifted along, random axes of camera space.
+
+    Args:
+        spread: standard deviation of each angle in radians, and of each shift as a share of the
+            camera's distance from the origin of object space.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    angles = torch.randn(len(cameras), 3, generator=generator) * spread
+    x, y, z = angles.unbind(-1)
+    zero = torch.zeros_like(x)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
+    turn = torch.eye(4).repeat(len(cameras), 1, 1)
+    turn[:, :3, :3] = torch.linalg.matrix_exp(skew)
+    distance = cameras.object_to_camera[:, :3, 3].norm(dim=-1, keepdim=True)
+    turn[:, :3, 3] = torch.randn(len(cameras), 3, generator=generator) * spread * distance
+    return replace(cameras, view=turn.to(cameras.view) @ cameras.view)
+
+
+def load_point_cloud(scene: Scene) -> PointCloud | None:
+    """`merged/point_cloud_world.ply` of the scene's folder in object space; None where absent.
+
+    Raises:
+        SceneError: the file holds no points.
+    """
+    path = Path(scene.path) / CLOUD_FILE
+    if not scene.path or not path.is_file():
+        return None
+    try:
+        cloud = trimesh.load(path, process=False)
+        points = np.asarray(cloud.vertices, dtype=np.float64)
+    except (ValueError, AttributeError, IndexError, KeyError, TypeError) as error:
+        raise SceneError(f"{path}: not a readable PLY file of points ({error}); mend or remove it, "
+                         "or give --use_pcd 0") from error
+    if not len(points) or not np.isfinite(points).all():
+        raise SceneError(f"{path}: found {len(points)} points, some not finite or none; need "
+                         "finite points; mend or remove it, or give --use_pcd 0")
+    to_object = np.linalg.inv(scene.cameras.model.double().numpy())
+    points_obj = points @ to_object[:3, :3].T + to_object[:3, 3]
+    return PointCloud(torch.from_numpy(points_obj).float(), _normals(cloud, to_object))
+
+
+def _normals(cloud: trimesh.PointCloud | trimesh.Trimesh, to_object: np.ndarray) -> Tensor | None:
+    """Unit normals in object space: the file's own, else those of its faces."""
+    stored = cloud.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
+    if stored is not None and {"nx", "ny", "nz"} <= set(stored.dtype.names or ()):
+        normals = np.stack([stored[name] for name in ("nx", "ny", "nz")], -1).reshape(-1, 3)
+    elif isinstance(cloud, trimesh.Trimesh) and len(cloud.faces):
+        normals = np.asarray(cloud.vertex_normals)
+    else:
+        return None
+    turned = torch.from_numpy(normals.astype(np.float64) @ to_object[:3, :3].T).float()
+    return torch.nn.functional.normalize(turned, dim=-1)

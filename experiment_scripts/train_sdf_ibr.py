@@ -1,0 +1,64 @@
+"""Train NLR++ on one scene and write its pictures, mesh, video, figures and report.
+
+    python experiment_scripts/train_sdf_ibr.py --config_filepath configs/nlrpp_dtu.txt \
+        --experiment_name skull --dataset_path DTU/scan65 --num_steps 400
+
+Started again, it goes on where it stopped; `--restart 1` starts afresh. All results are in
+LOGGING_ROOT/EXPERIMENT_NAME, report.html first. With `--config_filepath configs/fit_sphere.txt`
+it fits the sphere that scenes start from instead, and puts it into assets/base.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_processing.open_scene import load_point_cloud, open_scene  # noqa: E402
+from modules import build_sdf  # noqa: E402
+from modules_sdf import build_model, sdf_architecture  # noqa: E402
+from sdf_meshing import write_results  # noqa: E402
+from training import (  # noqa: E402
+    SphereTask, build_scene_trainer, exhibit_of, loop_options, steps_per_epoch, views_of, watch)
+from utils.config import TRAIN_SECTIONS, Config, parse_config  # noqa: E402
+from utils.loop import Loop, run_facts  # noqa: E402
+from utils.run import run_script, start_run  # noqa: E402
+from utils.weights import save_networks, sphere_asset  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, then train the scene or fit the sphere."""
+    config = parse_config(TRAIN_SECTIONS, argv)
+    (fit_sphere if config.sdf.fit_sphere else train_scene)(config)
+
+
+def train_scene(config: Config) -> None:
+    """Data, model, training, results."""
+    scene, split = open_scene(config.data, config.run.seed)
+    run = start_run(config)
+    model = build_model(config.sdf, config.cnn, config.views, config.run).to(run.device)
+    trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
+                                  generator=run.generator, cloud=load_point_cloud(scene))
+    all_views = bool(config.test.benchmark_all_views)
+    watch(trainer, scene, split, all_views=all_views)
+    epoch = steps_per_epoch(config.views, len(split.train))
+    progress = Loop(trainer, run, loop_options(config.run, epoch)).run(trainer.trace_all)
+    exhibit = exhibit_of(trainer, scene, split, step=progress.step, all_views=all_views)
+    print(write_results(exhibit, run.folder, test=config.test, data=config.data,
+                        curve=progress.curve, facts=run_facts(run, progress)))
+
+
+def fit_sphere(config: Config) -> None:
+    """The start of every scene; one batch an epoch."""
+    run = start_run(config)
+    sdf = build_sdf(sdf_architecture(config.sdf)).to(run.device)
+    options = loop_options(config.run, 1)
+    task = SphereTask(sdf, options.num_steps, config.rates.lr_sdf,
+                      num_points=config.run.batch_size, loss=config.loss, generator=run.generator)
+    progress = Loop(task, run, options).run()
+    save_networks(sphere_asset(config.sdf), sdf=sdf)
+    print(f"{sphere_asset(config.sdf)}: {task.score(progress.step)}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,140 @@
+"""Networks' weights in files: ours, of single networks, and the official release's."""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from utils.checkpoints import load_checkpoint, load_state, save_checkpoint
+from utils.config_sections import CnnConfig, RunConfig, SdfConfig
+from utils.errors import CheckpointError, ConfigError
+from utils.release_names import is_release_key, read_release_names
+
+log = logging.getLogger(__name__)
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "base"
+NETWORKS = ("sdf", "encoder", "aggregation", "decoder")
+#: A tensor that only the residual trunk has.
+RESIDUAL_MARK = "downsample"
+
+
+@dataclass(frozen=True)
+class StoredNetworks:
+    """What a file holds: network (sdf, encoder, aggregation, decoder) to tensors by name."""
+
+    networks: dict[str, dict[str, Tensor]]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def encoder_kind(self) -> str | None:
+        """residual or plain, by the tensors; None without an encoder."""
+        names = self.networks.get("encoder")
+        if not names:
+            return None
+        return "residual" if any(RESIDUAL_MARK in name for name in names) else "plain"
+
+
+def read_networks(path: str | Path) -> StoredNetworks:
+    """Networks of a training checkpoint, a file of networks, or a release file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no network.
+    """
+    payload = load_checkpoint(path)
+    state = payload.get("task", payload)
+    state = state.get("model", state) if isinstance(state, dict) else state
+    if all(isinstance(state.get(name), dict) for name in state if name in NETWORKS) \
+            and any(name in state for name in NETWORKS):
+        return StoredNetworks({name: state[name] for name in NETWORKS if name in state})
+    if any(is_release_key(key) for key in state):
+        names = read_release_names(state)
+        return StoredNetworks({network: {own: state[key] for own, key in table.items()}
+                               for network, table in names.networks.items()}, names.unknown)
+    networks: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        network, _, name = str(key).partition(".")
+        if network in NETWORKS and isinstance(value, Tensor):
+            networks.setdefault(network, {})[name] = value
+    if not networks:
+        found = ", ".join(sorted(map(str, state))[:5])
+        raise CheckpointError(f"{path}: found {found}, needed tensors of {', '.join(NETWORKS)}; "
+                              "give a checkpoint of a training run")
+    return StoredNetworks(networks)
+
+
+def save_networks(path: str | Path, **networks: nn.Module) -> None:
+    """Write weights of single networks, by the names of NETWORKS."""
+    save_checkpoint(path, {name: net.state_dict() for name, net in networks.items()})
+
+
+def sphere_asset(sdf: SdfConfig) -> Path:
+    """Where the sphere that fits these flags is shipped, or would be."""
+    name = f"sphere_{sdf.model}_{sdf.model_activation_sdf}_{sdf.model_hidden_dims_sdf}" \
+           f"x{sdf.model_hidden_layers_sdf}"
+    if sdf.posenc_sdf != "none":
+        name += f"_{sdf.posenc_sdf}{sdf.posenc_sdf_bands}"
+    return ASSETS / f"{name}.pth"
+
+
+def weight_files(run: RunConfig) -> dict[str, str]:
+    """Network to the file that its first weights come from; the flags of one network win.
+
+    A file given as `checkpoint_img_encoder` also brings the decoder that was trained with it.
+    """
+    files = dict.fromkeys(NETWORKS, run.checkpoint_path)
+    encoder = run.checkpoint_img_encoder
+    if encoder:
+        files["encoder"] = encoder
+        if "decoder" in read_networks(encoder).networks:
+            files["decoder"] = encoder
+    for network, path in (("sdf", run.checkpoint_sdf), ("decoder", run.checkpoint_img_decoder),
+                          ("aggregation", run.checkpoint_aggregation_mlp)):
+        files[network] = path or files[network]
+    return files
+
+
+def encoder_kind(cnn: CnnConfig, run: RunConfig, default: str) -> str:
+    """`--image_encoder auto`: as in the file that it starts from, residual with ImageNet weights,
+    else `default`."""
+    if cnn.image_encoder != "auto":
+        return cnn.image_encoder
+    path = run.checkpoint_img_encoder or run.checkpoint_path
+    stored = read_networks(path).encoder_kind if path else None
+    return stored or ("residual" if cnn.resnet_weights else default)
+
+
+def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig) -> None:
+    """Fill a new model: the sphere, then whatever the checkpoint flags name.
+
+    Args:
+        model: with attributes named as NETWORKS.
+    Raises:
+        CheckpointError: a file does not fit (`--checkpoint_strict 0` takes what fits).
+        ConfigError: no sphere is shipped for these flags.
+    """
+    files = weight_files(run)
+    strict = bool(run.checkpoint_strict)
+    if sdf.init_sphere and not files["sdf"]:
+        path = sphere_asset(sdf)
+        if not path.is_file():
+            raise ConfigError(
+                f"init_sphere 1: no sphere is at {path}; make it with `python experiment_scripts/"
+                "train_sdf_ibr.py --config_filepath configs/fit_sphere.txt "
+                f"--model_hidden_dims_sdf {sdf.model_hidden_dims_sdf} --model_hidden_layers_sdf "
+                f"{sdf.model_hidden_layers_sdf} --restart 1`, or give --init_sphere 0")
+        files["sdf"] = str(path)
+    for network, path in files.items():
+        if not path:
+            continue
+        stored = read_networks(path)
+        if network not in stored.networks:
+            if strict and path != run.checkpoint_path:
+                raise CheckpointError(f"{path} has no {network}; it has "
+                                      f"{', '.join(stored.networks)}")
+            log.warning("%s has no %s; it keeps its first weights", path, network)
+            continue
+        load_state(getattr(model, network), stored.networks[network], f"{network} of {path}",
+                   strict=strict)
+        log.info("%s: weights of %s", network, path)
