@@ -34,30 +34,33 @@ def image_loss(prediction: Tensor, photograph: Tensor, mask: Tensor, metric: str
     return per_target.sum()
 
 
-def soft_mask_loss(least_sdf: Tensor, mask: Tensor, counts_mask: Tensor, alpha: float) -> Tensor:
-    """Silhouette loss: BCE(sigmoid(-alpha Phi_min), mask), mean over all rays given.
+def soft_mask_terms(least_sdf: Tensor, mask: Tensor, alpha: float) -> Tensor:
+    """Silhouette loss of each ray: BCE(sigmoid(-alpha Phi_min), mask).
+
+    Its mean runs over all rays of the image, also over those whose term is zero by definition:
+    rays that hit inside the mask, and rays that miss the unit sphere.
 
     Args:
         least_sdf: (R,) least SDF along each ray.
         mask: (R,) bool, object in the photograph.
-        counts_mask: (R,) bool; the other rays contribute zero but are counted in the mean.
         alpha: sharpness, 1 / object unit.
     Returns:
-        Scalar. Differentiable in least_sdf.
+        (R,). Differentiable in least_sdf.
     """
-    loss = F.binary_cross_entropy_with_logits(-alpha * least_sdf, mask.to(least_sdf.dtype),
+    return F.binary_cross_entropy_with_logits(-alpha * least_sdf, mask.to(least_sdf.dtype),
                                               reduction="none")
-    return torch.where(counts_mask, loss, torch.zeros_like(loss)).mean()
 
 
-def eikonal_loss(gradient: Tensor, metric: str = "l2") -> Tensor:
-    """How far |grad Phi| is from 1: mean of its square (l2) or absolute value (l1).
+def eikonal_terms(gradient: Tensor, metric: str = "l2") -> Tensor:
+    """How far |grad Phi| is from 1 at each point: squared (l2) or absolute (l1).
 
     Args:
         gradient: (N, 3) gradients of the SDF.
+    Returns:
+        (N,).
     """
     deviation = gradient.norm(dim=-1) - 1
-    return deviation.square().mean() if metric == "l2" else deviation.abs().mean()
+    return deviation.square() if metric == "l2" else deviation.abs()
 
 
 def on_surface_loss(sdf: Tensor) -> Tensor:

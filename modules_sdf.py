@@ -51,11 +51,19 @@ class Correspondence:
 
 @dataclass(frozen=True)
 class BlendSettings:
-    """How source views become a target view; the values are those of the flags."""
+    """How source views become a target view; the values are those of the flags.
+
+    Attributes:
+        is_compact: G sees only the samples that count; the same result for less work, but how many
+            there are must be known on the host.
+        precision: of the convolutions, fp32 or bf16.
+    """
 
     feature_type: str = "learned"
     aggregation: str = "learned"
     occlusion: str = "raytrace"
+    is_compact: bool = False
+    precision: str = "fp32"
 
 
 class ImageBasedModel(nn.Module):
@@ -80,11 +88,25 @@ class ImageBasedModel(nn.Module):
         """(K, 3, H, W) images in [0, 1] to (K, C, H, W) features; plain RGB has no encoder."""
         if self.settings.feature_type == "rgb":
             return images
-        return self.encoder(images * 2 - 1)
+        with self._precision(images):
+            return self.encoder(self._layout(images * 2 - 1)).float()
 
     def decode(self, blended: Tensor) -> Tensor:
         """(T, C, H, W) blended features to (T, 3, H, W) images, not clamped."""
-        return blended if self.settings.feature_type == "rgb" else self.decoder(blended)
+        if self.settings.feature_type == "rgb":
+            return blended
+        with self._precision(blended):
+            return self.decoder(self._layout(blended)).float()
+
+    def _precision(self, like: Tensor) -> torch.autocast:
+        is_low = self.settings.precision == "bf16"
+        return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=is_low)
+
+    def _layout(self, maps: Tensor) -> Tensor:
+        """Channels last where convolutions are faster so."""
+        if self.settings.precision == "bf16":
+            return maps.contiguous(memory_format=torch.channels_last)
+        return maps
 
     def correspond(self, targets: Targets, sources: Sources,
                    occ_threshold: float) -> Correspondence:
@@ -128,8 +150,13 @@ class ImageBasedModel(nn.Module):
         if kind in ("sum", "mean"):
             return counts.to(sampled.dtype)
         if kind == "learned":
-            dirs = targets.dirs_obj.permute(0, 2, 3, 1).expand(*counts.shape, 3)
-            return self.aggregation(sampled.permute(0, 1, 3, 4, 2), dirs)
+            features = sampled.permute(0, 1, 3, 4, 2)                  # (K, T, H, W, C)
+            dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
+            if not self.settings.is_compact:
+                return self.aggregation(features, dirs.expand(*counts.shape, 3))
+            source, *pixel = counts.nonzero(as_tuple=True)
+            found = self.aggregation(features[source, *pixel], dirs[*pixel])
+            return torch.zeros_like(sampled[:, :, 0]).index_put((source, *pixel), found)
         return lumigraph_weights(targets.surface.points_obj.detach(), targets.dirs_obj,
                                  sources.cameras, counts, epipolar=kind == "lumigraph_epipolar")
 
@@ -264,13 +291,14 @@ def view_depth(cameras: Cameras, surface: Surface) -> Tensor:
 
 
 def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
-                run: RunConfig) -> ImageBasedModel:
+                run: RunConfig, *, is_fast: bool = True) -> ImageBasedModel:
     """The model of the flags with its first weights.
 
     They are drawn from torch's global generator; then come ImageNet's, the sphere and those of the
     checkpoint flags.
 
-    Plain RGB features have three channels and neither encoder nor decoder.
+    Plain RGB features have three channels and neither encoder nor decoder. `is_fast` admits what
+    `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 convolutions.
     """
     is_rgb = cnn.feature_type == "rgb"
     features = cnn.model_image_encoder_features
@@ -279,14 +307,30 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
         kind=encoder_kind(cnn, run, DEFAULT_ENCODER))
     decoder = nn.Identity() if is_rgb else FeatureDecoder(num_features=features)
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
-                             views.occlusion_method)
+                             views.occlusion_method, is_compact=is_fast,
+                             precision=conv_precision(cnn.precision, run.device, is_fast))
     model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
                             AggregationMLP(3 if is_rgb else features), decoder=decoder,
                             settings=settings)
     if cnn.resnet_weights and not is_rgb:
         load_resnet_weights(encoder, cnn.resnet_weights)
     load_first_weights(model, run, sdf)
+    if settings.precision == "bf16":
+        model.encoder.to(memory_format=torch.channels_last)
+        model.decoder.to(memory_format=torch.channels_last)
     return model
+
+
+def conv_precision(flag: str, device: str, is_fast: bool) -> str:
+    """`auto` as bf16 or fp32: bf16 where allowed and computed natively."""
+    if flag != "auto":
+        return flag
+    if torch.cuda.is_available() and device != "cpu":
+        is_native = torch.cuda.is_bf16_supported()
+    else:
+        is_native = torch.backends.cpu.get_cpu_capability() == "AVX512" \
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" if is_fast and is_native else "fp32"
 
 
 def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:

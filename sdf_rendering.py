@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from utils.cameras import Cameras, ndc_to_grid
 from utils.config_sections import TracingConfig
+from utils.derivatives import gradient
 from utils.fast_tracing import FastTracer
 from utils.rays import Rays, Surface, TraceResult
 from utils.siren_chunks import fast_evaluator
@@ -136,13 +137,39 @@ def _false_position(low: Tensor, high: Tensor, value_low: Tensor, value_high: Te
 
 
 class Tracer(Protocol):
-    """How the surface is found. Both methods give constants: no gradient passes through them."""
+    """How the surface is found, and how the SDF is evaluated for losses.
+
+    What `trace` and `least_sdf` give are constants: no gradient passes through them.
+    """
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
         """Where R rays meet the surface."""
 
-    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor) -> Tensor:
-        """(R,) distance of the least SDF along each ray; anything where counts_mask is False."""
+    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
+                  ignore_above: float) -> tuple[Tensor, Tensor]:
+        """Points of least SDF on rays, for the soft mask.
+
+        Args:
+            counts_mask: (R,) bool, rays whose loss is not zero anyway.
+            ignore_above: rays whose least SDF is greater may be left out.
+        Returns:
+            index (R',) of rays that hold all that matter, and their points (R', 3).
+        """
+
+    def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
+        """(N,) <grad Phi, d> at points (N, 3) along directions (N, 3); no gradient."""
+
+    def values(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
+        """(N,) SDF at points (N, 3), differentiable in both."""
+
+    def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """function(*inputs), a sum over rows of the inputs, differentiable in sdf's parameters."""
+
+    def eikonal_points(self, points_obj: Tensor) -> Tensor:
+        """Those of uniform points (N, 3) at which the eikonal term is taken."""
+
+    def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
+        """(N, 3) gradients of the SDF, differentiable in its parameters."""
 
 
 class ReferenceTracer:
@@ -159,9 +186,31 @@ class ReferenceTracer:
         """See `trace_reference`."""
         return trace_reference(sdf, rays)
 
-    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor) -> Tensor:
-        """See `least_sdf_reference`; searches every ray, counted or not."""
-        return least_sdf_reference(sdf, rays, self.num_mask_samples)
+    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
+                  ignore_above: float) -> tuple[Tensor, Tensor]:
+        """See `least_sdf_reference`; every ray, whether it matters or not."""
+        t = least_sdf_reference(sdf, rays, self.num_mask_samples)
+        return torch.arange(len(rays), device=t.device), rays.points(t)
+
+    def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
+        """By automatic differentiation."""
+        return (gradient(sdf, points_obj, create_graph=False)[1] * dirs_obj).sum(-1)
+
+    def values(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
+        """In one batch."""
+        return sdf(points_obj)
+
+    def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """In one batch."""
+        return function(*inputs)
+
+    def eikonal_points(self, points_obj: Tensor) -> Tensor:
+        """All of them."""
+        return points_obj
+
+    def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
+        """By automatic differentiation, with a graph for a second one."""
+        return gradient(sdf, points_obj, create_graph=True)[1]
 
 
 def make_tracer(tracing: TracingConfig) -> Tracer:

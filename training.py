@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_functions import (
-    eikonal_loss, image_loss, normal_loss, off_surface_loss, on_surface_loss, soft_mask_loss)
+    eikonal_terms, image_loss, normal_loss, off_surface_loss, on_surface_loss, soft_mask_terms)
 from scheduler import StepPlan, mask_loss_weight, plan_step
 from sdf_rendering import Tracer, differentiable_hits, make_tracer
 from sdf_meshing import Exhibit, mean_figures, picture_sheets
@@ -25,6 +25,8 @@ from utils.loop import LoopOptions
 from utils.rays import Rays, Surface
 from utils.views import Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler
 
+#: alpha * SDF above which a ray's soft-mask loss (under 1e-5) and its gradient may be left out.
+NEGLIGIBLE = 12.0
 #: Weights of the losses at known surface points (METHOD 6).
 CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
 SPHERE_RADIUS = 0.5       # object units
@@ -102,19 +104,35 @@ class SceneTrainer:
         sdf, rays = self.model.sdf, self.buffer.rays(batch.targets)
         found = self.tracer.trace(sdf, rays)
         surface = self.differentiable_surface(batch, rays, found.t, found.hit_mask)
-        masks = self.views.masks[batch.targets].reshape(-1)
-        counts = rays.sphere_mask & ~(found.hit_mask & masks)
-        t_least = self.tracer.least_sdf(sdf, rays, counts)
-        least = sdf(rays.points(t_least))
-        mean_loss = soft_mask_loss(least, masks, counts, plan.alpha)
-        losses = {"soft_mask": mean_loss * len(batch.targets)}         # summed over targets
+        losses = {"soft_mask": self.soft_mask_loss(batch, rays, found.hit_mask, plan.alpha)}
         if self.loss.opt_sdf_eikonal:
-            points = torch.rand(self.num_eikonal_points, 3, generator=self.generator)
-            _, grad = gradient(sdf, (points * 2 - 1).to(rays.t_near), create_graph=True)
-            losses["eikonal"] = eikonal_loss(grad, self.loss.loss_eikonal_metric)
+            losses["eikonal"] = self.eikonal_loss()
         if self.cloud is not None:
             losses |= self.cloud_losses()
         return surface, losses
+
+    def soft_mask_loss(self, batch: Batch, rays: Rays, hit_mask: Tensor, alpha: float) -> Tensor:
+        """Mean over the rays of each target, summed over targets (METHOD 6)."""
+        sdf, masks = self.model.sdf, self.views.masks[batch.targets].reshape(-1)
+        counts = rays.sphere_mask & ~(hit_mask & masks)
+        index, points = self.tracer.least_sdf(sdf, rays, counts, NEGLIGIBLE / alpha)
+
+        def sum_of_terms(points: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+            return (soft_mask_terms(sdf(points), mask, alpha) * weight).sum()
+
+        total = self.tracer.total(sdf, sum_of_terms, points, masks[index], counts[index])
+        return total / len(rays) * len(batch.targets)
+
+    def eikonal_loss(self) -> Tensor:
+        """Mean over uniform points of [-1, 1]^3."""
+        sdf, metric = self.model.sdf, self.loss.loss_eikonal_metric
+        points = torch.rand(self.num_eikonal_points, 3, generator=self.generator) * 2 - 1
+        points = self.tracer.eikonal_points(points.to(self.views.images))
+
+        def sum_of_terms(points: Tensor) -> Tensor:
+            return eikonal_terms(self.tracer.gradients(sdf, points), metric).sum()
+
+        return self.tracer.total(sdf, sum_of_terms, points) / max(len(points), 1)
 
     def cloud_losses(self) -> dict[str, Tensor]:
         """Losses at points of the cloud and at uniform points of [-1, 1]^3 (METHOD 6)."""
@@ -136,9 +154,9 @@ class SceneTrainer:
         """Surface of the targets with gradient at the hits; the buffer is refreshed with it."""
         hits = hit_mask.nonzero()[:, 0]
         hit_rays = rays[hits]
-        _, grad = gradient(self.model.sdf, hit_rays.points(t[hits]), create_graph=False)
-        slope = (grad * hit_rays.dirs_obj).sum(-1)
-        hit_points = differentiable_hits(self.model.sdf, hit_rays, t[hits], slope)
+        slope = self.tracer.slopes(self.model.sdf, hit_rays.points(t[hits]), hit_rays.dirs_obj)
+        sdf = partial(self.tracer.values, self.model.sdf)
+        hit_points = differentiable_hits(sdf, hit_rays, t[hits], slope)
         points = rays.points(t).index_copy(0, hits, hit_points)        # (T * H * W, 3)
         refined = ((hit_points.detach() - hit_rays.origins_obj) * hit_rays.dirs_obj).sum(-1)
         self.buffer.store(batch.targets, t.index_copy(0, hits, refined), hit_mask)
@@ -324,7 +342,7 @@ class SphereTask:
             "normal": (CLOUD_WEIGHTS["normal"] * self.loss.opt_sdf_normal,
                        normal_loss(grad_on, normals)),
             "eikonal": (self.loss.opt_sdf_eikonal_w * self.loss.opt_sdf_eikonal,
-                        eikonal_loss(gradients, self.loss.loss_eikonal_metric))}
+                        eikonal_terms(gradients, self.loss.loss_eikonal_metric).mean())}
         losses = {name: value for name, (_, value) in terms.items()}
         losses["total"] = sum(weight * value for weight, value in terms.values())
         check_finite(losses["total"], losses)

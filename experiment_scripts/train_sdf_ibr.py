@@ -36,7 +36,8 @@ def train_scene(config: Config) -> None:
     """Data, model, training, results."""
     scene, split = open_scene(config.data, config.run.seed)
     run = start_run(config)
-    model = build_model(config.sdf, config.cnn, config.views, config.run).to(run.device)
+    model = build_model(config.sdf, config.cnn, config.views, config.run,
+                        is_fast=config.tracing.tracer == "fast").to(run.device)
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator, cloud=load_point_cloud(scene))
     all_views = bool(config.test.benchmark_all_views)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
+from utils.derivatives import gradient
 from utils.rays import Rays, TraceResult
 
 Sdf = Callable[[Tensor], Tensor]
@@ -107,7 +109,7 @@ class GridMarch:
 
 
 def march_grid(grid: SdfGrid, rays: Rays) -> GridMarch:
-    """Sphere tracing on the interpolated SDF, until it changes sign or the ray leaves the sphere."""
+    """Sphere tracing on the interpolated SDF, to a change of sign or the sphere's far side."""
     t, low = rays.t_near.clone(), rays.t_near.clone()
     value, value_low = torch.zeros_like(t), torch.zeros_like(t)
     crossed, doubtful = torch.zeros_like(rays.sphere_mask), torch.zeros_like(rays.sphere_mask)
@@ -205,10 +207,12 @@ class FastTracer:
         reach = 2 * (high - low) + 4 * self._grid.error
         return t, settled & ((t - crossing).abs() <= reach), spent
 
-    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor) -> Tensor:
-        """(R,) distance of the least SDF among uniform samples of each counted ray's chord.
+    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
+                  ignore_above: float) -> tuple[Tensor, Tensor]:
+        """Rays that matter to the soft mask and the least SDF among uniform samples of their chord.
 
-        The samples are those of the plain search, their SDF is the grid's; 0 evaluations.
+        The samples are those of the plain search, their SDF is the grid's: no evaluations. Rays
+        whose least SDF lies above `ignore_above` by more than the grid's error are left out.
         """
         with torch.no_grad():
             self.prepare(sdf, rays.t_near)
@@ -217,9 +221,41 @@ class FastTracer:
             near, far = rays.t_near[index, None], rays.t_far[index, None]
             t = near + (far - near) * fractions                        # (R', S)
             values = self._grid(rays[index].points(t).reshape(-1, 3)).reshape(t.shape)
-            out = rays.t_near.clone()
-            out[index] = t.gather(1, values.argmin(1, keepdim=True))[:, 0]
-            return out
+            least, sample = values.min(1)
+            kept = (least <= ignore_above + self._grid.error).nonzero()[:, 0]
+            index = index[kept]
+            return index, rays[index].points(t[kept, sample[kept]])
+
+    def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
+        """<grad Phi, d> in chunks, in closed form where the network has one."""
+        with torch.no_grad():
+            pairs = zip(points_obj.split(chunk_size(points_obj)),
+                        dirs_obj.split(chunk_size(dirs_obj)), strict=True)
+            parts = [(_gradients(sdf, part) * dirs).sum(-1) for part, dirs in pairs]
+            return torch.cat(parts) if parts else points_obj.new_zeros(0)
+
+    def values(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
+        """In chunks; the backward pass recomputes them."""
+        evaluate = self.make_evaluator(sdf)
+        return map_in_chunks(sdf, evaluate, points_obj, list(sdf.parameters()))
+
+    def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """In chunks, each with its gradient at once."""
+        return total_in_chunks(function, inputs, list(sdf.parameters()))
+
+    def eikonal_points(self, points_obj: Tensor) -> Tensor:
+        """Those inside the unit sphere: nothing outside is ever traced."""
+        return points_obj[points_obj.square().sum(-1) < 1]
+
+    def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
+        """In closed form where the network has one: differentiated once, not twice."""
+        return _gradients(sdf, points_obj)
+
+
+def _gradients(sdf: Sdf, points_obj: Tensor) -> Tensor:
+    if hasattr(sdf, "value_and_gradient"):
+        return sdf.value_and_gradient(points_obj)[1]
+    return gradient(sdf, points_obj, create_graph=torch.is_grad_enabled())[1]
 
 
 def _secant_slope(step: Tensor, change: Tensor, fallback: Tensor) -> Tensor:

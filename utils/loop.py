@@ -86,6 +86,12 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
             "seed": run.config.run.seed, "device": device, "threads": torch.get_num_threads()}
 
 
+def stored_progress(path: str | Path) -> Progress:
+    """How far the run was that wrote a checkpoint; step 0 for files that do not say."""
+    stored = load_checkpoint(path)
+    return Progress(stored.get("step", 0), stored.get("seconds", 0.0), stored.get("curve", []))
+
+
 class Loop:
     """Steps a task, and keeps it safe: checkpoints, resume, time limit, curve, TensorBoard.
 

@@ -104,9 +104,12 @@ class Run:
     config: Config
 
 
-def start_run(config: Config) -> Run:
+def start_run(config: Config, *, is_training: bool = True) -> Run:
     """Open the run's folder and log, seed everything, choose device and threads.
 
+    Args:
+        config: of the run.
+        is_training: False for evaluations, which never delete a run's files.
     Raises:
         ConfigError, WriteError: see `RunFolder.open` and `pick_device`.
     """
@@ -116,7 +119,8 @@ def start_run(config: Config) -> Run:
     if config.tracing is not None and config.tracing.tracer == "fast" and device.type == "cpu":
         keep_freed_memory()
     folder = RunFolder(config.run.logging_root, config.run.experiment_name)
-    start = folder.open(config, restart=bool(config.run.restart), resume=bool(config.run.resume))
+    start = folder.open(config, restart=is_training and bool(config.run.restart),
+                        resume=not is_training or bool(config.run.resume))
     logging.getLogger().setLevel(logging.DEBUG if config.run.verbose_logging else logging.INFO)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else \
         f"{torch.get_num_threads()} threads"

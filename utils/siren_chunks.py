@@ -61,6 +61,7 @@ class ChunkedSdf:
 
 def fast_evaluator(sdf: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The fastest evaluator without gradient of what `sdf` is now."""
-    if getattr(sdf, "is_chain", False) and all(hasattr(layer, "omega") for layer in sdf.layers[:-1]):
+    layers = getattr(sdf, "layers", [])
+    if getattr(sdf, "is_chain", False) and all(hasattr(layer, "omega") for layer in layers[:-1]):
         return ChunkedSiren(sdf)
     return ChunkedSdf(sdf)

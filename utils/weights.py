@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from utils.checkpoints import load_checkpoint, load_state, save_checkpoint
+from utils.config import Config
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig
 from utils.errors import CheckpointError, ConfigError
 from utils.release_names import is_release_key, read_release_names
@@ -105,6 +106,23 @@ def encoder_kind(cnn: CnnConfig, run: RunConfig, default: str) -> str:
     return stored or ("residual" if cnn.resnet_weights else default)
 
 
+def with_checkpoint(config: Config, path: str | Path | None) -> Config:
+    """The same configuration, starting from one checkpoint of the whole model and nothing else.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    if not path:
+        raise CheckpointError(f"no checkpoint is in {config.run.logging_root}/"
+                              f"{config.run.experiment_name}; train first, or give "
+                              "--checkpoint_path_test FILE")
+    read_networks(path)
+    run = replace(config.run, checkpoint_path=str(path), checkpoint_sdf="",
+                  checkpoint_img_encoder="", checkpoint_img_decoder="",
+                  checkpoint_aggregation_mlp="")
+    return replace(config, run=run)
+
+
 def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig) -> None:
     """Fill a new model: the sphere, then whatever the checkpoint flags name.
 
@@ -130,7 +148,7 @@ def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig) -> None
             continue
         stored = read_networks(path)
         if network not in stored.networks:
-            if strict and path != run.checkpoint_path:
+            if strict:
                 raise CheckpointError(f"{path} has no {network}; it has "
                                       f"{', '.join(stored.networks)}")
             log.warning("%s has no %s; it keeps its first weights", path, network)

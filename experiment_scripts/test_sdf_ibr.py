@@ -1,0 +1,46 @@
+"""Evaluate a trained scene: figures, pictures, mesh, video and report of a checkpoint.
+
+    python experiment_scripts/test_sdf_ibr.py --config_filepath configs/nlrpp_dtu.txt \
+        --experiment_name skull --dataset_path DTU/scan65 --checkpoint_path_test CHECKPOINT
+
+Without `--checkpoint_path_test` the run's latest checkpoint is taken. Seconds to minutes; results
+are in LOGGING_ROOT/EXPERIMENT_NAME as those of training. `--test_views all` scores every view
+that is not trained on.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_processing.open_scene import open_scene  # noqa: E402
+from modules_sdf import build_model  # noqa: E402
+from sdf_meshing import write_results  # noqa: E402
+from training import build_scene_trainer, exhibit_of, views_of  # noqa: E402
+from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
+from utils.loop import run_facts, stored_progress  # noqa: E402
+from utils.run import run_script, start_run  # noqa: E402
+from utils.weights import with_checkpoint  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, load, evaluate, write."""
+    config = parse_config(TRAIN_SECTIONS, argv)
+    scene, split = open_scene(config.data, config.run.seed)
+    run = start_run(config, is_training=False)
+    path = config.test.checkpoint_path_test or run.start
+    config = with_checkpoint(config, path)
+    model = build_model(config.sdf, config.cnn, config.views, config.run,
+                        is_fast=config.tracing.tracer == "fast").to(run.device)
+    trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
+                                  generator=run.generator)
+    progress = stored_progress(path)
+    exhibit = exhibit_of(trainer, scene, split, step=progress.step,
+                         all_views=bool(config.test.benchmark_all_views))
+    print(write_results(exhibit, run.folder, test=config.test, data=config.data,
+                        curve=progress.curve, facts=run_facts(run, progress)))
+
+
+if __name__ == "__main__":
+    run_script(main)
