@@ -21,11 +21,12 @@ from utils.camera_paths import make_path
 from utils.cameras import Cameras
 from utils.config_sections import DataConfig
 from utils.config_stages import TestConfig
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 from utils.evaluation import evaluate_views, format_table, summarise, write_metrics
 from utils.files import whole_file
 from utils.lpips import build_lpips
-from utils.mesh import Mesh, colour_vertices, extract_mesh, mesh_chamfer, write_mesh
+from utils.mesh import FORMATS, colour_vertices, extract_mesh, mesh_chamfer, write_mesh
+from utils.metrics import Chamfer
 from utils.pictures import save_png, source_sheet, to_uint8, view_pictures, view_sheet
 from utils.plots import camera_plot, sdf_slices
 from utils.report import write_report
@@ -36,6 +37,11 @@ log = logging.getLogger(__name__)
 
 MAX_SHEET_VIEWS = 6               # views of the picture sheet
 SLICE_RESOLUTION = 128
+#: Picture sheets by name, with their captions.
+SHEETS = {"views": "Rendered views against their photographs",
+          "sources": "Source views, their masks and their weight in the first view above",
+          "slices": "The SDF in three planes of object space",
+          "cameras": "Cameras round the unit sphere"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,18 @@ def mean_figures(exhibit: Exhibit) -> dict[str, float]:
     return {name: value for name, value in summarise(found)["mean"].items() if value is not None}
 
 
-def picture_sheets(exhibit: Exhibit) -> dict[str, np.ndarray]:
-    """Sheets by name: scored views, sources with masks and weights, SDF slices, cameras."""
+def picture_sheets(exhibit: Exhibit, names: Sequence[str] = tuple(SHEETS)) -> dict[str, np.ndarray]:
+    """Sheets by name, those of SHEETS that are asked for."""
+    sheets = _view_sheets(exhibit) if {"views", "sources"} & set(names) else {}
+    if "slices" in names:
+        sheets["slices"] = sdf_slices(exhibit.sdf, SLICE_RESOLUTION, device=exhibit.device)
+    if "cameras" in names:
+        sheets["cameras"] = camera_plot(exhibit.scene.cameras, exhibit.train, exhibit.scored)
+    return {name: sheets[name] for name in names}
+
+
+def _view_sheets(exhibit: Exhibit) -> dict[str, np.ndarray]:
+    """Scored views, and the sources with their weights in the first of them."""
     scene, views = exhibit.scene, exhibit.scored[:MAX_SHEET_VIEWS]
     rows, weights = [], None
     for view in views:
@@ -83,9 +99,7 @@ def picture_sheets(exhibit: Exhibit) -> dict[str, np.ndarray]:
     return {
         "views": view_sheet(rows, [f"view {scene.view_names[view]}" for view in views]),
         "sources": source_sheet(scene.images[train], scene.masks[train], weights[:, None], names,
-                                f"source views of {scene.view_names[views[0]]}"),
-        "slices": sdf_slices(exhibit.sdf, SLICE_RESOLUTION, device=exhibit.device),
-        "cameras": camera_plot(scene.cameras, exhibit.train, exhibit.scored)}
+                                f"source views of {scene.view_names[views[0]]}")}
 
 
 def write_results(exhibit: Exhibit, folder: RunFolder, *, test: TestConfig, data: DataConfig,
@@ -110,13 +124,7 @@ def write_results(exhibit: Exhibit, folder: RunFolder, *, test: TestConfig, data
         scored = evaluate_views(exhibit.render, exhibit.scene, exhibit.scored,
                                 folder.views if test.test_rt else None, lpips=lpips,
                                 exclude_self=True)
-    mesh = extract_mesh(exhibit.sdf, resolution=test.mesh_resolution, device=exhibit.device)
-    files = _write_mesh(exhibit, mesh, folder, test, notes)
-    true_points = exhibit.scene.surface_points_world
-    distance = None
-    if test.test_metrics and true_points is not None:
-        distance = mesh_chamfer(mesh, true_points.numpy(), exhibit.scene.cameras.model,
-                                visible=_visible(exhibit))
+    files, distance = _write_mesh(exhibit, folder, test, notes)
     if not set(exhibit.scored) - set(exhibit.train):
         notes.append("no view is withheld: figures are of training views, each kept from feeding "
                      "itself")
@@ -133,22 +141,42 @@ def write_results(exhibit: Exhibit, folder: RunFolder, *, test: TestConfig, data
         curve=curve, pictures=pictures, video=video, notes=notes,
         config_text=(folder.path / "config.txt").read_text(encoding="utf-8"))
     files += [path for _, path in pictures] + ([video] if video else []) + [report]
-    lines = [format_table(metrics), *(f"note: {note}" for note in notes), "", "written:"]
+    if test.test_rt:
+        files.append(folder.views)
+    lines = [format_table(metrics)] if scored else []
+    lines += [*(f"note: {note}" for note in notes), "", "written:"]
     return "\n".join(lines + [f"  {path}" for path in files])
 
 
-def _write_mesh(exhibit: Exhibit, mesh: Mesh, folder: RunFolder, test: TestConfig,
-                notes: list[str]) -> list[Path]:
-    """Coloured mesh in world space, one file a format."""
-    formats = [word for word in test.mesh_formats.replace(",", " ").split() if word != "none"]
+def _write_mesh(exhibit: Exhibit, folder: RunFolder, test: TestConfig,
+                notes: list[str]) -> tuple[list[Path], Chamfer | None]:
+    """Coloured mesh in world space, one file a format, and its distance to the true points."""
+    scene, train = exhibit.scene, list(exhibit.train)
+    formats = mesh_formats(test.mesh_formats)
+    true_points = scene.surface_points_world if test.test_metrics else None
+    if not formats and true_points is None:
+        return [], None
+    mesh = extract_mesh(exhibit.sdf, resolution=test.mesh_resolution, device=exhibit.device)
+    distance = None if true_points is None else mesh_chamfer(
+        mesh, true_points.numpy(), scene.cameras.model, visible=_visible(exhibit))
     if mesh.is_empty:
         notes.append("the SDF has no surface: no mesh was written")
-        return []
-    scene, train = exhibit.scene, list(exhibit.train)
+    if mesh.is_empty or not formats:
+        return [], distance
     colours = colour_vertices(mesh, scene.images[train], scene.masks[train],
                               cameras=scene.cameras[train], visible=_visible(exhibit))
     return write_mesh(mesh, scene.cameras.model, folder.path / "mesh", colours=colours,
-                      formats=formats)
+                      formats=formats), distance
+
+
+def mesh_formats(text: str) -> list[str]:
+    """`ply,obj`, or `none`, as a list; ConfigError for others."""
+    formats = [word for word in text.replace(",", " ").split() if word != "none"]
+    unknown = [word for word in formats if word not in FORMATS]
+    if unknown:
+        raise ConfigError(f"--mesh_formats has {', '.join(unknown)}, needed any of "
+                          f"{', '.join(FORMATS)}, or none")
+    return formats
 
 
 def _visible(exhibit: Exhibit) -> Callable[[Tensor], Tensor]:
@@ -169,18 +197,13 @@ def _write_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
 def _write_sheets(exhibit: Exhibit, folder: RunFolder,
                   test: TestConfig) -> list[tuple[str, Path]]:
     """Picture sheets as PNG files: (caption, path)."""
-    captions = {"views": "Rendered views against their photographs",
-                "sources": "Source views, their masks and their weight in the first view above",
-                "slices": "The SDF in three planes of object space",
-                "cameras": "Cameras round the unit sphere"}
     wanted = {"views": test.test_rt, "sources": test.test_rt, "slices": test.test_plot,
               "cameras": test.test_cameras}
     found = []
-    for name, picture in picture_sheets(exhibit).items():
-        if wanted[name]:
-            path = folder.pictures / f"{name}.png"
-            save_png(path, picture)
-            found.append((captions[name], path))
+    for name, picture in picture_sheets(exhibit, [name for name in SHEETS if wanted[name]]).items():
+        path = folder.pictures / f"{name}.png"
+        save_png(path, picture)
+        found.append((SHEETS[name], path))
     return found
 
 
@@ -205,9 +228,6 @@ def video_cameras(exhibit: Exhibit, test: TestConfig, data: DataConfig) -> Camer
     """The video's cameras: path by video_path_type, size im_scale times that of the views."""
     cameras = exhibit.scene.cameras
     reference = len(cameras) // 2 if data.reference_view < 0 else data.reference_view
-    if reference >= len(cameras):
-        raise UserError(f"--reference_view {reference}: the scene has views 0 to "
-                        f"{len(cameras) - 1}; give one of them, or -1 for the middle one")
     width, height = (max(round(side * data.im_scale), 1) for side in cameras.resolution)
     model = cameras.model
     shift = torch.linalg.inv(model)[:3, :3] @ torch.tensor(test.video_pivot_offset).to(model)

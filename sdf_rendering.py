@@ -67,7 +67,8 @@ def _march_both_ends(sdf: Sdf, rays: Rays) -> tuple[Tensor, Tensor, Tensor, int]
     sdf_front, sdf_back = torch.zeros_like(front), torch.zeros_like(back)
     sdf_front[active] = sdf(rays[active].points(front[active]))
     sdf_back[active] = sdf(rays[active].points(back[active]))
-    spent = 2 * len(active)
+    spent, last_outside = 2 * len(active), front.clone()
+    settled_mask |= sdf_front < -SDF_THRESHOLD           # begins inside: hits where it begins
     for _ in range(NUM_SPHERE_STEPS):
         settled_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
         near_open = rays.sphere_mask & ~settled_mask & (front < back)
@@ -79,8 +80,10 @@ def _march_both_ends(sdf: Sdf, rays: Rays) -> tuple[Tensor, Tensor, Tensor, int]
                 step = value[index] * sign
                 t[index], value[index], used = _one_step(sdf, rays[index], t[index], step)
                 spent += used
+        last_outside = torch.where(sdf_front > 0, front, last_outside)
     settled_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
-    return front, back, settled_mask, spent
+    stuck_inside = ~settled_mask & (sdf_front < 0)
+    return torch.where(stuck_inside, last_outside, front), back, settled_mask, spent
 
 
 def _one_step(sdf: Sdf, rays: Rays, t: Tensor, step: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,15 +19,17 @@ from sdf_meshing import Exhibit, mean_figures, picture_sheets
 from utils.cameras import Cameras
 from utils.checkpoints import load_state
 from utils.config import Config
-from utils.config_sections import RunConfig, ViewsConfig
+from utils.config_sections import DataConfig, RunConfig, ViewsConfig
 from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.derivatives import gradient
 from utils.loop import LoopOptions
+from utils.point_buffers import fill_buffer
 from utils.rays import Rays, Surface
 from utils.views import Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler
 
 #: alpha * SDF above which a ray's soft-mask loss (under 1e-5) and its gradient may be left out.
 NEGLIGIBLE = 12.0
+CAMERA_MATRICES = ("view", "projection", "model")
 #: Weights of the losses at known surface points (METHOD 6).
 CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
 SPHERE_RADIUS = 0.5       # object units
@@ -56,11 +59,16 @@ class SceneTrainer:
         self.model, self.views, self.sampler = model, views, sampler
         self.tracer, self.loss = tracer, loss
         self.num_eikonal_points, self.cloud = num_eikonal_points, cloud
+        self.loads_poses = False          # take the cameras of the checkpoint that one resumes
         self.plan, self.generator = plan, generator
         self.buffer = SurfaceBuffer(views.cameras)
         self.optimizer = make_optimizer(model)
         self.score: Callable[[int], dict[str, float]] = lambda step: {}
         self.pictures: Callable[[int], dict[str, np.ndarray]] = lambda step: {}
+
+    def trace_first(self, data: DataConfig) -> None:
+        """Fill the buffer at the start of a run, from disk where the flags say so."""
+        fill_buffer(self.buffer, self.model.sdf, self.views.cameras, self.trace_all, data=data)
 
     def trace_all(self) -> None:
         """Fill the buffer: the surface as every training view sees it."""
@@ -178,10 +186,14 @@ class SceneTrainer:
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser, traced surfaces and the sampler's random state."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "surface": self.buffer.state_dict(), "generator": self.generator.get_state()}
+                "surface": self.buffer.state_dict(), "generator": self.generator.get_state(),
+                "cameras": {name: getattr(self.views.cameras, name) for name in CAMERA_MATRICES}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; CheckpointError when it is another architecture's."""
+        if self.loads_poses:
+            self.views = with_poses(self.views, state)
+            self.buffer = SurfaceBuffer(self.views.cameras)
         load_state(self.model, state["model"], "the run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.buffer.load_state_dict(state["surface"])
@@ -215,6 +227,17 @@ def views_of(scene: Any, index: Sequence[int], device: torch.device | str) -> Tr
     names = tuple(scene.view_names[i] for i in index)
     return TrainingViews(scene.images[index], scene.masks[index], scene.cameras[index],
                          names).to(device)
+
+
+def with_poses(views: TrainingViews, state: dict[str, Any]) -> TrainingViews:
+    """The views with the cameras of a `SceneTrainer`'s state, where it holds as many."""
+    stored = state.get("cameras", {})
+    if any(name not in stored or stored[name].shape != getattr(views.cameras, name).shape
+           for name in CAMERA_MATRICES):
+        return views
+    device = views.images.device
+    matrices = {name: stored[name].to(device) for name in CAMERA_MATRICES}
+    return replace(views, cameras=replace(views.cameras, **matrices))
 
 
 def trained_parts(model: nn.Module, parts: TrainedPartsConfig) -> None:
@@ -260,10 +283,12 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
     plan = partial(plan_step, rates=config.rates, tracing=config.tracing,
                    dataset_name=config.data.dataset_name,
                    steps_per_epoch=steps_per_epoch(config.views, len(views)))
-    return SceneTrainer(model, views, sampler, tracer=make_tracer(config.tracing),
-                        loss=config.loss, num_eikonal_points=config.run.batch_size, plan=plan,
-                        generator=generator,
-                        cloud=cloud if config.data.use_pcd else None)
+    trainer = SceneTrainer(
+        model, views, sampler, tracer=make_tracer(config.tracing), loss=config.loss,
+        num_eikonal_points=config.run.batch_size, plan=plan, generator=generator,
+        cloud=cloud if config.data.use_pcd else None)
+    trainer.loads_poses = bool(config.run.load_model_poses)
+    return trainer
 
 
 def exhibit_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,

@@ -44,6 +44,9 @@ def open_scene(data: DataConfig, seed: int = 0) -> tuple[Scene, Split]:
     split = resolve_split(len(scene), data.dataset_name, train_views=data.train_views,
                           test_views=data.test_views)
     check_training_views(scene, split)
+    if data.reference_view >= len(scene):
+        raise ConfigError(f"--reference_view {data.reference_view}: the scene has views 0 to "
+                          f"{len(scene) - 1}; give one of them, or -1 for the middle one")
     if data.randomize_cameras > 0:
         scene = replace(scene, cameras=disturbed(scene.cameras, data.randomize_cameras, seed))
     return scene, split
@@ -68,14 +71,16 @@ def disturbed(cameras: Cameras, spread: float, seed: int) -> Cameras:
     return replace(cameras, view=turn.to(cameras.view) @ cameras.view)
 
 
-def load_point_cloud(scene: Scene) -> PointCloud | None:
-    """`merged/point_cloud_world.ply` of the scene's folder in object space; None where absent.
+def load_point_cloud(scene: Scene, data: DataConfig) -> PointCloud | None:
+    """`merged/point_cloud_world.ply` of the scene's folder in object space.
 
+    Returns:
+        None where it is absent, or not asked for (load_pcd, use_pcd).
     Raises:
         SceneError: the file holds no points.
     """
     path = Path(scene.path) / CLOUD_FILE
-    if not scene.path or not path.is_file():
+    if not (data.load_pcd and data.use_pcd and scene.path and path.is_file()):
         return None
     try:
         cloud = trimesh.load(path, process=False)

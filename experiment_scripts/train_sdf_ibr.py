@@ -10,6 +10,7 @@ it fits the sphere that scenes start from instead, and puts it into assets/base.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,7 +24,7 @@ from training import (  # noqa: E402
 from utils.config import TRAIN_SECTIONS, Config, parse_config  # noqa: E402
 from utils.loop import Loop, run_facts  # noqa: E402
 from utils.run import run_script, start_run  # noqa: E402
-from utils.weights import save_networks, sphere_asset  # noqa: E402
+from utils.weights import save_sphere, sphere_asset  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,11 +40,13 @@ def train_scene(config: Config) -> None:
     model = build_model(config.sdf, config.cnn, config.views, config.run,
                         is_fast=config.tracing.tracer == "fast").to(run.device)
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
-                                  generator=run.generator, cloud=load_point_cloud(scene))
+                                  generator=run.generator,
+                                  cloud=load_point_cloud(scene, config.data))
     all_views = bool(config.test.benchmark_all_views)
     watch(trainer, scene, split, all_views=all_views)
     epoch = steps_per_epoch(config.views, len(split.train))
-    progress = Loop(trainer, run, loop_options(config.run, epoch)).run(trainer.trace_all)
+    progress = Loop(trainer, run, loop_options(config.run, epoch)).run(
+        partial(trainer.trace_first, config.data))
     exhibit = exhibit_of(trainer, scene, split, step=progress.step, all_views=all_views)
     print(write_results(exhibit, run.folder, test=config.test, data=config.data,
                         curve=progress.curve, facts=run_facts(run, progress)))
@@ -57,7 +60,7 @@ def fit_sphere(config: Config) -> None:
     task = SphereTask(sdf, options.num_steps, config.rates.lr_sdf,
                       num_points=config.run.batch_size, loss=config.loss, generator=run.generator)
     progress = Loop(task, run, options).run()
-    save_networks(sphere_asset(config.sdf), sdf=sdf)
+    save_sphere(sphere_asset(config.sdf), sdf, task.score(progress.step))
     print(f"{sphere_asset(config.sdf)}: {task.score(progress.step)}")
 
 

@@ -1,7 +1,9 @@
 """What all tests share: the project root on the path, one thread count, logging as it was."""
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,18 @@ sys.path.insert(0, str(ROOT))
 
 # Sums of floats depend on how they are split over threads: one thread gives the same everywhere.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Runs add handlers to the root logger and set its level; take both back."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
 
 
 @pytest.fixture
@@ -27,3 +41,33 @@ def real_scene() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real scan is not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up scene of 6 views of 32x24 pixels, with true points; nobody writes into it."""
+    from data_processing.made_scenes import make_scene
+    from data_processing.writers import write_scene
+    scene = make_scene("blobs", 0, num_views=6, resolution=(32, 24), supersampling=1,
+                       num_points=2000)
+    folder = tmp_path_factory.mktemp("scenes") / "tiny"
+    write_scene(scene, folder, "processed")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sphere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SDF of width 16, roughly a sphere: the start of the tests' runs."""
+    from modules import SdfArchitecture, build_sdf
+    from training import SphereTask
+    from utils.config_stages import LossConfig
+    from utils.weights import save_networks
+    torch.manual_seed(0)
+    sdf = build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1))
+    task = SphereTask(sdf, 150, 5e-3, num_points=256, loss=LossConfig(),
+                      generator=torch.Generator().manual_seed(0))
+    for step in range(150):
+        task.train_step(step)
+    path = tmp_path_factory.mktemp("spheres") / "sphere.pth"
+    save_networks(path, sdf=sdf)
+    return path

@@ -153,4 +153,5 @@ class BenchmarkConfig:
     resolution: str = flag("128x96", "size of the images, WxH", unit="pixels")
     scene: str = flag("", "folder of the scene; empty: one is made")
     repeats: int = flag(3, "runs of each measurement", minimum=1)
+    sweep: int = switch(0, "1: also how the figures grow from 100x75 to 800x600 and 3 to 49 views")
     json: str = flag("", "file that the figures are written to; empty: none")

@@ -149,6 +149,10 @@ class FastTracer:
         self.make_evaluator = make_evaluator
         self._key: tuple = ()
 
+    def forget(self) -> None:
+        """Sample the grid anew at the next call, for measurements."""
+        self._key = ()
+
     def prepare(self, sdf: Sdf, like: Tensor) -> None:
         """Sample the grid, unless the SDF's weights are those of the last call."""
         key = (id(sdf), *(parameter._version for parameter in sdf.parameters())) \

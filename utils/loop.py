@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from utils.checkpoints import checkpoint_name, keep_latest, load_checkpoint, save_checkpoint
 from utils.config import config_to_dict
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, WriteError
 from utils.run import Run
 from utils.seeds import random_state, set_random_state
 
@@ -104,6 +105,7 @@ class Loop:
     def __init__(self, task: Task, run: Run, options: LoopOptions) -> None:
         self.task, self.folder, self.options = task, run.folder, options
         self.start, self.config = run.start, config_to_dict(run.config)
+        self.begin = run.begin
         self.progress = Progress()
 
     def resume(self, path: Path) -> None:
@@ -113,10 +115,26 @@ class Loop:
             found = ", ".join(sorted(map(str, stored))[:5])
             raise CheckpointError(f"{path} is no checkpoint of a training run: it has {found}; "
                                   "needed task and step")
-        self.task.load_state_dict(stored["task"])
+        try:
+            self.task.load_state_dict(stored["task"])
+        except (KeyError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{path} is of a run with other flags ({error}); give the "
+                                  "same, or --restart 1 to delete that run") from error
+        self._warn_of_changes(stored.get("config", {}))
         set_random_state(stored["random"])
         self.progress = Progress(stored["step"], stored["seconds"], stored["curve"])
         log.info("goes on from %s: step %d, %.0f s", path.name, stored["step"], stored["seconds"])
+
+    def _warn_of_changes(self, before: dict[str, Any]) -> None:
+        """Name the flags of data, networks and losses that differ from the run's so far."""
+        changed = [f"{flag} {before[name][flag]} -> {value}"
+                   for name, section in self.config.items() if name not in ("run", "test")
+                   for flag, value in section.items()
+                   if before.get(name, {}).get(flag, value) != value]
+        if changed:
+            log.warning("goes on with other flags than it began with: %s", "; ".join(changed))
 
     def save(self) -> Path:
         """Write a checkpoint of this moment and prune old ones."""
@@ -138,13 +156,13 @@ class Loop:
         """
         if self.start is not None:
             self.resume(self.start)
-        elif first is not None:
+        self.begin()
+        if self.start is None and first is not None:
             first()
         options, progress = self.options, self.progress
-        writer = SummaryWriter(str(self.folder.summaries), purge_step=progress.step + 1)
-        bar = tqdm(total=options.num_steps, initial=progress.step, unit="step",
-                   desc=self.folder.path.name, dynamic_ncols=True)
-        try:
+        with (summary_writer(self.folder.summaries, progress.step + 1) as writer,
+              tqdm(total=options.num_steps, initial=progress.step, unit="step",
+                   desc=self.folder.path.name, dynamic_ncols=True) as bar):
             if progress.step == 0:
                 self._report(writer, {}, is_last=options.num_steps == 0)
             while progress.step < options.num_steps and not self._out_of_time():
@@ -156,9 +174,6 @@ class Loop:
                 self._report(writer, losses, is_last=is_last)
                 if _is_due(progress.step, options.save_interval) and not is_last:
                     self.save()
-        finally:
-            bar.close()
-            writer.close()
         self.save()
         return progress
 
@@ -181,7 +196,8 @@ class Loop:
         options, step = self.options, self.progress.step
         is_scored = step in options.score_steps or _is_due(step, options.score_interval) or is_last
         scores = self.task.score(step) if is_scored else {}
-        is_drawn = _is_due(step, options.picture_interval) or is_last
+        is_drawn = options.picture_interval > 0 and (
+            _is_due(step, options.picture_interval) or is_last)
         if losses and (_is_due(step, options.scalar_interval) or scores):
             for name, value in losses.items():
                 writer.add_scalar(f"loss/{name}", float(value), step)
@@ -194,6 +210,21 @@ class Loop:
             row = {"step": step, "seconds": round(self.progress.seconds, 3)}
             row |= {f"loss_{name}": float(value) for name, value in losses.items()}
             self.progress.curve.append(row | scores)
+
+
+@contextmanager
+def summary_writer(folder: Path, first_step: int) -> Iterator[SummaryWriter]:
+    """TensorBoard's writer; what earlier runs wrote from `first_step` on is not shown any more.
+
+    Raises:
+        WriteError: its file cannot be written.
+    """
+    try:
+        with SummaryWriter(str(folder), purge_step=first_step) as writer:
+            yield writer
+    except OSError as error:
+        raise WriteError(f"cannot write {folder}: {error.strerror or error}; make room, or give "
+                         "another place with --logging_root") from error
 
 
 def _is_due(step: int, interval: int) -> bool:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import shutil
 import subprocess
 import sys
@@ -44,36 +45,35 @@ class RunFolder:
         self.pictures = self.path / "pictures"
         self.views = self.path / "views"
 
-    def open(self, config: Config, *, restart: bool = False, resume: bool = True) -> Path | None:
-        """Make the folder, start the log, save the configuration.
+    def find_start(self, *, restart: bool = False, resume: bool = True) -> Path | None:
+        """The checkpoint to go on from, or None; writes nothing.
 
         Args:
-            config: of this run.
-            restart: delete the run's earlier files first.
+            restart: an earlier run's files are going to be deleted.
             resume: go on from the latest checkpoint when there is one.
-        Returns:
-            The checkpoint to go on from, or None.
+        Raises:
+            ConfigError: a run is there, and neither restart nor resume is set.
+        """
+        start = None if restart else latest_checkpoint(self.checkpoints)
+        if start is not None and not resume:
+            raise ConfigError(f"{self.path} holds a run already; give --restart 1 to delete it, "
+                              "--resume 1 to go on, or another --experiment_name")
+        return start
+
+    def open(self, *, restart: bool = False) -> logging.Handler:
+        """Make the folder, with restart without the run's earlier files; gives the log's handler.
+
         Raises:
             WriteError: the folder cannot be written.
-            ConfigError: a run is there, and neither restart nor resume is set.
         """
         try:
             if restart:
                 self.clear()
             self.path.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+            return LogFile(self.path / "train.log", encoding="utf-8")
         except OSError as error:
             raise WriteError(f"{self.path}: {error.strerror}; choose another --logging_root, or "
                              "make it writable") from error
-        start = latest_checkpoint(self.checkpoints)
-        if start is not None and not resume:
-            handler.close()
-            raise ConfigError(f"{self.path} holds a run already; give --restart 1 to delete it, "
-                              "--resume 1 to go on, or another --experiment_name")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.getLogger().addHandler(handler)
-        save_config(config, self.path / "config.txt")
-        return start
 
     def clear(self) -> None:
         """Delete what a run writes (RUN_FILES); other files in the folder stay."""
@@ -85,9 +85,41 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
 
+class LogFile(logging.FileHandler):
+    """A log that keeps still where the disk is full: the next file that matters says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Nothing."""
+
+
+class RunLog(logging.handlers.MemoryHandler):
+    """Keeps what is logged until the run's folder is open; a new run's takes an old one's place."""
+
+    def __init__(self) -> None:
+        super().__init__(capacity=1, flushLevel=logging.NOTSET)
+        root = logging.getLogger()
+        for handler in [handler for handler in root.handlers if isinstance(handler, RunLog)]:
+            root.removeHandler(handler)
+            handler.close()
+        root.addHandler(self)
+
+    def write_to(self, file: logging.Handler) -> None:
+        """From now on, and what was kept so far, into a file."""
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.setTarget(file)
+        self.flush()
+
+    def close(self) -> None:
+        """Close the file too."""
+        file = self.target
+        super().close()
+        if file is not None:
+            file.close()
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run that has begun.
+    """A run whose folder is not touched before `begin`.
 
     Attributes:
         folder: its files.
@@ -95,6 +127,8 @@ class Run:
         device: where it computes.
         generator: on the CPU; everything random is drawn from it.
         config: all flags.
+        log: goes into the folder.
+        is_training: False for evaluations, which never delete a run's files.
     """
 
     folder: RunFolder
@@ -102,16 +136,32 @@ class Run:
     device: torch.device
     generator: torch.Generator
     config: Config
+    log: RunLog
+    is_training: bool = True
+
+    def begin(self) -> None:
+        """Open the folder, and save the configuration there; called once all inputs are sound.
+
+        An evaluation leaves the configuration that the run was trained with.
+
+        Raises:
+            WriteError: the folder cannot be written.
+        """
+        self.log.write_to(self.folder.open(
+            restart=self.is_training and bool(self.config.run.restart)))
+        path = self.folder.path / "config.txt"
+        if self.is_training or not path.exists():
+            save_config(self.config, path)
 
 
 def start_run(config: Config, *, is_training: bool = True) -> Run:
-    """Open the run's folder and log, seed everything, choose device and threads.
+    """Choose device and threads, seed everything, and look for a checkpoint to go on from.
 
     Args:
         config: of the run.
-        is_training: False for evaluations, which never delete a run's files.
+        is_training: False for evaluations.
     Raises:
-        ConfigError, WriteError: see `RunFolder.open` and `pick_device`.
+        ConfigError: see `RunFolder` and `pick_device`.
     """
     device = pick_device(config.run.device)
     if config.run.num_threads > 0:
@@ -119,14 +169,16 @@ def start_run(config: Config, *, is_training: bool = True) -> Run:
     if config.tracing is not None and config.tracing.tracer == "fast" and device.type == "cpu":
         keep_freed_memory()
     folder = RunFolder(config.run.logging_root, config.run.experiment_name)
-    start = folder.open(config, restart=is_training and bool(config.run.restart),
-                        resume=not is_training or bool(config.run.resume))
+    run_log = RunLog()
+    start = folder.find_start(restart=is_training and bool(config.run.restart),
+                              resume=not is_training or bool(config.run.resume))
     logging.getLogger().setLevel(logging.DEBUG if config.run.verbose_logging else logging.INFO)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else \
         f"{torch.get_num_threads()} threads"
     log.info("%s: seed %d, %s (%s), torch %s, revision %s", folder.path, config.run.seed, device,
              name, torch.__version__, revision())
-    return Run(folder, start, device, seed_everything(config.run.seed), config)
+    return Run(folder, start, device, seed_everything(config.run.seed), config, run_log,
+               is_training)
 
 
 def pick_device(name: str) -> torch.device:

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "base"
 NETWORKS = ("sdf", "encoder", "aggregation", "decoder")
-#: A tensor that only the residual trunk has.
-RESIDUAL_MARK = "downsample"
+#: A tensor that only the residual trunk has, and the first stage that has it.
+RESIDUAL_MARK, MARKED_STAGE = "downsample", "down.layer2."
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class StoredNetworks:
 
     @property
     def encoder_kind(self) -> str | None:
-        """residual or plain, by the tensors; None without an encoder."""
-        names = self.networks.get("encoder")
-        if not names:
-            return None
-        return "residual" if any(RESIDUAL_MARK in name for name in names) else "plain"
+        """residual or plain, by the tensors; None where they do not tell, as at depth 1 and 2."""
+        names = self.networks.get("encoder", ())
+        if any(RESIDUAL_MARK in name for name in names):
+            return "residual"
+        return "plain" if any(MARKED_STAGE in name for name in names) else None
 
 
 def read_networks(path: str | Path) -> StoredNetworks:
@@ -68,6 +68,24 @@ def read_networks(path: str | Path) -> StoredNetworks:
 def save_networks(path: str | Path, **networks: nn.Module) -> None:
     """Write weights of single networks, by the names of NETWORKS."""
     save_checkpoint(path, {name: net.state_dict() for name, net in networks.items()})
+
+
+def save_sphere(path: Path, sdf: nn.Module, error: dict[str, float]) -> bool:
+    """Write a fitted sphere with its errors, unless the one that is there is better.
+
+    Args:
+        path: see `sphere_asset`.
+        error: mean_error decides.
+    Returns:
+        Whether it was written.
+    """
+    stored = load_checkpoint(path).get("error") if path.is_file() else None
+    if stored and stored["mean_error"] <= error["mean_error"]:
+        log.warning("%s stays: its mean error is %.2g, that of this fit %.2g", path,
+                    stored["mean_error"], error["mean_error"])
+        return False
+    save_checkpoint(path, {"sdf": sdf.state_dict(), "error": error})
+    return True
 
 
 def sphere_asset(sdf: SdfConfig) -> Path:

@@ -1,0 +1,259 @@
+"""Measure the fast path against `--tracer reference`, each in a process of its own, by turns.
+
+    python experiment_scripts/benchmark.py [--device D] [--resolution 128x96] [--scene DIR]
+                                           [--repeats 3] [--sweep 1] [--json FILE]
+
+Prints one table (about 4 minutes on 2 cores, the sweep 10 more); the JSON has the same figures and
+`ratios` (reference over fast: larger is better). Without --scene a made-up one is measured. Longer
+than a script's 60 lines, as all that it measures is wiring of this one place.
+"""
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch  # noqa: E402
+
+from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E402
+from data_processing.scenes import load_scene  # noqa: E402
+from data_processing.splits import resolve_split  # noqa: E402
+from data_processing.writers import write_scene  # noqa: E402
+from modules_sdf import build_model, trace_views  # noqa: E402
+from training import build_scene_trainer, views_of  # noqa: E402
+from utils.benchmarking import (  # noqa: E402
+    Jobs, Variant, format_rows, interleaved, matmul_rate)
+from utils.checkpoints import write_text_atomic  # noqa: E402
+from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
+from utils.config_stages import BenchmarkConfig  # noqa: E402
+from utils.memory import keep_freed_memory  # noqa: E402
+from utils.run import pick_device, run_script  # noqa: E402
+from utils.siren_chunks import fast_evaluator  # noqa: E402
+
+VARIANTS = ("reference", "fast")
+FLOP_PER_POINT = 99_328           # SIREN 3-128-128-128-128-1, multiplications and additions
+NUM_SDF_POINTS = 100_000
+NUM_FIRST_STEPS = 3               # move the surface off the sphere before anything is measured
+JOBS = ("shape_step", "image_step", "render_frame", "buffers", "sdf_forward", "sdf_gradient",
+        "eikonal")
+SHAPE_STEP, IMAGE_STEP = 3, 53    # steps of the DTU schedule that train the shape, and that do not
+SWEEP_WIDTHS = (100, 200, 400, 800)
+SWEEP_VIEWS = (3, 7, 14, 28, 49)
+#: Pixels of a view above which the plain path would need more memory than a machine of 24 GB has.
+MOST_REFERENCE_PIXELS = 200 * 150
+
+
+class CountedPoints:
+    """Counts the points at which a model's SDF is evaluated, by whatever way."""
+
+    def __init__(self, trainer) -> None:
+        self.total = 0
+        sdf, tracer = trainer.model.sdf, trainer.tracer
+        sdf.register_forward_hook(lambda module, inputs, output: self.add(output.numel()))
+        in_closed_form = sdf.value_and_gradient
+
+        def value_and_gradient(points):
+            self.add(len(points))
+            return in_closed_form(points)
+
+        sdf.value_and_gradient = value_and_gradient
+        if hasattr(tracer, "make_evaluator"):
+            tracer.make_evaluator = self.counted(tracer.make_evaluator)
+
+    def add(self, number: int) -> None:
+        """Count some more."""
+        self.total += number
+
+    def counted(self, make_evaluator):
+        """The same maker of evaluators, whose evaluators count."""
+        def make(sdf):
+            evaluate = make_evaluator(sdf)
+
+            def counting(points):
+                self.add(len(points))
+                return evaluate(points)
+
+            return counting
+        return make
+
+
+class Subject:
+    """What one variant's process measures.
+
+    Args:
+        tracer: fast or reference.
+        scene_path, im_scale: the scene.
+        device_name: of the flag.
+        num_views: how many views `buffers` traces.
+    """
+
+    def __init__(self, tracer: str, scene_path: str, im_scale: float, device_name: str,
+                 num_views: int) -> None:
+        device = pick_device(device_name)
+        self.is_fast = tracer == "fast"
+        if self.is_fast and device.type == "cpu":
+            keep_freed_memory()
+        config = parse_config(TRAIN_SECTIONS, [
+            "--config_filepath", "configs/demo.txt", "--tracer", tracer, "--device", device.type])
+        torch.manual_seed(0)
+        scene = load_scene(scene_path, im_scale=im_scale)
+        model = build_model(config.sdf, config.cnn, config.views, config.run, is_fast=self.is_fast)
+        train = resolve_split(len(scene), "dtu" if len(scene) == 49 else "").train
+        self.trainer = build_scene_trainer(model.to(device), views_of(scene, train, device), config,
+                                           generator=torch.Generator().manual_seed(0))
+        self.points = torch.rand(NUM_SDF_POINTS, 3, generator=torch.Generator().manual_seed(0))
+        self.points = (self.points * 2 - 1).to(device)
+        self.cameras = scene.cameras[:num_views].to(device)
+        self.frame_camera = scene.cameras[len(scene) // 4]
+        self.counter = CountedPoints(self.trainer)
+        self.trainer.trace_all()
+        for step in range(NUM_FIRST_STEPS):
+            self.trainer.train_step(step)
+        self.renderer = model.renderer(self.trainer.views, occ_threshold=1e-3,
+                                       tracer=self.trainer.tracer)
+
+    def jobs(self) -> Jobs:
+        """All measurements by name."""
+        return {"shape_step": lambda: self.step(SHAPE_STEP),
+                "image_step": lambda: self.step(IMAGE_STEP), "buffers": self.buffers,
+                "render_frame": self.render_frame, "sdf_forward": self.sdf_forward,
+                "sdf_gradient": self.sdf_gradient, "eikonal": self.eikonal}
+
+    def step(self, number: int) -> dict[str, float]:
+        """A training step."""
+        before = self.counter.total
+        self.trainer.train_step(number)
+        return {"sdf_evaluations": self.counter.total - before}
+
+    def buffers(self) -> dict[str, float]:
+        """Hits of all views: the plain path view by view, the fast one in one go."""
+        before, model = self.counter.total, self.trainer.model
+        if self.is_fast:
+            self.trainer.tracer.forget()
+        parts = [slice(None)] if self.is_fast else range(len(self.cameras))
+        for part in parts:
+            trace_views(model.sdf, self.cameras[part], self.trainer.tracer)
+        return {"sdf_evaluations": self.counter.total - before}
+
+    @torch.no_grad()
+    def sdf_forward(self) -> None:
+        """The SDF at NUM_SDF_POINTS points."""
+        sdf = self.trainer.model.sdf
+        (fast_evaluator(sdf) if self.is_fast else sdf)(self.points)
+
+
+    def sdf_gradient(self) -> None:
+        """SDF and its gradient at NUM_SDF_POINTS points, for a loss that needs no graph."""
+        self.trainer.tracer.slopes(self.trainer.model.sdf, self.points, self.points)
+
+    def eikonal(self) -> None:
+        """The eikonal term of a shape step with its gradient."""
+        self.trainer.eikonal_loss().backward()
+
+    def render_frame(self) -> None:
+        """A new view from stored source features."""
+        if self.is_fast:
+            self.trainer.tracer.forget()
+        self.renderer(self.frame_camera)
+
+
+def make_jobs(*arguments) -> Jobs:
+    """`Subject`'s jobs; a function of this module, so that a process can be told to call it."""
+    return Subject(*arguments).jobs()
+
+
+def measure(scene_path: str, im_scale: float, config: BenchmarkConfig,
+            *, num_views: int = 49, jobs=JOBS, names=VARIANTS) -> dict[str, dict]:
+    """Figures by job and variant; processes are fresh, so peaks are those of these jobs."""
+    variants = [Variant(name, make_jobs, name, scene_path, im_scale, config.device, num_views)
+                for name in names]
+    try:
+        return {job: interleaved(variants, job, config.repeats) for job in jobs}
+    finally:
+        for variant in variants:
+            variant.close()
+
+
+def ratios_of(found: dict[str, dict]) -> dict[str, float]:
+    """Reference over fast."""
+    def ratio(job: str, key: str = "ms") -> float:
+        return found[job]["reference"][key] / found[job]["fast"][key]
+
+    return {"shape_step": ratio("shape_step"), "image_step": ratio("image_step"),
+            "sdf_evaluations": ratio("shape_step", "sdf_evaluations"), "buffers": ratio("buffers"),
+            "peak_memory": ratio("image_step", "peak_mib"), "render_frame": ratio("render_frame")}
+
+
+def sweep(scene_path: str, width: int, config: BenchmarkConfig) -> list[dict]:
+    """How the steps grow with the size of the views, and the buffers with their number."""
+    rows = []
+    for wide in SWEEP_WIDTHS:
+        names = VARIANTS if wide * wide * 3 // 4 <= MOST_REFERENCE_PIXELS else ("fast",)
+        found = measure(scene_path, wide / width, config, names=names,
+                        jobs=("shape_step", "image_step", "render_frame"))
+        rows.append({"width": wide, "views": 7, **found})
+    for views in SWEEP_VIEWS:
+        found = measure(scene_path, 128 / width, config, num_views=views, jobs=("buffers",))
+        rows.append({"width": 128, "views": views, **found})
+    return rows
+
+
+def table(result: dict) -> str:
+    """The figures as text."""
+    rows = [["", "reference", "fast", "ratio"]]
+    for job, found in result["measured"].items():
+        pair = [found[name] for name in VARIANTS]
+        rows.append([f"{job}, ms", *(f"{x['ms']:.1f}" for x in pair),
+                     f"{pair[0]['ms'] / pair[1]['ms']:.1f}"])
+        if pair[1].get("sdf_evaluations"):
+            rows.append(["  SDF evaluations", *(f"{x['sdf_evaluations']:.3g}" for x in pair),
+                         f"{pair[0]['sdf_evaluations'] / pair[1]['sdf_evaluations']:.1f}"])
+    rows.append(["peak memory of steps, MiB",
+                 *(f"{found['peak_mib']:.0f}" for found in
+                   result["measured"]["image_step"].values()),
+                 f"{result['ratios']['peak_memory']:.1f}"])
+    for row in result.get("sweep", []):
+        for job in row.keys() - {"width", "views"}:
+            cells = [f"{row[job][name]['ms']:.0f}" if name in row[job] else "-"
+                     for name in VARIANTS]
+            rows.append([f"{job}, {row['views']} views {row['width']} wide, ms", *cells, ""])
+    lines = [f"{result['device']}, {result['threads']} threads, torch {result['torch']}, "
+             f"{result['scene']} at {result['resolution']}", format_rows(rows),
+             f"matrix product {result['matmul_flops'] / 1e9:.0f} GFLOP/s; SDF forward "
+             f"{result['sdf_points_per_second'] / 1e6:.2f} Mpoints/s = "
+             f"{result['sdf_forward_fraction_of_matmul']:.0%} of it"]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Make or find the scene, measure, print."""
+    config = parse_config([BenchmarkConfig], argv).benchmark
+    device = pick_device(config.device)
+    with tempfile.TemporaryDirectory() as folder:
+        path, size = config.scene, parse_resolution(config.resolution)
+        if not path:
+            widest = (SWEEP_WIDTHS[-1], SWEEP_WIDTHS[-1] * 3 // 4) if config.sweep else size
+            path = str(write_scene(make_scene("blobs", 0, resolution=widest, supersampling=1),
+                                   Path(folder) / "scene", "processed"))
+        width = load_scene(path).cameras.resolution[0]
+        rate = matmul_rate(device, torch.float32)
+        measured = measure(path, size[0] / width, config)
+        per_second = NUM_SDF_POINTS / measured["sdf_forward"]["fast"]["ms"] * 1e3
+        result = {
+            "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "scene": Path(config.scene).name or "made-up scene", "resolution": config.resolution,
+            "ratios": ratios_of(measured), "measured": measured, "matmul_flops": rate,
+            "sdf_points_per_second": per_second,
+            "sdf_forward_fraction_of_matmul": per_second * FLOP_PER_POINT / rate}
+        if config.sweep:
+            result["sweep"] = sweep(path, width, config)
+    print(table(result))
+    if config.json:
+        write_text_atomic(config.json, json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,222 @@
+"""The loop round a step, with a task that counts; utils/run.py has tests of its own."""
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import config_of, final_state
+
+from utils import checkpoints, loop
+from utils.checkpoints import checkpoints_in, load_checkpoint, save_checkpoint
+from utils.errors import CheckpointError, WriteError
+from utils.loop import Loop, LoopOptions, run_facts, stored_progress
+from utils.run import start_run
+
+
+class Counter:
+    """A task whose state is a sum of random numbers; remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros(())
+        self.scored, self.drawn, self.fails_at = [], [], {}
+
+    def train_step(self, step):
+        if step in self.fails_at:
+            raise self.fails_at[step]
+        self.total = self.total + torch.rand(())
+        return {"image": torch.tensor(float(step)), "total": self.total}
+
+    def score(self, step):
+        self.scored.append(step)
+        return {"psnr": 10.0 + step}
+
+    def pictures(self, step):
+        self.drawn.append(step)
+        return {"views": torch.zeros(4, 4, 3, dtype=torch.uint8).numpy()}
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total = state["total"]
+
+
+@pytest.fixture
+def make_loop(tmp_path):
+    def make(options, *flags, task=None):
+        config = config_of("--logging_root", tmp_path, "--experiment_name", "run", *flags)
+        task = task or Counter()
+        return Loop(task, start_run(config), options), task
+    return make
+
+
+def steps_of(loop_):
+    return [int(path.stem.split("_")[1]) for path in checkpoints_in(loop_.folder.checkpoints)]
+
+
+def test_everything_is_done_at_its_steps(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=7, save_interval=2, keep=2, picture_interval=3,
+                                       score_steps=(0, 1, 5), score_interval=4))
+    firsts = []
+    progress = made.run(lambda: firsts.append(made.progress.step))
+    assert firsts == [0] and progress.step == 7
+    assert task.scored == [0, 1, 4, 5, 7]         # the last step is always scored
+    assert task.drawn == [3, 6, 7]
+    assert steps_of(made) == [6, 7]               # 2 and 4 were pruned
+    assert [row["step"] for row in progress.curve] == list(range(8))
+    assert [row["step"] for row in progress.curve if "psnr" in row] == [0, 1, 4, 5, 7]
+    row = progress.curve[5]
+    assert set(row) == {"step", "seconds", "loss_image", "loss_total", "psnr"}
+    assert (row["loss_image"], row["psnr"]) == (4.0, 15.0)
+
+
+def test_interval_zero_is_never(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=3))
+    made.run()
+    assert task.drawn == [] and task.scored == [3] and steps_of(made) == [3]
+
+
+def test_no_steps_leave_a_scored_checkpoint(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=0, picture_interval=1))
+    assert made.run().step == 0
+    assert task.scored == [0] and task.drawn == [0] and steps_of(made) == [0]
+
+
+def test_scalars_and_pictures_are_in_tensorboard(make_loop):
+    made, _ = make_loop(LoopOptions(num_steps=4, scalar_interval=2, picture_interval=4))
+    made.run()
+    events = EventAccumulator(str(made.folder.summaries)).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss/image", "loss/total", "withheld/psnr"}
+    found = [(event.step, event.value) for event in events.Scalars("loss/image")]
+    assert found == [(2, 1.0), (4, 3.0)]
+    assert [event.step for event in events.Images("views")] == [4]
+
+
+def test_long_curves_are_thinned_but_keep_scored_rows(make_loop, monkeypatch):
+    monkeypatch.setattr(loop, "CURVE_ROWS", 5)
+    made, _ = make_loop(LoopOptions(num_steps=20, score_steps=(7,)))
+    assert [row["step"] for row in made.run().curve] == [4, 7, 8, 12, 16, 20]
+
+
+def test_time_limit_counts_training_alone(make_loop, monkeypatch):
+    ticks = iter(range(0, 1000, 1))
+
+    def clock():
+        return float(next(ticks))                 # each look takes a second: a step has two looks
+
+    monkeypatch.setattr(loop.time, "perf_counter", clock)
+    made, task = make_loop(LoopOptions(num_steps=50, time_limit=3))
+    progress = made.run()
+    assert progress.step == 3 and progress.seconds == 3
+    assert task.scored == [3] and steps_of(made) == [3]
+    again, task = make_loop(LoopOptions(num_steps=50, time_limit=5))
+    assert again.run().step == 5                  # seconds before the resume count
+
+
+def test_stopped_and_started_again_is_as_never_stopped(make_loop, tmp_path):
+    options = LoopOptions(num_steps=6, save_interval=2)
+    whole, task = make_loop(options)
+    whole.run()
+    other, stopped = make_loop(options, "--logging_root", tmp_path / "other")
+    stopped.fails_at[5] = RuntimeError("pulled the plug")
+    with pytest.raises(RuntimeError, match="plug"):
+        other.run()
+    assert steps_of(other) == [2, 4]
+    again, task_again = make_loop(options, "--logging_root", tmp_path / "other")
+    firsts = []
+    assert again.run(lambda: firsts.append(1)).step == 6
+    assert firsts == []                           # what comes before the first step was done
+    assert torch.equal(task_again.total, task.total)
+    assert [row["loss_total"] for row in again.progress.curve] == \
+        [row["loss_total"] for row in whole.progress.curve]
+
+
+def test_a_run_that_is_complete_is_left_as_it_is(make_loop):
+    options = LoopOptions(num_steps=2)
+    first, task = make_loop(options)
+    first.run()
+    again, other = make_loop(options)
+    assert again.run().step == 2
+    assert torch.equal(other.total, task.total) and other.scored == []
+
+
+def test_a_loss_that_is_not_finite_names_step_and_state(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=6, save_interval=2))
+    task.fails_at[3] = FloatingPointError("loss not finite: image")
+    with pytest.raises(FloatingPointError) as caught:
+        made.run()
+    assert all(word in str(caught.value)
+               for word in ("step 3", "loss not finite: image", str(made.folder.checkpoints)))
+    assert steps_of(made) == [2]
+
+
+@pytest.mark.parametrize("content, words", [
+    ({"sdf": {"w": torch.ones(1)}}, ["step_000009.pth", "sdf", "needed task and step"]),
+    ({"task": {}, "step": 9, "seconds": 0.0, "curve": []}, ["other flags", "--restart 1"]),
+])
+def test_checkpoints_of_something_else_are_refused(make_loop, tmp_path, content, words):
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "step_000009.pth", content)
+    made, _ = make_loop(LoopOptions(num_steps=12))
+    with pytest.raises(CheckpointError) as caught:
+        made.run()
+    assert all(word in str(caught.value) for word in words)
+    assert not (tmp_path / "run" / "config.txt").exists()
+
+
+def test_flags_that_change_at_a_resume_are_named(make_loop, caplog):
+    made, _ = make_loop(LoopOptions(num_steps=1), "--num_steps", 1)
+    made.run()
+    again, _ = make_loop(LoopOptions(num_steps=2), "--num_steps", 2, "--lr", 0.25)
+    again.run()
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1 and "lr 0.0001 -> 0.25" in warned[0]
+    assert "num_steps" not in warned[0]           # going on for longer is what a resume is for
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(make_loop, monkeypatch):
+    made, task = make_loop(LoopOptions(num_steps=6, save_interval=2))
+    fsync = os.fsync
+
+    def full(handle):
+        if made.progress.step >= 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(WriteError, match="disk of .*checkpoints is full"):
+        made.run()
+    assert steps_of(made) == [2] and final_state(made.folder.path)["step"] == 2
+    assert sorted(p.name for p in made.folder.checkpoints.iterdir()) == ["step_000002.pth"]
+
+
+def test_summaries_that_cannot_be_written_are_told(make_loop, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summaries").write_text("a file in place of the folder")
+    made, _ = make_loop(LoopOptions(num_steps=1))
+    with pytest.raises(WriteError, match="summaries"):
+        made.run()
+
+
+def test_facts_and_progress_of_a_run(make_loop, tmp_path):
+    made, _ = make_loop(LoopOptions(num_steps=2), "--seed", 5, "--device", "cpu")
+    run = start_run(config_of("--logging_root", tmp_path, "--experiment_name", "other", "--seed",
+                              5, "--device", "cpu"))
+    progress = made.run()
+    facts = run_facts(run, progress)
+    assert facts == {"steps": 2, "train_seconds": round(progress.seconds, 3), "seed": 5,
+                     "device": "cpu", "threads": torch.get_num_threads()}
+    stored = stored_progress(checkpoints_in(made.folder.checkpoints)[-1])
+    assert (stored.step, stored.curve) == (2, progress.curve)
+    save_checkpoint(tmp_path / "release.pth", {"enc_net.encs.0.weight": torch.ones(1)})
+    assert stored_progress(tmp_path / "release.pth").step == 0
+
+
+def test_checkpoints_hold_the_configuration(make_loop):
+    made, _ = make_loop(LoopOptions(num_steps=1), "--lr", 0.125)
+    made.run()
+    stored = load_checkpoint(checkpoints_in(made.folder.checkpoints)[-1])
+    assert stored["config"]["rates"]["lr"] == 0.125
+    assert {"task", "random", "step", "seconds", "curve"} <= set(stored)
