@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from utils.camera_paths import make_path
 from utils.cameras import Cameras
+from utils.config import mesh_formats
 from utils.config_sections import DataConfig
 from utils.config_stages import TestConfig
-from utils.errors import ConfigError, UserError
+from utils.errors import UserError
 from utils.evaluation import evaluate_views, format_table, summarise, write_metrics
 from utils.files import whole_file
 from utils.lpips import build_lpips
-from utils.mesh import FORMATS, colour_vertices, extract_mesh, mesh_chamfer, write_mesh
+from utils.mesh import colour_vertices, extract_mesh, mesh_chamfer, write_mesh
 from utils.metrics import Chamfer
 from utils.pictures import save_png, source_sheet, to_uint8, view_pictures, view_sheet
 from utils.plots import camera_plot, sdf_slices
@@ -167,16 +168,6 @@ def _write_mesh(exhibit: Exhibit, folder: RunFolder, test: TestConfig,
                               cameras=scene.cameras[train], visible=_visible(exhibit))
     return write_mesh(mesh, scene.cameras.model, folder.path / "mesh", colours=colours,
                       formats=formats), distance
-
-
-def mesh_formats(text: str) -> list[str]:
-    """`ply,obj`, or `none`, as a list; ConfigError for others."""
-    formats = [word for word in text.replace(",", " ").split() if word != "none"]
-    unknown = [word for word in formats if word not in FORMATS]
-    if unknown:
-        raise ConfigError(f"--mesh_formats has {', '.join(unknown)}, needed any of "
-                          f"{', '.join(FORMATS)}, or none")
-    return formats
 
 
 def _visible(exhibit: Exhibit) -> Callable[[Tensor], Tensor]:

@@ -22,6 +22,7 @@ from utils.config import Config
 from utils.config_sections import DataConfig, RunConfig, ViewsConfig
 from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.derivatives import gradient
+from utils.errors import CheckpointError
 from utils.loop import LoopOptions
 from utils.point_buffers import fill_buffer
 from utils.rays import Rays, Surface
@@ -187,10 +188,15 @@ class SceneTrainer:
         """Networks, optimiser, traced surfaces and the sampler's random state."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "surface": self.buffer.state_dict(), "generator": self.generator.get_state(),
+                "views": list(self.views.names),
                 "cameras": {name: getattr(self.views.cameras, name) for name in CAMERA_MATRICES}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; CheckpointError when it is another architecture's."""
+        if list(state.get("views", self.views.names)) != list(self.views.names):
+            raise CheckpointError(f"the run was trained on views {', '.join(state['views'])}, now "
+                                  f"they are {', '.join(self.views.names)}; give the same "
+                                  "--train_views, or --restart 1 to delete that run")
         if self.loads_poses:
             self.views = with_poses(self.views, state)
             self.buffer = SurfaceBuffer(self.views.cameras)

@@ -1,7 +1,8 @@
 """Cameras: projection matrices, rays, projection, look_at, and the conventions that join them.
 
-Everything here runs in float64, where a chain of a few 4x4 products and inverses of well-conditioned
-matrices rounds to about 1e-14; TIGHT leaves a factor of a thousand. NDC of pixel centres is float32.
+Nearly all runs in float64, where a chain of a few 4x4 products and inverses of well-conditioned
+matrices rounds to about 1e-14; TIGHT leaves a factor of a thousand. NDC of pixel centres is float32
+and has its own tolerances.
 """
 from __future__ import annotations
 

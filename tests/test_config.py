@@ -17,7 +17,7 @@ NAMED = ["--experiment_name", "x"]
 
 
 def parse(*args: str, **kwargs) -> cfg.Config:
-    return cfg.parse_config(cfg.TRAIN_SECTIONS, [*NAMED, *args], **kwargs)
+    return cfg.parse_config(cfg.META_SECTIONS, [*NAMED, *args], **kwargs)
 
 
 def write(folder: Path, text: str) -> str:
@@ -99,7 +99,7 @@ def test_wrong_value_in_a_file_names_the_file(tmp_path):
 
 def test_missing_required_flags():
     with pytest.raises(ConfigError, match="--experiment_name is missing"):
-        cfg.parse_config(cfg.TRAIN_SECTIONS, [])
+        cfg.parse_config(cfg.META_SECTIONS, [])
     with pytest.raises(ConfigError, match="--output is missing"):
         cfg.parse_config([MakeSceneConfig], [])
 
@@ -148,7 +148,7 @@ def test_no_warning_where_nothing_was_given(caplog):
 
 @pytest.mark.parametrize("name", sorted(cfg.UNSUPPORTED))
 def test_unsupported_flags_exist_and_their_defaults_are_fine(name):
-    fields = cfg._fields_of(cfg.TRAIN_SECTIONS)
+    fields = cfg._fields_of(cfg.META_SECTIONS)
     assert fields[name].default in cfg.UNSUPPORTED[name][0]
 
 
@@ -159,15 +159,15 @@ def test_saving_and_reading_gives_the_same_config(tmp_path, caplog):
                    "--checkpoint_sdf", '"q".pth', "--model_skips_sdf", "0,2", "1,3")
     path = tmp_path / "config.txt"
     cfg.save_config(config, path)
-    assert cfg.parse_config(cfg.TRAIN_SECTIONS, ["--config_filepath", str(path)]) == config
-    for field in cfg._fields_of(cfg.TRAIN_SECTIONS).values():
+    assert cfg.parse_config(cfg.META_SECTIONS, ["--config_filepath", str(path)]) == config
+    for field in cfg._fields_of(cfg.META_SECTIONS).values():
         assert f"{field.name} = " in path.read_text()
 
 
 def test_reading_a_saved_config_of_defaults_warns_of_nothing(tmp_path, caplog):
     path = tmp_path / "config.txt"
     cfg.save_config(parse(), path)
-    cfg.parse_config(cfg.TRAIN_SECTIONS, ["--config_filepath", str(path)])
+    cfg.parse_config(cfg.META_SECTIONS, ["--config_filepath", str(path)])
     assert not caplog.records
 
 
@@ -202,14 +202,6 @@ def test_nothing_writes_to_a_config():
         config.run.seed = 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.run = None
-
-
-@pytest.mark.parametrize("name, expected", [
-    ("dtu", (50, 7)), ("nlr", (100, 3)), ("shapenet", (2000, 5)), ("", (50, 7))])
-def test_shape_schedule_by_dataset_and_by_flags(name, expected):
-    assert cfg.shape_schedule(parse().rates, name) == expected
-    rates = parse("--shape_warmup_steps", "0", "--shape_interval", "2").rates
-    assert cfg.shape_schedule(rates, name) == (0, 2)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.txt")), ids=lambda p: p.stem)
@@ -269,5 +261,5 @@ def test_the_release_pretraining_command_parses():
 
 
 def test_help_has_default_and_unit():
-    text = " ".join(cfg.build_parser(*cfg.TRAIN_SECTIONS).format_help().split())
+    text = " ".join(cfg.build_parser(*cfg.META_SECTIONS).format_help().split())
     assert "[steps] (default: 5000)" in text

@@ -173,7 +173,7 @@ def test_the_revision_is_unknown_outside_a_checkout(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error, code, words", [
     (ConfigError("lr is odd"), 2, "error: lr is odd\n"),
     (WriteError("full"), 2, "error: full\n"),
-    (KeyboardInterrupt(), 130, "the same command goes on"),
+    (KeyboardInterrupt(), 130, "goes on from the last"),
 ])
 def test_what_users_can_mend_is_one_line(capsys, error, code, words):
     def main():

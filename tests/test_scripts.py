@@ -108,9 +108,9 @@ def test_meshes_lie_round_the_object_in_world_space(finished, tiny_scene):
         radii = np.linalg.norm(mesh.vertices - model[:3, 3], axis=-1) / scale
         assert len(mesh.faces) > 100
         assert 0.3 < np.median(radii) < 0.7
-    nearest = trimesh.proximity.ProximityQuery(mesh).on_surface(
-        scene.surface_points_world.numpy()[:200])[1]
-    assert np.median(nearest) < 0.5 * scale
+    true_points = scene.surface_points_world[:200]
+    nearest = torch.cdist(true_points, torch.from_numpy(mesh.vertices).float()).amin(1)
+    assert nearest.median() < 0.5 * scale
 
 
 def test_figures_are_json_without_nan(finished):
@@ -151,13 +151,14 @@ def test_the_configuration_loads_again(finished, tiny_sphere):
     assert stored["run"]["num_steps"] == 2
 
 
-def test_the_printed_table_ends_with_paths_that_exist(finished, tiny_scene, capsys, monkeypatch):
-    monkeypatch.chdir(finished.parents[1])
-    call("test_sdf_ibr", *flags_of("logs", tiny_scene, "--test_rt", 1, "--test_metrics", 1))
+def test_the_printed_table_ends_with_paths_that_exist(copy, tiny_scene, capsys, monkeypatch):
+    monkeypatch.chdir(copy.parent)
+    call("test_sdf_ibr", *flags_of(".", tiny_scene, "--test_rt", 1, "--test_metrics", 1))
     table, written = capsys.readouterr().out.split("written:")
     assert table.splitlines()[0].split()[:2] == ["view", "PSNR"] and "2 steps" in table
     assert max(map(len, table.splitlines())) <= 100
-    assert all((finished.parents[1] / path).exists() for path in written.split())
+    assert len(written.split()) > 4
+    assert all((copy.parent / path).exists() for path in written.split())
 
 
 def test_an_evaluation_gives_the_figures_that_training_ended_with(copy, tiny_scene, tmp_path):
@@ -204,12 +205,10 @@ def test_a_finished_run_goes_on_with_more_steps(copy, tiny_scene, tiny_sphere, t
     (["--model_hidden_dims_sdf", 20], ["16", "20", "architecture"]),
     (["--resume", 0], ["--restart 1", "--resume 1"]),
     (["--restart", 1, "--checkpoint_path", "nowhere.pth"], ["nowhere.pth"]),
-    (["--train_views", "0,1,3"], ["other flags", "--restart 1"]),
-    (["--occ_threshold", "1e-3"], ["occ_threshold"]),
+    (["--train_views", "0,1,3"], ["000, 001, 003", "--restart 1"]),
     (["--logging_root", "FILE"], ["FILE", "--logging_root"]),
     (["--experiment_name", "a/b"], ["experiment_name", "a/b"]),
     (["--init_sphere", 1, "--checkpoint_sdf", "", "--restart", 1], ["fit_sphere.txt"]),
-    (["--mesh_formats", "stl"], ["stl", "ply"]),
 ])
 def test_bad_input_is_one_line_and_touches_nothing(copy, tiny_scene, tiny_sphere, tmp_path,
                                                    capsys, monkeypatch, flags, words):
@@ -223,6 +222,7 @@ def test_bad_input_is_one_line_and_touches_nothing(copy, tiny_scene, tiny_sphere
     assert (tmp_path / "FILE").read_text() == "a file"
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind, words", [
     ("truncated", ["truncated or damaged"]), ("code", ["holds code", "mkdir"]),
     ("empty", ["the file is empty"]), ("text", ["not a checkpoint"]),
@@ -249,14 +249,14 @@ def test_a_full_disk_names_the_disk_and_keeps_the_run(copy, tiny_scene, tiny_sph
                                                       capsys, monkeypatch):
     flags = flags_of(tmp_path, tiny_scene, "--num_steps", 4, sphere=tiny_sphere)
     fsync = os.fsync
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("no /proc here: the file that is written cannot be told")
 
     def full(handle):
         if ".pth" in os.readlink(f"/proc/self/fd/{handle}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
-    if not os.path.isdir("/proc/self/fd"):
-        pytest.skip("no /proc here: the file that is written cannot be told")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.os, "fsync", full)
         told = fails(capsys, *flags)

@@ -195,20 +195,19 @@ def test_shallow_encoders_have_the_kind_of_the_flags(tmp_path):
     assert encoder_kind(config.cnn, config.run, "plain") == "residual"
 
 
-def test_the_sphere_is_shipped_for_the_widths_of_the_configs():
-    for width in (128, 256):
-        config = config_of("--experiment_name", "x", "--model_hidden_dims_sdf", width,
-                           "--init_sphere", 1, "--precision", "fp32")
-        path = sphere_asset(config.sdf)
-        if not path.is_file():
-            pytest.skip(f"{path.name} is not made yet")
-        sdf = build_sdf(SdfArchitecture(hidden_dims=width))
-        sdf.load_state_dict(read_networks(path).networks["sdf"])
-        points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        points = points[points.norm(dim=-1) < 1]
-        error = (sdf(points) - (points.norm(dim=-1) - 0.5)).abs()
-        # The cusp at the centre is rounded off, hence the greater bound near it.
-        assert error[points.norm(dim=-1) > 0.2].max() < 0.01 and error.max() < 0.06
+@pytest.mark.parametrize("width", [128, 256])
+def test_the_sphere_is_shipped_for_the_widths_of_the_configs(width):
+    config = config_of("--experiment_name", "x", "--model_hidden_dims_sdf", width)
+    path = sphere_asset(config.sdf)
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not made yet")
+    sdf = build_sdf(SdfArchitecture(hidden_dims=width))
+    sdf.load_state_dict(read_networks(path).networks["sdf"])
+    points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    points = points[points.norm(dim=-1) < 1]
+    error = (sdf(points) - (points.norm(dim=-1) - 0.5)).abs()
+    # The cusp at the centre is rounded off, hence the greater bound near it.
+    assert error[points.norm(dim=-1) > 0.2].max() < 0.01 and error.max() < 0.06
 
 
 def test_flags_without_a_sphere_say_how_to_make_it(tmp_path, monkeypatch):

@@ -46,8 +46,8 @@ def cameras_at(eyes: list[tuple[float, float, float]], resolution: tuple[int, in
         focal: focal length in image widths.
     """
     width, height = resolution
-    intrinsics = torch.tensor([[focal * width, 0.3, width * 0.52], [0, focal * width, height * 0.46],
-                               [0, 0, 1]], dtype=dtype)
+    intrinsics = torch.tensor([[focal * width, 0.3, width * 0.52],
+                               [0, focal * width, height * 0.46], [0, 0, 1]], dtype=dtype)
     eye = torch.tensor(eyes, dtype=dtype)
     view = look_at(eye, torch.zeros(3, dtype=dtype), torch.tensor([0.05, 1.0, 0.1], dtype=dtype))
     projection = projection_from_intrinsics(intrinsics, resolution).expand(len(eyes), 4, 4)

@@ -139,6 +139,8 @@ def keep_latest(folder: str | os.PathLike, num_kept: int) -> None:
         raise ValueError(f"num_kept is {num_kept}, needed at least 1")
     for path in checkpoints_in(folder)[:-num_kept]:
         path.unlink(missing_ok=True)
+    for path in Path(folder).glob(".step_*.pth.*.tmp"):     # left by a kill while it was written
+        path.unlink(missing_ok=True)
 
 
 def latest_checkpoint(folder: str | os.PathLike) -> Path | None:

@@ -30,6 +30,7 @@ from utils.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+MESH_FORMATS = ("ply", "obj", "glb")
 CONFIG_FLAG = "config_filepath"
 COMMAND_LINE = "the command line"
 
@@ -75,7 +76,8 @@ SECTION_OF = {
     "parts": TrainedPartsConfig, "loss": LossConfig, "meta": MetaConfig, "test": TestConfig,
     "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "benchmark": BenchmarkConfig}
 TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
-    "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "meta", "test"))
+    "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "test"))
+META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
 PRETRAIN_SECTIONS = (RunConfig, RatesConfig, CnnConfig, DataConfig, PretrainConfig)
 REQUIRED = {"experiment_name": RunConfig, "output": MakeSceneConfig}
 
@@ -144,6 +146,7 @@ def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
         if section in sections and not values[name]:
             raise ConfigError(f"--{name} is missing; add --{name} NAME to the command line, or a "
                               f"line `{name} = NAME` to the config file")
+    _check_together(values)
     return Config(**{
         attribute: section(**{f.name: values[f.name] for f in dataclasses.fields(section)})
         for attribute, section in SECTION_OF.items() if section in sections})
@@ -338,6 +341,26 @@ def _refuse_unsupported(values: dict[str, Any], sources: dict[str, str]) -> None
         if name in values and values[name] not in fine:
             raise ConfigError(f"{sources[name]}: {name} is '{values[name]}', which is not "
                               f"supported: {message}")
+
+
+def _check_together(values: dict[str, Any]) -> None:
+    """Raises for values that do not fit each other, before anything is read or written."""
+    thresholds, starts = values.get("occ_threshold"), values.get("occ_threshold_steps")
+    if thresholds is not None and len(thresholds) != len(starts) + 1:
+        raise ConfigError(f"occ_threshold has {len(thresholds)} values and occ_threshold_steps "
+                          f"{len(starts)}, needed one step less than values, such as "
+                          "--occ_threshold 1e-3,1e-4 --occ_threshold_steps 5000")
+    mesh_formats(values.get("mesh_formats", ""))
+
+
+def mesh_formats(text: str) -> list[str]:
+    """The formats of `--mesh_formats`; ConfigError for one that is not known."""
+    formats = [word for word in text.replace(",", " ").split() if word != "none"]
+    unknown = sorted(set(formats) - set(MESH_FORMATS))
+    if unknown:
+        raise ConfigError(f"--mesh_formats has {', '.join(unknown)}, needed any of "
+                          f"{', '.join(MESH_FORMATS)}, or none")
+    return formats
 
 
 def _warn_of_no_effect(given: Iterable[str], fields: dict[str, dataclasses.Field]) -> None:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -151,7 +151,8 @@ class Run:
             restart=self.is_training and bool(self.config.run.restart)))
         path = self.folder.path / "config.txt"
         if self.is_training or not path.exists():
-            save_config(self.config, path)
+            # without restart: what starts again from this file must not delete the run
+            save_config(replace(self.config, run=replace(self.config.run, restart=0)), path)
 
 
 def start_run(config: Config, *, is_training: bool = True) -> Run:
@@ -206,9 +207,10 @@ def run_script(main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         main()
-    except UserError as error:
+    except (UserError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from the last checkpoint\n")
+        sys.stderr.write("stopped; the same command without --restart goes on from the last "
+                         "checkpoint\n")
         sys.exit(130)

@@ -1,0 +1,260 @@
+"""The fast tracer against the plain one, on analytic solids and on sine networks."""
+from __future__ import annotations
+
+import pytest
+import torch
+from tracing_cases import SOLIDS, rays_inwards, unit
+
+from data_processing import analytic_sdf as solids
+from data_processing.scene_kinds import axis_rotation
+from modules import SdfArchitecture, SirenSDF, build_sdf
+from sdf_rendering import ReferenceTracer, least_sdf_reference, make_tracer, trace_reference
+from utils.config_sections import SdfConfig, TracingConfig
+from utils.derivatives import gradient
+from utils.fast_tracing import BAND, ON_SURFACE, FastTracer, build_grid
+from utils.rays import Rays, make_rays
+from utils.weights import read_networks, sphere_asset
+
+TILT = axis_rotation(unit(torch.tensor([0.3, -0.8, 0.5])), 0.8)
+CASES = SOLIDS | {"tilted plate": solids.moved(solids.box((0.5, 0.4, 0.01)), TILT,
+                                               (0.05, -0.08, 0.02))}
+
+
+def fast_tracer() -> FastTracer:
+    """A new one: nothing is kept from other tests."""
+    return make_tracer(TracingConfig(tracer="fast", rt_num_mask_steps=40))
+
+
+def sine_network(noise: float, seed: int = 0) -> SirenSDF:
+    """The shipped sphere with normal noise on its weights, `noise` of each tensor's spread."""
+    net = build_sdf(SdfArchitecture())
+    net.load_state_dict(read_networks(sphere_asset(SdfConfig())).networks["sdf"])
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.numel() > 1:
+                parameter += noise * parameter.std() * torch.randn(parameter.shape,
+                                                                   generator=generator)
+    return net
+
+
+def slopes_at(sdf, rays: Rays, t: torch.Tensor) -> torch.Tensor:
+    """(R,) |<grad, d>|."""
+    return (gradient(sdf, rays.points(t))[1] * rays.dirs_obj).sum(-1).abs()
+
+
+def assert_same_hits(sdf, rays: Rays, *, strays: int, rounding: float = 2e-6) -> None:
+    """Both tracers stop within ON_SURFACE of the surface, on either side: along the ray they are
+    twice that over the slope apart, 1.5 for its change on the way.
+
+    Args:
+        strays: rays that may find another surface or none: those that graze within the threshold,
+            and on networks that are steeper than 1 those where one march steps over a bump.
+        rounding: of the SDF's float32 sums.
+    """
+    plain, fast = trace_reference(sdf, rays), fast_tracer().trace(sdf, rays)
+    both = plain.hit_mask & fast.hit_mask
+    assert int(both.sum()) > 200
+    assert (sdf(rays.points(fast.t))[fast.hit_mask].abs() <= ON_SURFACE + rounding).all()
+    slope = torch.minimum(slopes_at(sdf, rays, plain.t), slopes_at(sdf, rays, fast.t))
+    clear = both & (slope > 0.1)
+    assert int(clear.sum()) > 0.9 * int(both.sum())
+    far = (plain.t - fast.t).abs() > 3 * (ON_SURFACE + rounding) / slope
+    assert int(((plain.hit_mask ^ fast.hit_mask) | (clear & far)).sum()) <= strays
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_same_hits_on_analytic_solids(name, dtype):
+    rays = rays_inwards(1200, seed=11, spread=0.4, dtype=dtype)
+    assert_same_hits(CASES[name], rays, strays=1)
+
+
+@pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.03, 1), (0.05, 2)])
+def test_same_hits_on_sine_networks(noise, seed):
+    """The shipped sphere, and bent and bumpy ones. Float32 sums of 128 terms of order one round to
+    some 1e-6, differently in batches of another size."""
+    with torch.no_grad():
+        net = sine_network(noise, seed)
+    rays = rays_inwards(1200, seed=seed, spread=0.4)
+    assert_same_hits(net, rays, strays=3 if noise else 0, rounding=1e-5)
+
+
+def test_evaluations_are_counted_and_few():
+    """Counted, not timed. The grid is sampled once for all rays of the same weights; then a hit
+    takes one to five evaluations, and a miss none, where the march takes up to 22 and 100."""
+    counted = []
+
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, points):
+            counted.append(len(points))
+            return SOLIDS["sphere"](points)
+
+    sdf, rays, tracer = Counting(), rays_inwards(3000, seed=12, spread=0.4), fast_tracer()
+    first = tracer.trace(sdf, rays)
+    assert first.num_evaluations == sum(counted)
+    counted.clear()
+    again = tracer.trace(sdf, rays)
+    assert again.num_evaluations == sum(counted)
+    assert torch.equal(first.t, again.t)
+    assert again.num_evaluations < 0.1 * trace_reference(sdf, rays).num_evaluations
+    counted.clear()
+    tracer.forget()
+    tracer.trace(sdf, rays)
+    assert sum(counted) == first.num_evaluations
+
+
+def test_new_weights_are_noticed():
+    """The grid is kept while weights stay, sampled anew after a step or another state."""
+    torch.manual_seed(0)
+    net, tracer = sine_network(0.0), fast_tracer()
+    rays = rays_inwards(200, seed=13, spread=0.2)
+    before = tracer.trace(net, rays).t
+    assert torch.equal(tracer.trace(net, rays).t, before)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    (net(rays.points(before)) + 0.1).square().mean().backward()
+    optimizer.step()
+    moved = tracer.trace(net, rays)
+    assert (moved.t - before)[moved.hit_mask].abs().max() > 1e-3
+    assert torch.equal(moved.t, fast_tracer().trace(net, rays).t)
+    net.load_state_dict(state)
+    assert torch.equal(tracer.trace(net, rays).t, before)
+
+
+def test_another_network_is_another_surface():
+    tracer, rays = fast_tracer(), rays_inwards(100, seed=13, spread=0.2)
+    for radius in (0.3, 0.5, 0.4):
+        found = tracer.trace(solids.sphere(radius), rays)
+        assert torch.equal(found.t, fast_tracer().trace(solids.sphere(radius), rays).t)
+    for noise in (0.0, 0.03, 0.05):
+        net = sine_network(noise)
+        assert torch.equal(tracer.trace(net, rays).t, fast_tracer().trace(net, rays).t)
+
+
+@pytest.mark.parametrize("sdf, hits", [(lambda points: points.norm(dim=-1) + 0.2, False),
+                                       (lambda points: points[:, 0] * 0 + 0.5, False),
+                                       (lambda points: points[:, 0] * 0 - 0.5, True)])
+def test_no_surface_and_all_solid(sdf, hits):
+    """Where all is solid, rays hit where they enter the unit sphere, as in the plain tracer."""
+    rays = rays_inwards(300, seed=14)
+    found = fast_tracer().trace(sdf, rays)
+    assert torch.equal(found.hit_mask, rays.sphere_mask & hits)
+    if hits:
+        assert torch.equal(found.t[rays.sphere_mask], rays.t_near[rays.sphere_mask])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rays_that_begin_inside_hit_where_they_begin(name):
+    sdf, generator = CASES[name], torch.Generator().manual_seed(15)
+    points = (torch.rand(60_000, 3, generator=generator) * 2 - 1) * 0.7
+    points = points[sdf(points) < -5e-3][:100]
+    rays = make_rays(points, unit(torch.randn(len(points), 3, generator=generator)))
+    assert len(rays) >= 50
+    found = fast_tracer().trace(sdf, rays)
+    assert found.hit_mask.all()
+    # what is less deep than the grid's error may be taken for outside, and its near surface found
+    error = build_grid(sdf, points).error
+    assert not found.t[sdf(points) < -error].any()
+    assert found.t.abs().max() < 4 * error
+
+
+def test_no_rays_and_rays_past_the_sphere():
+    tracer, rays = fast_tracer(), rays_inwards(400, seed=16, spread=1.0)
+    none = tracer.trace(SOLIDS["box"], rays[torch.tensor([], dtype=torch.long)])
+    assert none.t.shape == none.hit_mask.shape == (0,)
+    past = rays[~rays.sphere_mask]
+    assert len(past) > 20
+    assert not tracer.trace(solids.sphere(2.0), past).hit_mask.any()
+
+
+def test_grid_is_exact_at_nodes_near_the_surface_and_knows_its_error():
+    """Linear interpolation of |x| - r between nodes h apart errs by h^2 / 8 times the sum of second
+    derivatives, 2 / r; the cells of the surface reach in to r = 0.5. The error, doubled for
+    safety, covers all points of the surface."""
+    sdf = solids.sphere(0.6)
+    grid = build_grid(sdf, torch.zeros(0, dtype=torch.float64))
+    axis = torch.linspace(-1, 1, grid.values.shape[-1], dtype=torch.float64)
+    nodes = torch.cartesian_prod(axis, axis, axis)[::7]
+    near = nodes[(sdf(nodes).abs() < 0.1)]
+    torch.testing.assert_close(grid(near), sdf(near), atol=1e-9, rtol=0)
+    points = unit(torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)).double()) * 0.6
+    worst = float((grid(points) - sdf(points)).abs().max())
+    assert 0 < worst <= grid.error <= 2 * grid.spacing ** 2 / 8 * 2 / 0.5
+
+
+def test_a_plate_thinner_than_the_grid_makes_its_error_large():
+    """Nodes stand 1/32 apart, 0.02 of plate fits between: only what the plain tracer is asked
+    about can be right, so the error must exceed the plate's depth of 0.01."""
+    assert build_grid(CASES["tilted plate"], torch.zeros(0)).error > 0.01
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_least_sdf_keeps_all_rays_that_matter(name):
+    """Left out are only rays that do not count or stay `ignore_above` away. The point found is as
+    good as the plain one's to twice the grid's error (once for each of two samples compared); deep
+    inside, where the loss is flat, the grid is coarse: there both are deep, and that is all."""
+    sdf, rays, above = CASES[name], rays_inwards(800, seed=17), 0.1
+    counts = rays.sphere_mask & (torch.arange(800) % 3 > 0)
+    index, points = fast_tracer().least_sdf(sdf, rays, counts, above)
+    assert counts[index].all() and len(set(index.tolist())) == len(index)
+    best = sdf(rays.points(least_sdf_reference(sdf, rays, 40)))
+    matter = counts & (best < above - 1e-3)
+    assert int(matter.sum()) > 100
+    assert set(matter.nonzero()[:, 0].tolist()) <= set(index.tolist())
+    error = build_grid(sdf, rays.t_near).error
+    found, deep = sdf(points), best[index] < -BAND
+    assert (found - best[index] <= 2 * error + 1e-6)[~deep].all()
+    assert (found[deep] < -0.8 * BAND).all()
+    far = counts & (best > above + 2 * error + 0.02)
+    assert int(far.sum()) > 20 and not far[index].any()
+    on_ray = points - rays.origins_obj[index]
+    along = (on_ray * rays.dirs_obj[index]).sum(-1, keepdim=True) * rays.dirs_obj[index]
+    torch.testing.assert_close(on_ray, along, atol=2e-6, rtol=0)
+
+
+def leaf_grads(net: torch.nn.Module, value: torch.Tensor) -> list[torch.Tensor]:
+    """Gradients in all parameters."""
+    return list(torch.autograd.grad(value, list(net.parameters())))
+
+
+def small_network() -> SirenSDF:
+    """Two hidden sine layers of 8, float64."""
+    torch.manual_seed(4)
+    return SirenSDF(SdfArchitecture(hidden_layers=1, hidden_dims=8)).double()
+
+
+def test_evaluations_for_losses_match_those_of_the_plain_tracer():
+    """Values, slopes, gradients and sums, and what they pass back, in float64 to 1e-9: other orders
+    of addition and closed forms in place of automatic differentiation. 5,000 points fill three
+    chunks."""
+    net, fast, plain = small_network(), fast_tracer(), ReferenceTracer()
+    generator = torch.Generator().manual_seed(0)
+    points = (torch.rand(5000, 3, generator=generator) * 2 - 1).double()
+    dirs = unit(torch.randn(5000, 3, generator=generator).double())
+    close = {"atol": 1e-9, "rtol": 1e-9}
+    torch.testing.assert_close(fast.slopes(net, points, dirs), plain.slopes(net, points, dirs),
+                               **close)
+    weights = torch.rand(5000, generator=generator).double()
+    results = []
+    for tracer in (fast, plain):
+        variable = points.clone().requires_grad_(True)
+        values = tracer.values(net, variable)
+        total = tracer.total(net, lambda part, weight: (tracer.gradients(net, part).norm(dim=-1)
+                                                        * weight).sum(), points, weights)
+        (point_grad,) = torch.autograd.grad((values * weights).sum(), variable, retain_graph=True)
+        results.append([values, total, point_grad, *leaf_grads(net, (values * weights).sum()),
+                        *leaf_grads(net, 0.3 * total + 0.0 * net(points[:1]).sum())])
+    for ours, true in zip(*results, strict=True):
+        torch.testing.assert_close(ours, true, **close)
+
+
+def test_eikonal_points_of_the_fast_tracer_lie_in_the_unit_sphere():
+    points = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    kept = fast_tracer().eikonal_points(points)
+    assert torch.equal(kept, points[points.norm(dim=-1) < 1])
+    assert torch.equal(ReferenceTracer().eikonal_points(points), points)
