@@ -56,7 +56,7 @@ class BlendSettings:
     Attributes:
         is_compact: G sees only the samples that count; the same result for less work, but how many
             there are must be known on the host.
-        precision: of the convolutions, fp32 or bf16.
+        precision: of the convolutions in training, fp32 or bf16; evaluation is fp32.
     """
 
     feature_type: str = "learned"
@@ -99,7 +99,7 @@ class ImageBasedModel(nn.Module):
             return self.decoder(self._layout(blended)).float()
 
     def _precision(self, like: Tensor) -> torch.autocast:
-        is_low = self.settings.precision == "bf16"
+        is_low = self.settings.precision == "bf16" and self.training     # figures are fp32
         return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=is_low)
 
     def _layout(self, maps: Tensor) -> Tensor:
@@ -328,8 +328,7 @@ def conv_precision(flag: str, device: str, is_fast: bool) -> str:
     if torch.cuda.is_available() and device != "cpu":
         is_native = torch.cuda.is_bf16_supported()
     else:
-        is_native = torch.backends.cpu.get_cpu_capability() == "AVX512" \
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        is_native = torch.cpu._is_avx512_bf16_supported()
     return "bf16" if is_fast and is_native else "fp32"
 
 

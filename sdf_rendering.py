@@ -149,12 +149,12 @@ class Tracer(Protocol):
         """Where R rays meet the surface."""
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
-                  ignore_above: float) -> tuple[Tensor, Tensor]:
+                  ignore_above: Tensor) -> tuple[Tensor, Tensor]:
         """Points of least SDF on rays, for the soft mask.
 
         Args:
             counts_mask: (R,) bool, rays whose loss is not zero anyway.
-            ignore_above: rays whose least SDF is greater may be left out.
+            ignore_above: (R,) rays whose least SDF is greater may be left out.
         Returns:
             index (R',) of rays that hold all that matter, and their points (R', 3).
         """
@@ -180,19 +180,28 @@ class ReferenceTracer:
 
     Args:
         num_mask_samples: samples of each ray in the search for its least SDF.
+        rays_at_once: those of one view, usually; 0: all.
     """
 
-    def __init__(self, num_mask_samples: int = NUM_MASK_SAMPLES) -> None:
-        self.num_mask_samples = num_mask_samples
+    def __init__(self, num_mask_samples: int = NUM_MASK_SAMPLES, rays_at_once: int = 0) -> None:
+        self.num_mask_samples, self.rays_at_once = num_mask_samples, rays_at_once
+
+    def _parts(self, rays: Rays) -> list[Rays]:
+        size = self.rays_at_once or max(len(rays), 1)
+        return [rays[start:start + size] for start in range(0, len(rays), size)]
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
-        """See `trace_reference`."""
-        return trace_reference(sdf, rays)
+        """See `trace_reference`; one view at a time."""
+        found = [trace_reference(sdf, part) for part in self._parts(rays)]
+        return TraceResult(torch.cat([part.t for part in found]),
+                           torch.cat([part.hit_mask for part in found]),
+                           sum(part.num_evaluations for part in found))
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
-                  ignore_above: float) -> tuple[Tensor, Tensor]:
+                  ignore_above: Tensor) -> tuple[Tensor, Tensor]:
         """See `least_sdf_reference`; every ray, whether it matters or not."""
-        t = least_sdf_reference(sdf, rays, self.num_mask_samples)
+        t = torch.cat([least_sdf_reference(sdf, part, self.num_mask_samples)
+                       for part in self._parts(rays)])
         return torch.arange(len(rays), device=t.device), rays.points(t)
 
     def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
@@ -216,10 +225,10 @@ class ReferenceTracer:
         return gradient(sdf, points_obj, create_graph=True)[1]
 
 
-def make_tracer(tracing: TracingConfig) -> Tracer:
-    """The tracer of the flags."""
+def make_tracer(tracing: TracingConfig, pixels: int = 0) -> Tracer:
+    """The tracer of the flags; `pixels` of one view are what the plain one traces at once."""
     if tracing.tracer == "reference":
-        return ReferenceTracer(tracing.rt_num_mask_steps)
+        return ReferenceTracer(tracing.rt_num_mask_steps, pixels)
     return FastTracer(trace_reference, tracing.rt_num_mask_steps, fast_evaluator)
 
 
@@ -234,13 +243,15 @@ def differentiable_hits(sdf: Sdf, rays: Rays, t: Tensor, slope: Tensor) -> Tenso
         t: (R,) traced distances, taken as constants.
         slope: (R,) <grad Phi, d> at the hits, taken as constants.
     Returns:
-        points_obj (R, 3), differentiable in sdf's parameters and in the rays.
+        points_obj (R, 3), differentiable in sdf's parameters and in the rays. A point that would
+        leave the unit sphere (a ray that begins inside the object) stays where it was traced.
     """
     t, slope = t.detach(), slope.detach()
     sign = torch.where(slope < 0, -1.0, 1.0).to(slope)
     slope = sign * slope.abs().clamp(min=MIN_SLOPE)
-    residual = sdf(rays.points(t))
-    return rays.points(t - residual / slope)
+    refined = t - sdf(rays.points(t)) / slope
+    inside = (refined >= rays.t_near) & (refined <= rays.t_far)
+    return rays.points(torch.where(inside, refined, t))
 
 
 def least_sdf_reference(sdf: Sdf, rays: Rays, num_samples: int = NUM_MASK_SAMPLES) -> Tensor:

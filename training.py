@@ -22,13 +22,13 @@ from utils.config import Config
 from utils.config_sections import DataConfig, RunConfig, ViewsConfig
 from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.derivatives import gradient
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 from utils.loop import LoopOptions
 from utils.point_buffers import fill_buffer
 from utils.rays import Rays, Surface
 from utils.views import Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler
 
-#: alpha * SDF above which a ray's soft-mask loss (under 1e-5) and its gradient may be left out.
+#: alpha * SDF above which the soft-mask term (under 1e-5) of a ray off the mask may be left out.
 NEGLIGIBLE = 12.0
 CAMERA_MATRICES = ("view", "projection", "model")
 #: Weights of the losses at known surface points (METHOD 6).
@@ -60,6 +60,7 @@ class SceneTrainer:
         self.model, self.views, self.sampler = model, views, sampler
         self.tracer, self.loss = tracer, loss
         self.num_eikonal_points, self.cloud = num_eikonal_points, cloud
+        self.split: dict[str, list[int]] = {}
         self.loads_poses = False          # take the cameras of the checkpoint that one resumes
         self.plan, self.generator = plan, generator
         self.buffer = SurfaceBuffer(views.cameras)
@@ -69,7 +70,8 @@ class SceneTrainer:
 
     def trace_first(self, data: DataConfig) -> None:
         """Fill the buffer at the start of a run, from disk where the flags say so."""
-        fill_buffer(self.buffer, self.model.sdf, self.views.cameras, self.trace_all, data=data)
+        fill_buffer(self.buffer, self.model.sdf, self.views.cameras, self.trace_all, data=data,
+                    tracer=type(self.tracer).__name__)
 
     def trace_all(self) -> None:
         """Fill the buffer: the surface as every training view sees it."""
@@ -98,14 +100,21 @@ class SceneTrainer:
         losses["image"] = self.image_loss(batch, surface, plan)
         total = sum(weights[name] * loss for name, loss in losses.items())
         check_finite(total, losses)
+        if total.requires_grad:                            # else this step has nothing to train
+            self.update(total, plan)
+        return {name: loss.detach() for name, loss in (*losses.items(), ("total", total))}
+
+    def update(self, total: Tensor, plan: StepPlan) -> None:
+        """Backward, clip, step of Adam; FloatingPointError where a gradient is not finite."""
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         if not plan.train_shape:
             self.model.sdf.zero_grad(set_to_none=True)     # Adam's moments must not decay
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError("the gradient is not finite, the losses are")
         set_rates(self.optimizer, plan)
         self.optimizer.step()
-        return {name: loss.detach() for name, loss in (*losses.items(), ("total", total))}
 
     def shape_losses(self, batch: Batch,
                      plan: StepPlan) -> tuple[Surface, dict[str, Tensor]]:
@@ -124,7 +133,9 @@ class SceneTrainer:
         """Mean over the rays of each target, summed over targets (METHOD 6)."""
         sdf, masks = self.model.sdf, self.views.masks[batch.targets].reshape(-1)
         counts = rays.sphere_mask & ~(hit_mask & masks)
-        index, points = self.tracer.least_sdf(sdf, rays, counts, NEGLIGIBLE / alpha)
+        # off the mask a far ray's term vanishes; on it, it is the greatest of all
+        limits = torch.where(masks, torch.inf, NEGLIGIBLE / alpha)
+        index, points = self.tracer.least_sdf(sdf, rays, counts, limits)
 
         def sum_of_terms(points: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
             return (soft_mask_terms(sdf(points), mask, alpha) * weight).sum()
@@ -188,15 +199,12 @@ class SceneTrainer:
         """Networks, optimiser, traced surfaces and the sampler's random state."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "surface": self.buffer.state_dict(), "generator": self.generator.get_state(),
-                "views": list(self.views.names),
+                "views": list(self.views.names), "photographs": self.views.key, "split": self.split,
                 "cameras": {name: getattr(self.views.cameras, name) for name in CAMERA_MATRICES}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; CheckpointError when it is another architecture's."""
-        if list(state.get("views", self.views.names)) != list(self.views.names):
-            raise CheckpointError(f"the run was trained on views {', '.join(state['views'])}, now "
-                                  f"they are {', '.join(self.views.names)}; give the same "
-                                  "--train_views, or --restart 1 to delete that run")
+        check_views(self.views, state)
         if self.loads_poses:
             self.views = with_poses(self.views, state)
             self.buffer = SurfaceBuffer(self.views.cameras)
@@ -235,15 +243,37 @@ def views_of(scene: Any, index: Sequence[int], device: torch.device | str) -> Tr
                          names).to(device)
 
 
+def check_views(views: TrainingViews, state: dict[str, Any]) -> None:
+    """Raise CheckpointError where a `SceneTrainer`'s state is of other views or photographs."""
+    before = state.get("views", list(views.names))
+    if list(before) != list(views.names):
+        raise CheckpointError(f"the run was trained on views {', '.join(before)}, now they are "
+                              f"{', '.join(views.names)}; give the same --train_views, or "
+                              "--restart 1 to delete that run")
+    if state.get("photographs", views.key) != views.key:
+        raise CheckpointError("the run was trained on other photographs or masks of the same "
+                              "names, or at another --load_im_scale; give the same, or --restart 1 "
+                              "to delete that run")
+
+
 def with_poses(views: TrainingViews, state: dict[str, Any]) -> TrainingViews:
-    """The views with the cameras of a `SceneTrainer`'s state, where it holds as many."""
+    """The views with the cameras of a `SceneTrainer`'s state, where it holds them.
+
+    Raises:
+        CheckpointError: the state is of other views.
+    """
     stored = state.get("cameras", {})
-    if any(name not in stored or stored[name].shape != getattr(views.cameras, name).shape
-           for name in CAMERA_MATRICES):
+    if any(name not in stored for name in CAMERA_MATRICES):
         return views
+    check_views(views, state)
     device = views.images.device
     matrices = {name: stored[name].to(device) for name in CAMERA_MATRICES}
     return replace(views, cameras=replace(views.cameras, **matrices))
+
+
+def pixels_of(views: TrainingViews) -> int:
+    """Pixels of one view."""
+    return views.images.shape[2] * views.images.shape[3]
 
 
 def trained_parts(model: nn.Module, parts: TrainedPartsConfig) -> None:
@@ -283,6 +313,9 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
         cloud: point cloud that may supervise the shape (use_pcd), or None.
     """
     trained_parts(model, config.parts)
+    if config.views.source_views_per_target == 1:
+        raise ConfigError("--source_views_per_target 1: a target never feeds itself, so it would "
+                          "have no source; give 2 or more, or -1 for all")
     sampler = ViewSampler(views.cameras, config.views.source_views_per_target,
                           config.run.image_batch_size,
                           nearest=config.views.source_view_selection_mode == "nearest")
@@ -290,9 +323,9 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
                    dataset_name=config.data.dataset_name,
                    steps_per_epoch=steps_per_epoch(config.views, len(views)))
     trainer = SceneTrainer(
-        model, views, sampler, tracer=make_tracer(config.tracing), loss=config.loss,
-        num_eikonal_points=config.run.batch_size, plan=plan, generator=generator,
-        cloud=cloud if config.data.use_pcd else None)
+        model, views, sampler, tracer=make_tracer(config.tracing, pixels_of(views)),
+        loss=config.loss, num_eikonal_points=config.run.batch_size, plan=plan,
+        generator=generator, cloud=cloud if config.data.use_pcd else None)
     trainer.loads_poses = bool(config.run.load_model_poses)
     return trainer
 
@@ -325,6 +358,7 @@ def watch(trainer: SceneTrainer, scene: Any, split: Any, *, all_views: bool = Fa
     def exhibit(step: int) -> Exhibit:
         return exhibit_of(trainer, scene, split, step=step, all_views=all_views)
 
+    trainer.split = {"train": list(split.train), "test": list(split.test)}
     trainer.score = lambda step: mean_figures(exhibit(step))
     trainer.pictures = lambda step: picture_sheets(exhibit(step))
 

@@ -143,6 +143,17 @@ def keep_latest(folder: str | os.PathLike, num_kept: int) -> None:
         path.unlink(missing_ok=True)
 
 
+def set_aside_later(folder: str | os.PathLike, start: Path | None) -> None:
+    """Rename checkpoints of later steps than `start` to NAME.damaged: a run goes on before them.
+
+    They could not be read, or `start` would be one of them; left as they are, `keep_latest` would
+    take them for the newest.
+    """
+    found = checkpoints_in(folder)
+    for path in found[found.index(start) + 1:] if start in found else []:
+        path.replace(path.with_name(f"{path.name}.damaged"))
+
+
 def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
     """Finds the newest checkpoint that can be read; damaged ones are passed over with a warning.
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK = 2048              # points on a CPU; elsewhere everything is one chunk
+CHUNK = 2048              # points on a CPU: activations stay in the cache
+GPU_CHUNK = 1 << 18       # points elsewhere: bounds the memory of the graph
 
 
 def chunk_size(points: Tensor) -> int:
     """Points of a chunk on this device."""
-    return CHUNK if points.device.type == "cpu" else max(len(points), 1)
+    return CHUNK if points.device.type == "cpu" else GPU_CHUNK
 
 
 def total_in_chunks(function: Callable[..., Tensor], inputs: Sequence[Tensor],

@@ -151,7 +151,8 @@ class ViewsConfig:
         choices=("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned"))
     source_views_per_target: int = flag(25, "source views of a step (k in the paper); -1: all",
                                         minimum=-1)
-    total_number_source_views: int = flag(-1, "views that are drawn from; -1: all", minimum=-1)
+    total_number_source_views: int = flag(-1, "draws of an epoch; -1: one of each training view",
+                                          minimum=-1)
     source_view_selection_mode: str = flag("random", "how source views are chosen",
                                            choices=("random", "nearest"))
     occlusion_method: str = flag("raytrace", "what tells whether a source sees a point",

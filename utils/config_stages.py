@@ -96,7 +96,7 @@ class TestConfig:
 
     is_test_only: int = switch(1, "1: evaluate only; 0: train first (specialisation)")
     checkpoint_path_test: str = flag("", "checkpoint to evaluate; empty: the run's latest")
-    image_crop: tuple[int, ...] = flag((), "crop of pictures: left top width height",
+    image_crop: tuple[int, ...] = flag((), "crop of the video's frames: left top width height",
                                        unit="pixels", element=int, length=4, minimum=0)
     test_plot: int = switch(1, "1: plots of SDF slices")
     test_rt: int = switch(1, "1: rendered views")

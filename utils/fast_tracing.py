@@ -22,9 +22,9 @@ from utils.rays import Rays, TraceResult
 Sdf = Callable[[Tensor], Tensor]
 
 COARSE, FINE = 17, 65             # nodes along an edge of [-1, 1]^3
-BAND = 0.14                       # |SDF| up to which fine nodes are exact: a coarse cell's diagonal
+BAND = 0.14                       # |SDF| up to which fine nodes are exact: 1.3 times half a coarse
+                                  # cell's diagonal, enough for slopes up to 1.3
 MAX_GRID_STEPS = 48
-COMPACT_EVERY = 4                 # grid steps between removals of rays that are done
 NUM_PROBES = 512                  # points at which the grid's error is measured
 SAFETY = 2.0                      # on that error
 MAX_SECANT_STEPS = 5
@@ -97,6 +97,7 @@ class GridMarch:
         low, high: (R,) distances of the last point outside and the first inside, where crossed.
         value_low, value_high: (R,) interpolated SDF there.
         crossed_mask: (R,) the interpolation changes sign.
+        t_least: (R,) distance of the least interpolated SDF that was met.
         doubtful_mask: (R,) the ray passed the surface within the grid's error, or ran out of steps.
     """
 
@@ -105,6 +106,7 @@ class GridMarch:
     value_low: Tensor
     value_high: Tensor
     crossed_mask: Tensor
+    t_least: Tensor
     doubtful_mask: Tensor
 
 
@@ -113,6 +115,7 @@ def march_grid(grid: SdfGrid, rays: Rays) -> GridMarch:
     t, low = rays.t_near.clone(), rays.t_near.clone()
     value, value_low = torch.zeros_like(t), torch.zeros_like(t)
     crossed, doubtful = torch.zeros_like(rays.sphere_mask), torch.zeros_like(rays.sphere_mask)
+    t_least, least = rays.t_near.clone(), torch.full_like(t, torch.inf)
     index = rays.sphere_mask.nonzero()[:, 0]
     before = torch.full_like(t, torch.inf)[index]
     for _ in range(MAX_GRID_STEPS):
@@ -120,6 +123,9 @@ def march_grid(grid: SdfGrid, rays: Rays) -> GridMarch:
         now = grid(rays.origins_obj[index] + at[:, None] * rays.dirs_obj[index])
         inside = now <= 0
         value[index] = now
+        lower = now < least[index]
+        t_least[index] = torch.where(lower, at, t_least[index])
+        least[index] = torch.where(lower, now, least[index])
         crossed[index] = inside
         # A least value above zero that the grid is not exact enough to tell from a crossing.
         doubtful[index] |= ~inside & (before < grid.error) & (now > before)
@@ -131,11 +137,14 @@ def march_grid(grid: SdfGrid, rays: Rays) -> GridMarch:
         t[index] = torch.minimum(at + before.clamp(min=0.5 * grid.spacing), rays.t_far[index])
     doubtful[index] = True                                   # out of steps
     doubtful |= crossed & (value_low <= 0)                   # begins inside
-    return GridMarch(low, t, value_low, value, crossed, doubtful)
+    return GridMarch(low, t, value_low, value, crossed, t_least, doubtful)
 
 
 class FastTracer:
     """A tracer with few SDF evaluations; the plain one settles what is doubtful.
+
+    Hits are those of the plain tracer to its threshold. Its losses differ in what is left out: soft
+    mask terms under 1e-5, and eikonal points outside the unit sphere.
 
     Args:
         plain: the plain tracer, `trace(sdf, rays)`.
@@ -147,29 +156,35 @@ class FastTracer:
                  make_evaluator: Callable[[Sdf], Sdf]) -> None:
         self.plain, self.num_mask_samples = plain, num_mask_samples
         self.make_evaluator = make_evaluator
+        self._sdf: Sdf | None = None
         self._key: tuple = ()
 
     def forget(self) -> None:
         """Sample the grid anew at the next call, for measurements."""
-        self._key = ()
+        self._sdf = None
 
-    def prepare(self, sdf: Sdf, like: Tensor) -> None:
-        """Sample the grid, unless the SDF's weights are those of the last call."""
-        key = (id(sdf), *(parameter._version for parameter in sdf.parameters())) \
-            if hasattr(sdf, "parameters") else ()
-        if not key or key != self._key:
+    def prepare(self, sdf: Sdf, like: Tensor) -> bool:
+        """Sample the grid, unless the SDF's weights are those of the last call.
+
+        Weights written through `.data` go unnoticed: call `forget` after that.
+        """
+        versions = tuple(parameter._version for parameter in sdf.parameters()) \
+            if hasattr(sdf, "parameters") else (object(),)
+        key = (like.device, like.dtype, versions)
+        if sdf is not self._sdf or key != self._key:
             self._evaluate = self.make_evaluator(sdf)
             self._grid = build_grid(self._evaluate, like)
-            self._key = key
+            self._sdf, self._key = sdf, key
+            return True
+        return False
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
         """Where R rays meet the surface; see the module's text. No gradient."""
         with torch.no_grad():
-            fresh = self._key
-            self.prepare(sdf, rays.t_near)
-            spent = self._grid.num_evaluations if self._key != fresh else 0
+            is_new = self.prepare(sdf, rays.t_near)
+            spent = self._grid.num_evaluations if is_new else 0
             march = march_grid(self._grid, rays)
-            t = march.high.clone()
+            t = torch.where(march.crossed_mask, march.high, march.t_least)
             hit_mask = march.crossed_mask.clone()
             doubtful = march.doubtful_mask.clone()
             index = (hit_mask & ~doubtful).nonzero()[:, 0]
@@ -212,11 +227,12 @@ class FastTracer:
         return t, settled & ((t - crossing).abs() <= reach), spent
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
-                  ignore_above: float) -> tuple[Tensor, Tensor]:
+                  ignore_above: Tensor) -> tuple[Tensor, Tensor]:
         """Rays that matter to the soft mask and the least SDF among uniform samples of their chord.
 
         The samples are those of the plain search, their SDF is the grid's: no evaluations. Rays
-        whose least SDF lies above `ignore_above` by more than the grid's error are left out.
+        whose least SDF lies above `ignore_above` by more than the grid's error at the surface are
+        left out.
         """
         with torch.no_grad():
             self.prepare(sdf, rays.t_near)
@@ -226,7 +242,7 @@ class FastTracer:
             t = near + (far - near) * fractions                        # (R', S)
             values = self._grid(rays[index].points(t).reshape(-1, 3)).reshape(t.shape)
             least, sample = values.min(1)
-            kept = (least <= ignore_above + self._grid.error).nonzero()[:, 0]
+            kept = (least <= ignore_above[index] + self._grid.error).nonzero()[:, 0]
             index = index[kept]
             return index, rays[index].points(t[kept, sample[kept]])
 

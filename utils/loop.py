@@ -73,24 +73,30 @@ class LoopOptions:
 
 @dataclass
 class Progress:
-    """How far a loop is: steps done, seconds spent training, and the curve's rows so far."""
+    """How far a loop is: steps done, seconds spent training, and the curve's rows so far.
+
+    `seed` is that of a run that is over, None while one is going on.
+    """
 
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    seed: int | None = None
 
 
 def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
     """What metrics.json says of a run beside its figures."""
     device = str(run.device) if run.device.type == "cpu" else torch.cuda.get_device_name(run.device)
     return {"steps": progress.step, "train_seconds": round(progress.seconds, 3),
-            "seed": run.config.run.seed, "device": device, "threads": torch.get_num_threads()}
+            "seed": run.config.run.seed if progress.seed is None else progress.seed,
+            "device": device, "threads": torch.get_num_threads()}
 
 
 def stored_progress(path: str | Path) -> Progress:
     """How far the run was that wrote a checkpoint; step 0 for files that do not say."""
     stored = load_checkpoint(path)
-    return Progress(stored.get("step", 0), stored.get("seconds", 0.0), stored.get("curve", []))
+    return Progress(stored.get("step", 0), stored.get("seconds", 0.0), stored.get("curve", []),
+                    stored.get("config", {}).get("run", {}).get("seed"))
 
 
 class Loop:
@@ -117,14 +123,14 @@ class Loop:
                                   "needed task and step")
         try:
             self.task.load_state_dict(stored["task"])
+            set_random_state(stored["random"])
+            self.progress = Progress(stored["step"], stored["seconds"], stored["curve"])
         except (KeyError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{path} is of a run with other flags ({error}); give the "
                                   "same, or --restart 1 to delete that run") from error
         self._warn_of_changes(stored.get("config", {}))
-        set_random_state(stored["random"])
-        self.progress = Progress(stored["step"], stored["seconds"], stored["curve"])
         log.info("goes on from %s: step %d, %.0f s", path.name, stored["step"], stored["seconds"])
 
     def _warn_of_changes(self, before: dict[str, Any]) -> None:

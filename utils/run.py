@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from utils.checkpoints import latest_checkpoint
+from utils.checkpoints import checkpoints_in, latest_checkpoint, set_aside_later
 from utils.config import Config, save_config
-from utils.errors import ConfigError, UserError, WriteError
+from utils.errors import CheckpointError, ConfigError, UserError, WriteError
 from utils.memory import keep_freed_memory
 from utils.seeds import seed_everything
 
@@ -53,8 +53,12 @@ class RunFolder:
             resume: go on from the latest checkpoint when there is one.
         Raises:
             ConfigError: a run is there, and neither restart nor resume is set.
+            CheckpointError: there are checkpoints, and none can be read.
         """
         start = None if restart else latest_checkpoint(self.checkpoints)
+        if start is None and not restart and checkpoints_in(self.checkpoints):
+            raise CheckpointError(f"{self.checkpoints}: none of the checkpoints can be read; put a "
+                                  "good one there, or give --restart 1 to delete this run")
         if start is not None and not resume:
             raise ConfigError(f"{self.path} holds a run already; give --restart 1 to delete it, "
                               "--resume 1 to go on, or another --experiment_name")
@@ -149,6 +153,8 @@ class Run:
         """
         self.log.write_to(self.folder.open(
             restart=self.is_training and bool(self.config.run.restart)))
+        if self.is_training:
+            set_aside_later(self.folder.checkpoints, self.start)
         path = self.folder.path / "config.txt"
         if self.is_training or not path.exists():
             # without restart: what starts again from this file must not delete the run

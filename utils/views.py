@@ -1,7 +1,9 @@
 """Views as sources, targets and training data; the draw of each step; their traced surfaces."""
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,6 +31,14 @@ class TrainingViews:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def key(self) -> str:
+        """A short name of these photographs and masks, equal only for equal ones."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for tensor in (self.images, self.masks):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> TrainingViews:
         """Same views on another device."""

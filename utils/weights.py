@@ -165,6 +165,10 @@ def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig) -> None
         if not path:
             continue
         stored = read_networks(path)
+        if stored.unknown and strict:
+            raise CheckpointError(f"{path} has tensors that belong to no network: "
+                                  f"{', '.join(stored.unknown[:8])}; give --checkpoint_strict 0 to "
+                                  "leave them out")
         if network not in stored.networks:
             if strict:
                 raise CheckpointError(f"{path} has no {network}; it has "

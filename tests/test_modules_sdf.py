@@ -1,0 +1,374 @@
+"""The image-based model: correspondence, blending with all alternatives, rendering, building."""
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from tracing_cases import cameras_at
+
+import modules_sdf
+from data_processing import analytic_sdf as solids
+from modules_sdf import (
+    BlendSettings, Correspondence, ImageBasedModel, build_model, conv_precision, evaluating,
+    surface_normals, trace_views, view_depth)
+from sdf_rendering import ReferenceTracer, lumigraph_weights
+from utils.cameras import Cameras
+from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
+from utils.errors import ConfigError
+from utils.rays import Surface
+from utils.views import Sources, Targets, TrainingViews
+
+SIZE = (20, 16)
+EYES = [(0.0, 0.3, 3.0), (0.8, 0.0, 2.9), (-0.9, 0.2, 2.8), (0.2, -0.9, 2.8)]
+RADIUS = 0.6
+THRESHOLD = 1e-3
+AGGREGATIONS = ("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned")
+
+
+class Ball(nn.Module):
+    """A sphere with its radius as parameter."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.radius = nn.Parameter(torch.tensor(RADIUS, dtype=dtype))
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        return solids.sphere(self.radius)(points)
+
+
+class DirectionWeight(nn.Module):
+    """In the place of G: a weight that shows which directions and features came in."""
+
+    def forward(self, features: torch.Tensor, dirs: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(3 * dirs[..., 0] + features[..., 0] - 0.5 * features[..., 1])
+
+
+def rgb_model(aggregation: str = "mean", occlusion: str = "raytrace", *,
+              is_compact: bool = False) -> ImageBasedModel:
+    """Plain RGB features: no networks but the surface, float64."""
+    settings = BlendSettings("rgb", aggregation, occlusion, is_compact=is_compact)
+    return ImageBasedModel(Ball(), nn.Identity(), DirectionWeight(), decoder=nn.Identity(),
+                           settings=settings)
+
+
+def texture(points: torch.Tensor) -> torch.Tensor:
+    """(V, 3, H, W) smooth colours of surface points (V, 3, H, W)."""
+    return 0.5 + 0.4 * torch.sin(2 * points + torch.tensor([0.0, 1, 2]).view(3, 1, 1).to(points))
+
+
+def views_of(cameras: Cameras) -> TrainingViews:
+    """Photographs of the textured ball; the texture goes on past its outline."""
+    surface, _ = trace_views(Ball(cameras.view.dtype), cameras, ReferenceTracer())
+    return TrainingViews(texture(surface.points_obj).detach(), surface.hit_mask, cameras)
+
+
+@pytest.fixture
+def cameras() -> Cameras:
+    return cameras_at(EYES, SIZE)
+
+
+@pytest.fixture
+def views(cameras) -> TrainingViews:
+    return views_of(cameras)
+
+
+def batch_of(views: TrainingViews, targets: list[int]) -> tuple[Targets, Sources]:
+    """Views as sources, some of them as targets that must not feed themselves."""
+    surface, dirs = trace_views(Ball(views.images.dtype), views.cameras, ReferenceTracer())
+    surface = Surface(surface.points_obj.detach(), surface.hit_mask)
+    own = torch.zeros(len(views), len(targets), dtype=torch.bool)
+    own[targets, range(len(targets))] = True
+    chosen = Surface(surface.points_obj[targets], surface.hit_mask[targets])
+    return (Targets(chosen, dirs[targets], own),
+            Sources(views.cameras, views.images, views.masks, surface))
+
+
+@pytest.mark.parametrize("occlusion", ["raytrace", "correlation"])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_weights_of_every_method(views, aggregation, occlusion):
+    """Sum 1 where a source counts, 0 elsewhere, and exactly 0 for the target itself; rounding of
+    one division is 1e-15."""
+    model = rgb_model(aggregation, occlusion)
+    targets, sources = batch_of(views, [2, 0])
+    where = model.correspond(targets, sources, THRESHOLD)
+    blended, weights = model.blend(views.images, targets, sources, where)
+    assert weights.shape == (4, 2, SIZE[1], SIZE[0]) and (weights >= 0).all()
+    assert not weights[2, 0].any() and not weights[0, 1].any()
+    assert not weights[~where.counts_mask].any()
+    assert not weights[:, ~targets.surface.hit_mask[:, 0]].any()
+    seen = (weights > 0).any(0)
+    assert int(seen.sum()) > 80
+    if aggregation == "sum":
+        assert set(weights.unique().tolist()) == {0.0, 1.0}
+    else:
+        torch.testing.assert_close(weights.sum(0), seen.double(), atol=1e-12, rtol=0)
+    assert not blended.permute(0, 2, 3, 1)[~seen].any()
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS[1:])
+def test_blends_of_a_textured_ball_show_its_texture(views, aggregation):
+    """Bilinear samples of a texture with second derivatives up to 4 x 0.4, pixels 0.09 apart:
+    0.09^2 / 8 x 1.6 x 2 = 3e-3; more towards outlines, where pixels lie further apart."""
+    model = rgb_model(aggregation)
+    targets, sources = batch_of(views, [1, 3])
+    where = model.correspond(targets, sources, THRESHOLD)
+    blended, weights = model.blend(views.images, targets, sources, where)
+    seen = (weights.sum(0) > 0)[:, None].expand_as(blended)
+    error = (blended - texture(targets.surface.points_obj))[seen].abs()
+    assert error.median() < 3e-3 and error.quantile(0.9) < 2e-2
+
+
+def naive_blend(model: ImageBasedModel, maps: torch.Tensor, targets: Targets, sources: Sources,
+                where: Correspondence) -> tuple[torch.Tensor, torch.Tensor]:
+    """The blend of aggregation `learned`, `mean` or `sum`: loops over targets, pixels, sources."""
+    kind, (num_sources, num_targets) = model.settings.aggregation, targets.own_source_mask.shape
+    blended = torch.zeros(num_targets, *maps.shape[1:], dtype=maps.dtype)
+    weights = torch.zeros(num_sources, num_targets, *maps.shape[2:], dtype=maps.dtype)
+    height, width = maps.shape[2:]
+    pixels = itertools.product(range(num_targets), range(height), range(width))
+    for t, row, column in pixels:
+        found = []
+        for k in range(num_sources):
+            if not where.counts_mask[k, t, row, column]:
+                continue
+            u, v = where.uv_grid[k, t, row, column].tolist()
+            x, y = (u + 1) / 2 * (width - 1), (v + 1) / 2 * (height - 1)
+            left = min(max(math.floor(x), 0), width - 2)
+            top = min(max(math.floor(y), 0), height - 2)
+            a, b = min(max(x - left, 0), 1), min(max(y - top, 0), 1)
+            above, below = maps[k, :, top], maps[k, :, top + 1]
+            sample = (1 - b) * ((1 - a) * above[:, left] + a * above[:, left + 1]) \
+                + b * ((1 - a) * below[:, left] + a * below[:, left + 1])
+            direction = targets.dirs_obj[t, :, row, column]
+            weight = float(model.aggregation(sample, direction)) if kind == "learned" else 1.0
+            found.append((k, weight, sample))
+        total = 1.0 if kind == "sum" or not found else sum(weight for _, weight, _ in found)
+        for k, weight, sample in found:
+            weights[k, t, row, column] = weight / total
+            blended[t, :, row, column] += weight / total * sample
+    return blended, weights
+
+
+@pytest.mark.parametrize("aggregation", ["learned", "mean", "sum"])
+@pytest.mark.parametrize("is_compact", [False, True])
+def test_blend_against_loops_over_targets_sources_and_pixels(aggregation, is_compact):
+    """Each target with its own directions: DirectionWeight would show another's at once."""
+    views = views_of(cameras_at(EYES, (10, 8)))
+    model = rgb_model(aggregation, is_compact=is_compact)
+    targets, sources = batch_of(views, [0, 3])
+    where = model.correspond(targets, sources, THRESHOLD)
+    found = model.blend(views.images, targets, sources, where)
+    for ours, slow in zip(found, naive_blend(model, views.images, targets, sources, where)):
+        torch.testing.assert_close(ours, slow, atol=1e-12, rtol=0)
+    assert int(where.counts_mask.sum()) > 40
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS[2:4])
+def test_lumigraph_blends_use_the_weights_by_direction(views, aggregation):
+    model = rgb_model(aggregation)
+    targets, sources = batch_of(views, [1, 2])
+    where = model.correspond(targets, sources, THRESHOLD)
+    raw = lumigraph_weights(targets.surface.points_obj, targets.dirs_obj, sources.cameras,
+                            where.counts_mask, epipolar=aggregation.endswith("epipolar"))
+    total = raw.sum(0)
+    _, weights = model.blend(views.images, targets, sources, where)
+    torch.testing.assert_close(weights, raw / torch.where(total > 0, total, 1), atol=1e-12, rtol=0)
+
+
+def test_image_is_differentiable_in_the_surface(views):
+    """Central differences of one pixel's point along its ray; the source images are piecewise
+    bilinear, smooth but where a sample crosses a line between pixels: 1e-6 steps stay within."""
+    model = rgb_model("learned")
+    targets, sources = batch_of(views, [1])
+    points = targets.surface.points_obj.clone().requires_grad_(True)
+
+    def image(at: torch.Tensor) -> torch.Tensor:
+        moved = replace(targets, surface=Surface(at, targets.surface.hit_mask))
+        return model(moved, sources, THRESHOLD)
+
+    row, column = SIZE[1] // 2, SIZE[0] // 2
+    (found,) = torch.autograd.grad(image(points)[0, :, row, column].sum(), points)
+    step = 1e-6 * targets.dirs_obj[0, :, row, column]
+    values = []
+    for sign in (1, -1):
+        moved = points.detach().clone()
+        moved[0, :, row, column] += sign * step
+        values.append(float(image(moved)[0, :, row, column].sum()))
+    expected = (values[0] - values[1]) / 2
+    assert float(found[0, :, row, column] @ step) == pytest.approx(expected, rel=1e-5)
+    assert abs(expected) > 1e-9 and not found[0, :, 0, 0].any()
+
+
+def rendered(model: ImageBasedModel, views: TrainingViews, cameras: Cameras, **kwargs):
+    renderer = model.renderer(views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
+    return renderer(cameras, **kwargs)
+
+
+def test_rendering_of_a_ball(cameras):
+    """A world scaled by 2 and shifted. Hits are within 5e-5 of the ball, over cosines down to 0.1
+    and less at the outline; depth is the distance along the axis in world units."""
+    model_matrix = torch.diag(torch.tensor([2.0, 2, 2, 1])).double()
+    model_matrix[:3, 3] = torch.tensor([0.5, -1.0, 0.3])
+    view = cameras.view @ torch.linalg.inv(model_matrix)
+    view[:, :3] *= 2                                        # world units: rotation, twice as far
+    cameras = Cameras(view, cameras.projection, model_matrix, SIZE)
+    views = views_of(cameras)
+    found = rendered(rgb_model(), views, cameras[1], exclude=1)
+    hits = found.hit_mask[0, 0]
+    assert found.images.shape == (1, 3, SIZE[1], SIZE[0]) and 60 < int(hits.sum()) < 320
+    points = found.points_obj[0, :, hits].T
+    assert (points.norm(dim=-1) - RADIUS).abs().max() < 1e-4
+    torch.testing.assert_close(found.normals_obj[0, :, hits].T, points / points.norm(
+        dim=-1, keepdim=True), atol=1e-9, rtol=0)
+    world = points @ model_matrix[:3, :3].T + model_matrix[:3, 3]
+    depth = -(world @ view[1, 2, :3] + view[1, 2, 3])
+    torch.testing.assert_close(found.depth[0, 0][hits], depth, atol=1e-9, rtol=0)
+    assert 2 * (3 - RADIUS) - 0.1 < depth.min() < 2 * 3
+    for name in ("normals_obj", "depth", "images"):
+        assert not getattr(found, name)[:, :, ~hits].any()
+    assert not found.weights[1].any()
+
+
+def test_excluded_source_counts_as_absent(views):
+    """Rendering view 2 without source 2 is rendering it from a scene of the other three."""
+    model, others = rgb_model("learned"), [0, 1, 3]
+    excluded = rendered(model, views, views.cameras[2], exclude=2)
+    absent = rendered(model, TrainingViews(views.images[others], views.masks[others],
+                                           views.cameras[others]), views.cameras[2])
+    torch.testing.assert_close(excluded.images, absent.images, atol=1e-12, rtol=0)
+    everything = rendered(model, views, views.cameras[2])
+    assert everything.weights[2].any()
+    assert (everything.images - excluded.images).abs().max() > 1e-6
+
+
+def test_sources_that_see_a_point():
+    """Cameras in front, to both sides and above: each sees its pole, two see what lies between."""
+    views = views_of(cameras_at([(0.0, 0, 3), (3, 0, 0.1), (-3, 0, 0.1), (0, 3, 0.1)], (40, 32)))
+    renderer = rgb_model().renderer(views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
+    half = math.sqrt(0.5)
+    points = torch.tensor([[0.0, 0, 1], [1, 0, 0], [half, 0, half], [0, half, half], [0, 0, -1]])
+    seen = renderer.visible(RADIUS * points.double())
+    assert seen.T.tolist() == [[True, False, False, False], [False, True, False, False],
+                               [True, True, False, False], [True, False, False, True],
+                               [False, False, False, False]]
+
+
+def test_tracing_in_chunks_changes_nothing(views, monkeypatch):
+    whole = trace_views(Ball(), views.cameras, ReferenceTracer())
+    normals = surface_normals(Ball(), whole[0])
+    monkeypatch.setattr(modules_sdf, "TRACE_CHUNK", 37)
+    parts = trace_views(Ball(), views.cameras, ReferenceTracer())
+    assert torch.equal(parts[0].points_obj, whole[0].points_obj)
+    assert torch.equal(parts[0].hit_mask, whole[0].hit_mask) and torch.equal(parts[1], whole[1])
+    assert torch.equal(surface_normals(Ball(), parts[0]), normals)
+    nothing = Surface(whole[0].points_obj, torch.zeros_like(whole[0].hit_mask))
+    assert not surface_normals(Ball(), nothing).any()
+    assert not view_depth(views.cameras, nothing).any()
+
+
+def test_modes_come_back_also_after_an_error():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
+    model[1].train(False)
+    model[1][1].train(True)
+    before = [module.training for module in model.modules()]
+    with pytest.raises(KeyError), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+        raise KeyError
+    assert [module.training for module in model.modules()] == before
+    assert set(before) == {True, False} and torch.is_grad_enabled()
+
+
+def built(**cnn) -> ImageBasedModel:
+    """The model of the flags, small surface."""
+    torch.manual_seed(0)
+    return build_model(SdfConfig(model_hidden_dims_sdf=8), CnnConfig(**cnn), ViewsConfig(),
+                       RunConfig(device="cpu"))
+
+
+def test_rendering_leaves_the_model_as_it_was():
+    """The encoder's batch-norm statistics are neither used up nor moved, modes stay mixed."""
+    model = built(precision="fp32")
+    model.sdf = Ball(torch.float32)
+    model.train()
+    model.decoder.eval()
+    model.encoder.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    views = views_of(cameras_at(EYES[:3], SIZE, dtype=torch.float32))
+    first, again = (rendered(model, views, views.cameras[:2], exclude=1) for _ in range(2))
+    assert torch.equal(first.images, again.images)
+    assert first.images.shape == (2, 3, SIZE[1], SIZE[0]) and not first.images.requires_grad
+    assert [module.training for module in model.modules()] == modes
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_learned_features_train_every_network_and_compact_is_the_same():
+    """Float32: sums of some hundred terms in another order, 1e-4 of the greatest gradient."""
+    views = views_of(cameras_at(EYES[:3], SIZE, dtype=torch.float32))
+    targets, sources = batch_of(views, [0, 2])
+    grads = []
+    for is_compact in (False, True):
+        model = built(precision="fp32")
+        model.settings = replace(model.settings, is_compact=is_compact)
+        model.eval()
+        image = model(targets, sources, THRESHOLD)
+        (image - views.images[[0, 2]]).square().mean().backward()
+        grads.append([parameter.grad for net in (model.encoder, model.aggregation, model.decoder)
+                      for parameter in net.parameters()])
+    for ours, true in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, true, atol=1e-4 * float(true.abs().max()) + 1e-9, rtol=0)
+    assert all(grad.isfinite().all() for grad in grads[0])
+    for net in (model.encoder, model.aggregation, model.decoder):
+        assert any(parameter.grad.any() for parameter in net.parameters())
+
+
+def test_low_precision_convolutions_give_nearly_the_same_in_float32():
+    """bf16 has 8 bits: 4e-3 a rounding, a few per cent after some ten layers."""
+    model, images = built(precision="fp32").eval(), torch.rand(2, 3, 16, 24)
+    with torch.no_grad():
+        full = model.encode(images)
+        decoded = model.decode(full)
+        model.settings = replace(model.settings, precision="bf16")
+        low, decoded_low = model.encode(images), model.decode(full)
+    assert low.dtype == decoded_low.dtype == torch.float32
+    for rough, exact in ((low, full), (decoded_low, decoded)):
+        assert 0 < (rough - exact).norm() / exact.norm() < 0.05
+
+
+def test_precision_of_the_flags():
+    assert conv_precision("bf16", "cpu", False) == "bf16"
+    assert conv_precision("fp32", "auto", True) == "fp32"
+    assert conv_precision("auto", "cpu", False) == "fp32"
+    assert conv_precision("auto", "cpu", True) in ("fp32", "bf16")
+
+
+def test_networks_of_the_flags():
+    """METHOD's counts: 50,177 + 941,072 + 1,977,219 + 3,841."""
+    model = build_model(SdfConfig(), CnnConfig(image_encoder="plain"), ViewsConfig(
+        feature_aggregation_method="lumigraph", occlusion_method="correlation"), RunConfig())
+    counts = [sum(parameter.numel() for parameter in net.parameters())
+              for net in (model.sdf, model.encoder, model.decoder, model.aggregation)]
+    assert counts == [50_177, 941_072, 1_977_219, 3_841]
+    assert (model.settings.aggregation, model.settings.occlusion) == ("lumigraph", "correlation")
+    plain = built(feature_type="rgb")
+    assert plain.aggregation.num_features == 3
+    assert sum(parameter.numel() for parameter in plain.encoder.parameters()) == 0
+    images = torch.rand(1, 3, 4, 4)
+    assert torch.equal(plain.decode(plain.encode(images)), images)
+
+
+def test_shipped_sphere_is_loaded_and_a_missing_one_is_named():
+    model = build_model(SdfConfig(init_sphere=1), CnnConfig(), ViewsConfig(), RunConfig())
+    points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * 0.4
+    points = points[points.norm(dim=-1) < 1]
+    error = (model.sdf(points) - (points.norm(dim=-1) - 0.5)).abs()
+    assert error.max() < 0.02                              # the asset's, not that of new weights
+    with pytest.raises(ConfigError, match="init_sphere 1: no sphere .*model_hidden_dims_sdf 24"):
+        build_model(SdfConfig(init_sphere=1, model_hidden_dims_sdf=24), CnnConfig(), ViewsConfig(),
+                    RunConfig())
