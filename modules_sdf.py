@@ -89,14 +89,14 @@ class ImageBasedModel(nn.Module):
         if self.settings.feature_type == "rgb":
             return images
         with self._precision(images):
-            return self.encoder(self._layout(images * 2 - 1)).float()
+            return self.encoder(self._layout(images * 2 - 1)).to(images.dtype)
 
     def decode(self, blended: Tensor) -> Tensor:
         """(T, C, H, W) blended features to (T, 3, H, W) images, not clamped."""
         if self.settings.feature_type == "rgb":
             return blended
         with self._precision(blended):
-            return self.decoder(self._layout(blended)).float()
+            return self.decoder(self._layout(blended)).to(blended.dtype)
 
     def _precision(self, like: Tensor) -> torch.autocast:
         is_low = self.settings.precision == "bf16" and self.training     # figures are fp32

@@ -188,7 +188,7 @@ class ReferenceTracer:
 
     def _parts(self, rays: Rays) -> list[Rays]:
         size = self.rays_at_once or max(len(rays), 1)
-        return [rays[start:start + size] for start in range(0, len(rays), size)]
+        return [rays[start:start + size] for start in range(0, max(len(rays), 1), size)]
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
         """See `trace_reference`; one view at a time."""

@@ -1,8 +1,7 @@
 """Training: a step as a list that reads downwards (METHOD 6 and 7); `utils.loop` repeats it."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,28 +13,29 @@ from torch.nn import functional as F
 from loss_functions import (
     eikonal_terms, image_loss, normal_loss, off_surface_loss, on_surface_loss, soft_mask_terms)
 from scheduler import StepPlan, mask_loss_weight, plan_step
-from sdf_rendering import Tracer, differentiable_hits, make_tracer
 from sdf_meshing import Exhibit, mean_figures, picture_sheets
+from sdf_rendering import Tracer, differentiable_hits, make_tracer
 from utils.cameras import Cameras
 from utils.checkpoints import load_state
 from utils.config import Config
-from utils.config_sections import DataConfig, RunConfig, ViewsConfig
+from utils.config_sections import DataConfig
 from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.derivatives import gradient
-from utils.errors import CheckpointError, ConfigError
-from utils.loop import LoopOptions
+from utils.errors import ConfigError
+from utils.loop import steps_per_epoch
 from utils.point_buffers import fill_buffer
 from utils.rays import Rays, Surface
-from utils.views import Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler
+from utils.views import (
+    CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
+    check_views, with_poses)
 
 #: alpha * SDF above which the soft-mask term (under 1e-5) of a ray off the mask may be left out.
 NEGLIGIBLE = 12.0
-CAMERA_MATRICES = ("view", "projection", "model")
 #: Weights of the losses at known surface points (METHOD 6).
 CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
 SPHERE_RADIUS = 0.5       # object units
 FIT_EXTENT = 1.2          # radius within which the sphere is fitted: a little past the unit ball
-OFF_SURFACE_MARGIN = 0.05 # nearer points are not pushed off the surface
+OFF_SURFACE_MARGIN = 0.05  # nearer points are not pushed off the surface
 
 
 class SceneTrainer:
@@ -235,42 +235,6 @@ def check_finite(total: Tensor, losses: dict[str, Tensor]) -> None:
         raise FloatingPointError(f"loss not finite: {', '.join(bad) or 'their sum'}")
 
 
-def views_of(scene: Any, index: Sequence[int], device: torch.device | str) -> TrainingViews:
-    """Views `index` of a scene on a device."""
-    index = list(index)
-    names = tuple(scene.view_names[i] for i in index)
-    return TrainingViews(scene.images[index], scene.masks[index], scene.cameras[index],
-                         names).to(device)
-
-
-def check_views(views: TrainingViews, state: dict[str, Any]) -> None:
-    """Raise CheckpointError where a `SceneTrainer`'s state is of other views or photographs."""
-    before = state.get("views", list(views.names))
-    if list(before) != list(views.names):
-        raise CheckpointError(f"the run was trained on views {', '.join(before)}, now they are "
-                              f"{', '.join(views.names)}; give the same --train_views, or "
-                              "--restart 1 to delete that run")
-    if state.get("photographs", views.key) != views.key:
-        raise CheckpointError("the run was trained on other photographs or masks of the same "
-                              "names, or at another --load_im_scale; give the same, or --restart 1 "
-                              "to delete that run")
-
-
-def with_poses(views: TrainingViews, state: dict[str, Any]) -> TrainingViews:
-    """The views with the cameras of a `SceneTrainer`'s state, where it holds them.
-
-    Raises:
-        CheckpointError: the state is of other views.
-    """
-    stored = state.get("cameras", {})
-    if any(name not in stored for name in CAMERA_MATRICES):
-        return views
-    check_views(views, state)
-    device = views.images.device
-    matrices = {name: stored[name].to(device) for name in CAMERA_MATRICES}
-    return replace(views, cameras=replace(views.cameras, **matrices))
-
-
 def pixels_of(views: TrainingViews) -> int:
     """Pixels of one view."""
     return views.images.shape[2] * views.images.shape[3]
@@ -284,21 +248,6 @@ def trained_parts(model: nn.Module, parts: TrainedPartsConfig) -> None:
         network = getattr(model, name)
         network.requires_grad_(bool(is_trained))
         network.train(bool(is_trained))
-
-
-def steps_per_epoch(views: ViewsConfig, num_views: int) -> int:
-    """An epoch is total_number_source_views draws of a training view; -1: one of each."""
-    return views.total_number_source_views if views.total_number_source_views > 0 else num_views
-
-
-def loop_options(run: RunConfig, epoch: int) -> LoopOptions:
-    """The flags of a run as settings of its loop; `epoch` is steps_per_epoch."""
-    return LoopOptions(
-        num_steps=run.num_steps if run.num_steps >= 0 else run.num_epochs * epoch,
-        time_limit=run.time_limit, keep=run.keep_checkpoints,
-        save_interval=run.steps_til_ckpt if run.steps_til_ckpt > 0 else run.epochs_til_ckpt * epoch,
-        scalar_interval=run.steps_til_summary, picture_interval=run.steps_til_pictures,
-        score_steps=run.eval_steps, score_interval=run.eval_interval)
 
 
 def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,

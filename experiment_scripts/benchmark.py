@@ -23,15 +23,18 @@ from data_processing.scenes import load_scene  # noqa: E402
 from data_processing.splits import resolve_split  # noqa: E402
 from data_processing.writers import write_scene  # noqa: E402
 from modules_sdf import build_model, trace_views  # noqa: E402
-from training import build_scene_trainer, views_of  # noqa: E402
+from sdf_rendering import ReferenceTracer  # noqa: E402
+from training import build_scene_trainer  # noqa: E402
 from utils.benchmarking import (  # noqa: E402
     Jobs, Variant, format_rows, interleaved, matmul_rate)
 from utils.checkpoints import write_text_atomic  # noqa: E402
 from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config_stages import BenchmarkConfig  # noqa: E402
 from utils.memory import keep_freed_memory  # noqa: E402
+from utils.rays import camera_rays  # noqa: E402
 from utils.run import pick_device, run_script  # noqa: E402
 from utils.siren_chunks import fast_evaluator  # noqa: E402
+from utils.views import views_of  # noqa: E402
 
 VARIANTS = ("reference", "fast")
 FLOP_PER_POINT = 99_328           # SIREN 3-128-128-128-128-1, multiplications and additions
@@ -40,6 +43,7 @@ NUM_FIRST_STEPS = 3               # move the surface off the sphere before anyth
 JOBS = ("shape_step", "image_step", "render_frame", "buffers", "sdf_forward", "sdf_gradient",
         "eikonal")
 SHAPE_STEP, IMAGE_STEP = 3, 53    # steps of the DTU schedule that train the shape, and that do not
+APART = 1e-3                      # object units
 SWEEP_WIDTHS = (100, 200, 400, 800)
 SWEEP_VIEWS = (3, 7, 14, 28, 49)
 #: Pixels of a view above which the plain path would need more memory than a machine of 24 GB has.
@@ -120,7 +124,8 @@ class Subject:
         return {"shape_step": lambda: self.step(SHAPE_STEP),
                 "image_step": lambda: self.step(IMAGE_STEP), "buffers": self.buffers,
                 "render_frame": self.render_frame, "sdf_forward": self.sdf_forward,
-                "sdf_gradient": self.sdf_gradient, "eikonal": self.eikonal}
+                "sdf_gradient": self.sdf_gradient, "eikonal": self.eikonal,
+                "agreement": self.agreement}
 
     def step(self, number: int) -> dict[str, float]:
         """A training step."""
@@ -136,7 +141,8 @@ class Subject:
         parts = [slice(None)] if self.is_fast else range(len(self.cameras))
         for part in parts:
             trace_views(model.sdf, self.cameras[part], self.trainer.tracer)
-        return {"sdf_evaluations": self.counter.total - before}
+        num_rays = len(self.cameras) * self.cameras.resolution[0] * self.cameras.resolution[1]
+        return {"sdf_evaluations": self.counter.total - before, "rays": num_rays}
 
     @torch.no_grad()
     def sdf_forward(self) -> None:
@@ -144,10 +150,21 @@ class Subject:
         sdf = self.trainer.model.sdf
         (fast_evaluator(sdf) if self.is_fast else sdf)(self.points)
 
-
     def sdf_gradient(self) -> None:
         """SDF and its gradient at NUM_SDF_POINTS points, for a loss that needs no graph."""
         self.trainer.tracer.slopes(self.trainer.model.sdf, self.points, self.points)
+
+    def agreement(self) -> dict[str, float]:
+        """Shares of rays on which this tracer and the plain one differ, over the training views."""
+        model, rays = self.trainer.model, camera_rays(self.trainer.views.cameras)
+        plain = ReferenceTracer().trace(model.sdf, rays)
+        found = self.trainer.tracer.trace(model.sdf, rays)
+        both = plain.hit_mask & found.hit_mask
+        differ = plain.hit_mask != found.hit_mask
+        inside = torch.nn.functional.max_pool2d(-self.trainer.views.masks.float(), 5, 1, 2) == -1
+        return {"apart": ((plain.t - found.t).abs()[both] > APART).float().mean().item(),
+                "disagree": differ.float().mean().item(),
+                "disagree_inside": (differ & inside.reshape(-1)).float().mean().item()}
 
     def eikonal(self) -> None:
         """The eikonal term of a shape step with its gradient."""
@@ -184,7 +201,7 @@ def ratios_of(found: dict[str, dict]) -> dict[str, float]:
 
     return {"shape_step": ratio("shape_step"), "image_step": ratio("image_step"),
             "sdf_evaluations": ratio("shape_step", "sdf_evaluations"), "buffers": ratio("buffers"),
-            "peak_memory": ratio("image_step", "peak_mib"), "render_frame": ratio("render_frame")}
+            "peak_memory": ratio("shape_step", "peak_mib"), "render_frame": ratio("render_frame")}
 
 
 def sweep(scene_path: str, width: int, config: BenchmarkConfig) -> list[dict]:
@@ -208,23 +225,34 @@ def table(result: dict) -> str:
         pair = [found[name] for name in VARIANTS]
         rows.append([f"{job}, ms", *(f"{x['ms']:.1f}" for x in pair),
                      f"{pair[0]['ms'] / pair[1]['ms']:.1f}"])
+        if "rays" in pair[0]:
+            rows.append(["  evaluations a ray",
+                         *(f"{x['sdf_evaluations'] / x['rays']:.2f}" for x in pair), ""])
+            rows.append(["  Mrays/s", *(f"{x['rays'] / x['ms'] / 1e3:.3f}" for x in pair), ""])
+        if job in ("sdf_forward", "sdf_gradient"):
+            rows.append(["  Mpoints/s",
+                         *(f"{NUM_SDF_POINTS / x['ms'] / 1e3:.2f}" for x in pair), ""])
         if pair[1].get("sdf_evaluations"):
             rows.append(["  SDF evaluations", *(f"{x['sdf_evaluations']:.3g}" for x in pair),
                          f"{pair[0]['sdf_evaluations'] / pair[1]['sdf_evaluations']:.1f}"])
-    rows.append(["peak memory of steps, MiB",
+    rows.append(["peak memory of a shape step, MiB",
                  *(f"{found['peak_mib']:.0f}" for found in
-                   result["measured"]["image_step"].values()),
+                   result["measured"]["shape_step"].values()),
                  f"{result['ratios']['peak_memory']:.1f}"])
     for row in result.get("sweep", []):
-        for job in row.keys() - {"width", "views"}:
+        for job in (job for job in JOBS if job in row):
             cells = [f"{row[job][name]['ms']:.0f}" if name in row[job] else "-"
                      for name in VARIANTS]
             rows.append([f"{job}, {row['views']} views {row['width']} wide, ms", *cells, ""])
+    agreement = result["agreement"]
     lines = [f"{result['device']}, {result['threads']} threads, torch {result['torch']}, "
              f"{result['scene']} at {result['resolution']}", format_rows(rows),
              f"matrix product {result['matmul_flops'] / 1e9:.0f} GFLOP/s; SDF forward "
              f"{result['sdf_points_per_second'] / 1e6:.2f} Mpoints/s = "
-             f"{result['sdf_forward_fraction_of_matmul']:.0%} of it"]
+             f"{result['sdf_forward_fraction_of_matmul']:.0%} of it",
+             f"hits more than {APART:g} apart: {agreement['apart']:.3%} of rays that both call hits; "
+             f"hit or miss disagrees: {agreement['disagree']:.3%} of rays, "
+             f"{agreement['disagree_inside']:.3%} inside the mask"]
     return "\n".join(lines)
 
 
@@ -241,11 +269,13 @@ def main(argv: list[str] | None = None) -> None:
         width = load_scene(path).cameras.resolution[0]
         rate = matmul_rate(device, torch.float32)
         measured = measure(path, size[0] / width, config)
+        agreement = measure(path, size[0] / width, config, names=("fast",), jobs=("agreement",))
         per_second = NUM_SDF_POINTS / measured["sdf_forward"]["fast"]["ms"] * 1e3
         result = {
             "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "scene": Path(config.scene).name or "made-up scene", "resolution": config.resolution,
-            "ratios": ratios_of(measured), "measured": measured, "matmul_flops": rate,
+            "ratios": ratios_of(measured), "agreement": agreement["agreement"]["fast"],
+            "measured": measured, "matmul_flops": rate,
             "sdf_points_per_second": per_second,
             "sdf_forward_fraction_of_matmul": per_second * FLOP_PER_POINT / rate}
         if config.sweep:

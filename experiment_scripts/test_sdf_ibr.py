@@ -17,11 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_processing.open_scene import open_scene  # noqa: E402
 from modules_sdf import build_model  # noqa: E402
 from sdf_meshing import write_results  # noqa: E402
-from training import build_scene_trainer, exhibit_of, views_of, with_poses  # noqa: E402
+from training import build_scene_trainer, exhibit_of  # noqa: E402
 from utils.checkpoints import load_checkpoint  # noqa: E402
 from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.loop import run_facts, stored_progress  # noqa: E402
 from utils.run import run_script, start_run  # noqa: E402
+from utils.views import views_of, with_poses  # noqa: E402
 from utils.weights import with_checkpoint  # noqa: E402
 
 

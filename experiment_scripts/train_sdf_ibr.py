@@ -19,11 +19,11 @@ from data_processing.open_scene import load_point_cloud, open_scene  # noqa: E40
 from modules import build_sdf  # noqa: E402
 from modules_sdf import build_model, sdf_architecture  # noqa: E402
 from sdf_meshing import write_results  # noqa: E402
-from training import (  # noqa: E402
-    SphereTask, build_scene_trainer, exhibit_of, loop_options, steps_per_epoch, views_of, watch)
+from training import SphereTask, build_scene_trainer, exhibit_of, watch  # noqa: E402
 from utils.config import TRAIN_SECTIONS, Config, parse_config  # noqa: E402
-from utils.loop import Loop, run_facts  # noqa: E402
+from utils.loop import Loop, loop_options, run_facts, steps_per_epoch  # noqa: E402
 from utils.run import run_script, start_run  # noqa: E402
+from utils.views import views_of  # noqa: E402
 from utils.weights import save_sphere, sphere_asset  # noqa: E402
 
 

@@ -159,13 +159,32 @@ def test_least_sdf_against_the_closest_approach():
 def test_the_reference_tracer_searches_every_ray():
     rays = rays_inwards(30, seed=8, dtype=DOUBLE)
     tracer, sdf = ReferenceTracer(25), SOLIDS["sphere"]
-    index, points = tracer.least_sdf(sdf, rays, rays.sphere_mask, 0.1)
+    index, points = tracer.least_sdf(sdf, rays, rays.sphere_mask, torch.full((30,), 0.1))
     assert torch.equal(index, torch.arange(30))
     assert torch.equal(points, rays.points(least_sdf_reference(sdf, rays, 25)))
     assert torch.equal(tracer.trace(sdf, rays).t, trace_reference(sdf, rays).t)
     hits = rays.points(rays.t_near)
     torch.testing.assert_close(tracer.slopes(sdf, hits, rays.dirs_obj),
                                slope_at(sdf, rays, rays.t_near), atol=1e-12, rtol=0)
+
+
+def test_the_reference_tracer_takes_a_view_at_a_time():
+    seen = []
+
+    def sdf(points):
+        seen.append(len(points))
+        return SOLIDS["sphere"](points)
+
+    rays, limits = rays_inwards(30, seed=8, dtype=DOUBLE), torch.full((30,), 0.1)
+    parts, whole = ReferenceTracer(25, rays_at_once=7), ReferenceTracer(25)
+    found, expected = parts.trace(sdf, rays), whole.trace(SOLIDS["sphere"], rays)
+    assert torch.equal(found.t, expected.t) and torch.equal(found.hit_mask, expected.hit_mask)
+    assert found.num_evaluations == expected.num_evaluations and max(seen) <= 7 * 100
+    index, points = parts.least_sdf(sdf, rays, rays.sphere_mask, limits)
+    assert torch.equal(points, whole.least_sdf(sdf, rays, rays.sphere_mask, limits)[1])
+    none = rays[torch.tensor([], dtype=torch.long)]
+    assert len(parts.trace(sdf, none).t) == 0
+    assert len(parts.least_sdf(sdf, none, none.sphere_mask, limits[:0])[1]) == 0
 
 
 def test_tracer_of_the_flags():
@@ -281,6 +300,20 @@ def test_flat_slopes_are_kept_away_from_zero_with_their_sign():
     points = differentiable_hits(lambda points: points[:, 0] * 0 + value, rays, t, slope)
     g = torch.tensor([MIN_SLOPE, -MIN_SLOPE, MIN_SLOPE, -0.5], dtype=DOUBLE)
     torch.testing.assert_close(points[:, 2], 2 - (t - value / g), atol=1e-12, rtol=0)
+
+
+def test_points_that_would_leave_the_unit_sphere_stay_without_gradient():
+    """Rays that begin deep inside: Phi / g is no small step, and may lead anywhere."""
+    sdf = Moved()
+    rays = make_rays(torch.tensor([[0.1, -0.1, 0.3], [0.1, -0.1, 2.0]]).double(),
+                     torch.tensor([[0.0, 0, 1], [0, 0, -1]]).double())
+    t, slope = torch.tensor([0.0, 1.2999], dtype=DOUBLE), torch.tensor([1.0, -1.0], dtype=DOUBLE)
+    moved = differentiable_hits(sdf, rays, t, slope)
+    assert moved[0].tolist() == pytest.approx([0.1, -0.1, 0.7])
+    stays = differentiable_hits(sdf, rays, t, torch.tensor([-1.0, -1.0], dtype=DOUBLE))
+    assert stays[0].tolist() == pytest.approx([0.1, -0.1, 0.3])
+    (grad,) = torch.autograd.grad(stays[:, 2].sum(), sdf.radius)
+    assert float(grad) == pytest.approx(1.0)               # of the second ray alone
 
 
 def test_no_gradient_flows_through_the_slope_or_the_march():

@@ -78,6 +78,18 @@ def test_sources_and_training_views_by_index(cameras):
     assert views.to("cpu").names == views.names
 
 
+def test_key_names_the_photographs(cameras):
+    images = torch.rand(6, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    masks = images[:, :1] > 0.5
+    key = TrainingViews(images, masks, cameras).key
+    assert TrainingViews(images.clone(), masks.clone(), cameras, ("a",) * 6).key == key
+    changed = images.clone()
+    changed[3, 1, 2, 4] += 1e-3
+    others = [TrainingViews(changed, masks, cameras), TrainingViews(images, ~masks, cameras),
+              TrainingViews(images.mT, masks.mT, cameras)]
+    assert len({key, *(other.key for other in others)}) == 4
+
+
 def test_buffer_keeps_what_rays_found(cameras):
     """Points are origin + t d again: the same sums as those of the rays, to rounding."""
     rays = camera_rays(cameras)

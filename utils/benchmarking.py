@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ import torch
 #: further figures of it, or None.
 Jobs = Mapping[str, Callable[[], dict[str, float] | None]]
 MIB = 1 << 20
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 class Variant:
@@ -73,6 +75,7 @@ def _serve(connection: Connection, make_jobs: Callable[..., Jobs], arguments: tu
 def _timed(job: Callable[[], dict[str, float] | None]) -> dict[str, float]:
     """One run of a job, the device idle before and after."""
     is_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    _forget_peak(is_cuda)
     if is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -80,9 +83,25 @@ def _timed(job: Callable[[], dict[str, float] | None]) -> dict[str, float]:
     if is_cuda:
         torch.cuda.synchronize()
     elapsed = (time.perf_counter() - start) * 1e3
-    peak = torch.cuda.max_memory_allocated() / MIB if is_cuda else \
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
-    return {"ms": elapsed, "peak_mib": peak, **further}
+    return {"ms": elapsed, "peak_mib": _peak_mib(is_cuda), **further}
+
+
+def _forget_peak(is_cuda: bool) -> None:
+    """Let the peak of memory begin anew, where the system can."""
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    elif CLEAR_REFS.exists():
+        CLEAR_REFS.write_text("5")                 # Linux: resets VmHWM
+
+
+def _peak_mib(is_cuda: bool) -> float:
+    """Peak of memory since `_forget_peak`: allocated on the device, else resident in the process."""
+    if is_cuda:
+        return torch.cuda.max_memory_allocated() / MIB
+    if STATUS.exists():
+        line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
 
 
 def interleaved(variants: Sequence[Variant], job: str, repeats: int,

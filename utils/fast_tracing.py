@@ -224,7 +224,8 @@ class FastTracer:
             rows, before, value_before, slope = rows[left], at[left], value[left], slope[left]
             at = before - value_before / slope
         reach = 2 * (high - low) + 4 * self._grid.error
-        return t, settled & ((t - crossing).abs() <= reach), spent
+        is_near = ((t - crossing).abs() <= reach) & (t >= rays.t_near)
+        return t, settled & is_near, spent
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
                   ignore_above: Tensor) -> tuple[Tensor, Tensor]:

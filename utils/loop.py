@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from utils.checkpoints import checkpoint_name, keep_latest, load_checkpoint, save_checkpoint
 from utils.config import config_to_dict
+from utils.config_sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
 from utils.run import Run
 from utils.seeds import random_state, set_random_state
@@ -82,6 +83,21 @@ class Progress:
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
     seed: int | None = None
+
+
+def steps_per_epoch(views: ViewsConfig, num_views: int) -> int:
+    """An epoch is total_number_source_views draws of a training view; -1: one of each."""
+    return views.total_number_source_views if views.total_number_source_views > 0 else num_views
+
+
+def loop_options(run: RunConfig, epoch: int) -> LoopOptions:
+    """The flags of a run as settings of its loop; `epoch` is steps_per_epoch."""
+    return LoopOptions(
+        num_steps=run.num_steps if run.num_steps >= 0 else run.num_epochs * epoch,
+        time_limit=run.time_limit, keep=run.keep_checkpoints,
+        save_interval=run.steps_til_ckpt if run.steps_til_ckpt > 0 else run.epochs_til_ckpt * epoch,
+        scalar_interval=run.steps_til_summary, picture_interval=run.steps_til_pictures,
+        score_steps=run.eval_steps, score_interval=run.eval_interval)
 
 
 def run_facts(run: Run, progress: Progress) -> dict[str, Any]:

@@ -2,15 +2,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from utils.cameras import Cameras
+from utils.errors import CheckpointError
 from utils.rays import Rays, Surface, make_rays
+
+CAMERA_MATRICES = ("view", "projection", "model")
 
 
 @dataclass(frozen=True)
@@ -168,3 +173,39 @@ class SurfaceBuffer:
                              f"need {tuple(self.t.shape)}")
         self.t.copy_(state["t"])
         self.hit_mask.copy_(state["hit_mask"])
+
+
+def views_of(scene: Any, index: Sequence[int], device: torch.device | str) -> TrainingViews:
+    """Views `index` of a scene on a device."""
+    index = list(index)
+    names = tuple(scene.view_names[i] for i in index)
+    return TrainingViews(scene.images[index], scene.masks[index], scene.cameras[index],
+                         names).to(device)
+
+
+def check_views(views: TrainingViews, state: dict[str, Any]) -> None:
+    """Raise CheckpointError where a `SceneTrainer`'s state is of other views or photographs."""
+    before = state.get("views", list(views.names))
+    if list(before) != list(views.names):
+        raise CheckpointError(f"the run was trained on views {', '.join(before)}, now they are "
+                              f"{', '.join(views.names)}; give the same --train_views, or "
+                              "--restart 1 to delete that run")
+    if state.get("photographs", views.key) != views.key:
+        raise CheckpointError("the run was trained on other photographs or masks of the same "
+                              "names, or at another --load_im_scale; give the same, or --restart 1 "
+                              "to delete that run")
+
+
+def with_poses(views: TrainingViews, state: dict[str, Any]) -> TrainingViews:
+    """The views with the cameras of a `SceneTrainer`'s state, where it holds them.
+
+    Raises:
+        CheckpointError: the state is of other views.
+    """
+    stored = state.get("cameras", {})
+    if any(name not in stored for name in CAMERA_MATRICES):
+        return views
+    check_views(views, state)
+    device = views.images.device
+    matrices = {name: stored[name].to(device) for name in CAMERA_MATRICES}
+    return replace(views, cameras=replace(views.cameras, **matrices))
