@@ -171,9 +171,7 @@ class Subject:
         self.trainer.eikonal_loss().backward()
 
     def render_frame(self) -> None:
-        """A new view from stored source features."""
-        if self.is_fast:
-            self.trainer.tracer.forget()
+        """A new view from stored source features, of a surface that stands still."""
         self.renderer(self.frame_camera)
 
 
@@ -250,8 +248,8 @@ def table(result: dict) -> str:
              f"matrix product {result['matmul_flops'] / 1e9:.0f} GFLOP/s; SDF forward "
              f"{result['sdf_points_per_second'] / 1e6:.2f} Mpoints/s = "
              f"{result['sdf_forward_fraction_of_matmul']:.0%} of it",
-             f"hits more than {APART:g} apart: {agreement['apart']:.3%} of rays that both call hits; "
-             f"hit or miss disagrees: {agreement['disagree']:.3%} of rays, "
+             f"hits more than {APART:g} apart: {agreement['apart']:.3%} of rays that both call "
+             f"hits; hit or miss disagrees: {agreement['disagree']:.3%} of rays, "
              f"{agreement['disagree_inside']:.3%} inside the mask"]
     return "\n".join(lines)
 

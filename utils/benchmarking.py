@@ -95,7 +95,7 @@ def _forget_peak(is_cuda: bool) -> None:
 
 
 def _peak_mib(is_cuda: bool) -> float:
-    """Peak of memory since `_forget_peak`: allocated on the device, else resident in the process."""
+    """Peak since `_forget_peak`: allocated on the device, else resident in the process."""
     if is_cuda:
         return torch.cuda.max_memory_allocated() / MIB
     if STATUS.exists():
