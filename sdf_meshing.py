@@ -205,6 +205,7 @@ def _write_video(exhibit: Exhibit, folder: RunFolder, test: TestConfig,
     path = folder.path / "video.mp4"
 
     def frames() -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8, one a camera."""
         for index in tqdm(range(len(cameras)), desc="video", unit="frame", dynamic_ncols=True):
             frame = _frame(exhibit.render(cameras[index], None), test.image_crop)
             if test.video_save_frames:

@@ -74,6 +74,7 @@ class CountedPoints:
     def counted(self, make_evaluator):
         """The same maker of evaluators, whose evaluators count."""
         def make(sdf):
+            """As make_evaluator."""
             evaluate = make_evaluator(sdf)
 
             def counting(points):

@@ -39,6 +39,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, function, inputs, *parameters):
+        """The sum, and with it its gradient."""
         total = inputs[0].new_zeros(())
         sums = [torch.zeros_like(parameter) for parameter in parameters]
         for chunk in _chunks(inputs):
@@ -55,6 +56,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
+        """The stored gradient times that of the sum."""
         return (None, None, *(upstream * grad for grad in ctx.saved_tensors))
 
 
@@ -78,12 +80,14 @@ class _Map(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, function, evaluate, points, *parameters):
+        """The values alone."""
         ctx.function = function
         ctx.save_for_backward(points, *parameters)
         return evaluate(points.detach())
 
     @staticmethod
     def backward(ctx, upstream):
+        """Values with their graph, a chunk at a time."""
         points, *parameters = ctx.saved_tensors
         needs_points = ctx.needs_input_grad[2]
         sums = [torch.zeros_like(parameter) for parameter in parameters]
