@@ -15,6 +15,7 @@ from loss_functions import (
 from scheduler import StepPlan, mask_loss_weight, plan_step
 from sdf_meshing import Exhibit, mean_figures, picture_sheets
 from sdf_rendering import Tracer, differentiable_hits, make_tracer
+from utils.averaging import WeightAverage
 from utils.cameras import Cameras
 from utils.checkpoints import load_state
 from utils.config import Config
@@ -33,6 +34,7 @@ from utils.views import (
 NEGLIGIBLE = 12.0
 #: Weights of the losses at known surface points (METHOD 6).
 CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
+AVERAGED = ("encoder", "aggregation", "decoder")
 SPHERE_RADIUS = 0.5       # object units
 FIT_EXTENT = 1.2          # radius within which the sphere is fitted: a little past the unit ball
 OFF_SURFACE_MARGIN = 0.05  # nearer points are not pushed off the surface
@@ -51,12 +53,13 @@ class SceneTrainer:
         generator: on the CPU; all that is random in a step comes from it.
         num_eikonal_points: uniform points of [-1, 1]^3 a shape step.
         cloud: points_obj (N, 3) and normals_obj that supervise the shape too, or None.
+        average_decay: of the averaged E, G and D that render views; 0: those of the last step.
     """
 
     def __init__(self, model: nn.Module, views: TrainingViews, sampler: ViewSampler,
                  *, tracer: Tracer, loss: LossConfig, plan: Callable[[int], StepPlan],
                  generator: torch.Generator, num_eikonal_points: int = 32768,
-                 cloud: Any = None) -> None:
+                 cloud: Any = None, average_decay: float = 0.0) -> None:
         self.model, self.views, self.sampler = model, views, sampler
         self.tracer, self.loss = tracer, loss
         self.num_eikonal_points, self.cloud = num_eikonal_points, cloud
@@ -65,6 +68,7 @@ class SceneTrainer:
         self.plan, self.generator = plan, generator
         self.buffer = SurfaceBuffer(views.cameras)
         self.optimizer = make_optimizer(model)
+        self.average = WeightAverage(model, AVERAGED, average_decay)
         self.score: Callable[[int], dict[str, float]] = lambda step: {}
         self.pictures: Callable[[int], dict[str, np.ndarray]] = lambda step: {}
 
@@ -102,6 +106,7 @@ class SceneTrainer:
         check_finite(total, losses)
         if total.requires_grad:                            # else this step has nothing to train
             self.update(total, plan)
+            self.average.update()
         return {name: loss.detach() for name, loss in (*losses.items(), ("total", total))}
 
     def update(self, total: Tensor, plan: StepPlan) -> None:
@@ -198,7 +203,8 @@ class SceneTrainer:
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser, traced surfaces and the sampler's random state."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "surface": self.buffer.state_dict(), "generator": self.generator.get_state(),
+                "average": self.average.state_dict(), "surface": self.buffer.state_dict(),
+                "generator": self.generator.get_state(),
                 "views": list(self.views.names), "photographs": self.views.key, "split": self.split,
                 "cameras": {name: getattr(self.views.cameras, name) for name in CAMERA_MATRICES}}
 
@@ -210,6 +216,7 @@ class SceneTrainer:
             self.buffer = SurfaceBuffer(self.views.cameras)
         load_state(self.model, state["model"], "the run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state.get("average"))
         self.buffer.load_state_dict(state["surface"])
         self.generator.set_state(state["generator"].cpu())
 
@@ -274,7 +281,8 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
     trainer = SceneTrainer(
         model, views, sampler, tracer=make_tracer(config.tracing, pixels_of(views)),
         loss=config.loss, num_eikonal_points=config.run.batch_size, plan=plan,
-        generator=generator, cloud=cloud if config.data.use_pcd else None)
+        generator=generator, cloud=cloud if config.data.use_pcd else None,
+        average_decay=config.rates.average_decay)
     trainer.loads_poses = bool(config.run.load_model_poses)
     return trainer
 
@@ -290,7 +298,8 @@ def exhibit_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,
         all_views: score every view; else the withheld, or all training views if none is withheld.
     """
     occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
-    renderer = trainer.model.renderer(trainer.views, occ_threshold=occ_threshold,
+    model = trainer.average.averaged_model()
+    renderer = model.renderer(trainer.views, occ_threshold=occ_threshold,
                                       tracer=trainer.tracer)
     scored = tuple(range(len(scene))) if all_views else split.test or split.train
 

@@ -35,10 +35,11 @@ def main(argv: list[str] | None = None) -> None:
     config = with_checkpoint(config, path)
     model = build_model(config.sdf, config.cnn, config.views, config.run,
                         is_fast=config.tracing.tracer == "fast").to(run.device)
-    views = views_of(scene, split.train, run.device)
+    views, state = views_of(scene, split.train, run.device), load_checkpoint(path).get("task", {})
     if config.run.load_model_poses:
-        views = with_poses(views, load_checkpoint(path).get("task", {}))
+        views = with_poses(views, state)
     trainer = build_scene_trainer(model, views, config, generator=run.generator)
+    trainer.average.load_state_dict(state.get("average"))
     progress = stored_progress(path)
     exhibit = exhibit_of(trainer, scene, split, step=progress.step,
                          all_views=bool(config.test.benchmark_all_views))

@@ -90,6 +90,9 @@ class RatesConfig:
                                    no_effect="lr_encdec_decay_steps holds for the aggregation too")
     lr_alternating_interval: int = flag(0, "steps between turns of shape and image training",
                                         unit="steps", minimum=0)
+    average_decay: float = flag(0.9, "views are rendered with a moving average of encoder, "
+                                "aggregation and decoder; 0: with those of the last step",
+                                minimum=0)
     shape_warmup_steps: int = flag(-1, "first steps, all of which train the shape; -1: by "
                                    "dataset_name (dtu 50, nlr 100, shapenet 2000)",
                                     unit="steps", minimum=-1)
