@@ -1,4 +1,5 @@
 # make demo: set up .venv, make a scene, train, evaluate.   make test: set up, run the tests.
+# make check-environment: install environment.yml's pip section into an empty environment.
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -9,7 +10,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test install clean
+.PHONY: demo test install check-environment clean
 .DEFAULT_GOAL := demo
 
 install: $(INSTALLED)
@@ -33,6 +34,16 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(PY) -m pytest --cov --cov-report=term
+
+check-environment: $(INSTALLED)
+	rm -rf $(VENV)-conda && $(PYTHON) -m venv $(VENV)-conda
+	$(VENV)-conda/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(PY) -c 'import yaml; print("\n".join(next(e["pip"] for e in yaml.safe_load(open( \
+		"environment.yml"))["dependencies"] if isinstance(e, dict))))' \
+		| xargs -d '\n' -I{} sh -c '$(VENV)-conda/bin/python -m pip install --quiet \
+		--disable-pip-version-check {}'
+	$(VENV)-conda/bin/python experiment_scripts/train_sdf_ibr.py --help > /dev/null
+	rm -rf $(VENV)-conda
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .coverage
