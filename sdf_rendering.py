@@ -279,19 +279,18 @@ def project_to_sources(points_obj: Tensor, sources: Cameras) -> tuple[Tensor, Te
     return ndc_to_grid(xy_ndc, sources.resolution), inside_mask
 
 
-def sample_maps(maps: Tensor, uv_grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """Sample a map of each source at that source's projections; one call for all.
+def sample_maps(maps: Tensor, uv_grid: Tensor) -> Tensor:
+    """Sample a map of each source bilinearly at that source's projections; one call for all.
 
     Args:
         maps: (K, C, Hs, Ws).
         uv_grid: (K, T, H, W, 2).
-        mode: grid_sample's; the border is repeated, so mask what falls outside.
     Returns:
-        (K, T, C, H, W).
+        (K, T, C, H, W); the border is repeated, so mask what falls outside.
     """
     num_sources, num_targets, height, width, _ = uv_grid.shape
     grid = uv_grid.reshape(num_sources, num_targets * height, width, 2)
-    out = F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=True)
+    out = F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
     out = out.reshape(num_sources, -1, num_targets, height, width)     # (K, C, T, H, W)
     return out.transpose(1, 2)
 
