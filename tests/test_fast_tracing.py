@@ -11,7 +11,8 @@ from modules import SdfArchitecture, SirenSDF, build_sdf
 from sdf_rendering import ReferenceTracer, least_sdf_reference, make_tracer, trace_reference
 from utils.config_sections import SdfConfig, TracingConfig
 from utils.derivatives import gradient
-from utils.fast_tracing import BAND, ON_SURFACE, FastTracer, build_grid
+from utils.fast_tracing import ON_SURFACE, FastTracer
+from utils.sdf_grid import BAND, build_grid
 from utils.rays import Rays, make_rays
 from utils.weights import read_networks, sphere_asset
 
@@ -78,6 +79,24 @@ def test_same_hits_on_sine_networks(noise, seed):
         net = sine_network(noise, seed)
     rays = rays_inwards(1200, seed=seed, spread=0.4)
     assert_same_hits(net, rays, strays=3 if noise else 0, rounding=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rays_that_graze_are_settled_without_the_plain_tracer(name):
+    """A plain tracer that would be 100 evaluations a ray: it is not asked at all. Those that hit
+    are on the surface, and the others pass it: found by the slow march of 2e-3 steps."""
+    def plain(sdf, rays):
+        raise AssertionError(f"{len(rays)} rays were handed to the plain tracer")
+
+    rays = rays_inwards(400, seed=18, spread=0.4)
+    tracer = FastTracer(plain, 40, lambda sdf: sdf)
+    found = tracer.trace(CASES[name], rays)
+    t = rays.t_near[:, None] + (rays.t_far - rays.t_near)[:, None] * torch.linspace(0, 1, 1000)
+    inside = CASES[name](rays.points(t).reshape(-1, 3)).reshape(t.shape) < -1e-3
+    assert found.hit_mask[inside.any(-1)].all()
+    first = t.gather(1, inside.int().argmax(-1, keepdim=True))[:, 0]
+    hits = inside.any(-1) & rays.sphere_mask
+    assert int(hits.sum()) > 100 and (found.t <= first)[hits].all()
 
 
 def test_evaluations_are_counted_and_few():

@@ -1,143 +1,33 @@
 """Tracing with few SDF evaluations: search on a grid of the SDF, settle with the SDF itself.
 
-The SDF is stored at the nodes of a grid, exactly near the surface. Rays are marched on the grid's
-trilinear interpolation, which costs a hundredth of an evaluation; only where they cross it is the
-SDF evaluated, by secant steps down to the same threshold as the plain tracer's. The error of the
-interpolation is measured each time; a ray that passes the surface within it, or that does not
-settle, is handed to the plain tracer.
+Rays are marched on the grid's interpolation (`utils.sdf_grid`). Only where they cross it is the
+SDF evaluated, by secant steps down to the same threshold as the plain tracer's. Where a ray passes
+the surface within the grid's error, or secant steps do not settle, the SDF is sampled around that
+place; what is doubtful even then goes to the plain tracer.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from utils.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
 from utils.derivatives import gradient
 from utils.rays import Rays, TraceResult
+from utils.sdf_grid import CROSSED, GRAZED, GridMarch, SdfGrid, build_grid, march_grid
 
 Sdf = Callable[[Tensor], Tensor]
 
-COARSE, FINE = 17, 65             # nodes along an edge of [-1, 1]^3
-BAND = 0.14                       # |SDF| up to which fine nodes are exact: 1.3 times half a coarse
-                                  # cell's diagonal, enough for slopes up to 1.3
-MAX_GRID_STEPS = 48
-NUM_PROBES = 512                  # points at which the grid's error is measured
-SAFETY = 2.0                      # on that error
 MAX_SECANT_STEPS = 5
+SECANT_REACH = 1.0                # nodes' spacings that they may go; farther is another surface
+NUM_LOCAL_SAMPLES = 25            # of the SDF along a doubtful stretch of a ray
+NUM_CLOSE_SAMPLES = 9             # more, between the neighbours of the least of these
+LONG_STRETCH = 3.0                # nodes' spacings within the grid's error before a crossing: the
+                                  # true crossing may be an earlier one
+MAX_BRACKET_STEPS = 16            # of false position in a bracket of the SDF's own signs
+MAX_ROUNDS = 6                    # marches of a ray that grazes the surface again and again
 ON_SURFACE = 5e-5                 # object units, the plain tracer's threshold
-
-
-@dataclass(frozen=True)
-class SdfGrid:
-    """Samples of an SDF on the nodes of a cube over [-1, 1]^3.
-
-    Attributes:
-        values: (1, 1, FINE, FINE, FINE), x last.
-        error: greatest difference to the SDF that was found near the surface, times SAFETY.
-        num_evaluations: SDF evaluations that it took.
-    """
-
-    values: Tensor
-    error: float
-    num_evaluations: int
-
-    @property
-    def spacing(self) -> float:
-        """Distance between nodes, object units."""
-        return 2 / (self.values.shape[-1] - 1)
-
-    def __call__(self, points_obj: Tensor) -> Tensor:
-        """Interpolated SDF (N,) at points (N, 3)."""
-        found = F.grid_sample(self.values, points_obj[None, None, None], align_corners=True,
-                              padding_mode="border")
-        return found.reshape(-1)
-
-
-def build_grid(sdf: Sdf, like: Tensor) -> SdfGrid:
-    """Sample an SDF: everywhere on a coarse grid, and on the fine one near the surface.
-
-    Args:
-        sdf: without gradient.
-        like: a tensor of the device and dtype to use.
-    """
-    coarse = sdf(_nodes(COARSE, like)).reshape(1, 1, COARSE, COARSE, COARSE)
-    values = F.interpolate(coarse, size=(FINE,) * 3, mode="trilinear", align_corners=True)
-    flat = values.reshape(-1)
-    nodes = _nodes(FINE, like)
-    grid = SdfGrid(values, 0.0, 0)
-    radius = nodes.norm(dim=-1)
-    near = ((flat.abs() < BAND) & (radius < 1 + 2 * grid.spacing)).nonzero()[:, 0]
-    flat[near] = sdf(nodes[near])
-    surface = near[(flat[near].abs() < grid.spacing) & (radius[near] < 1)]
-    spent = COARSE ** 3 + len(near)
-    if not len(surface):
-        return SdfGrid(values, 0.0, spent)
-    chosen = surface[torch.linspace(0, len(surface) - 1, NUM_PROBES).long().to(surface.device)]
-    probes = nodes[chosen] + grid.spacing * 0.5       # cell centres: where it is worst
-    error = (grid(probes) - sdf(probes)).abs().max()
-    return SdfGrid(values, SAFETY * float(error), spent + NUM_PROBES)
-
-
-def _nodes(count: int, like: Tensor) -> Tensor:
-    """(count^3, 3) node positions, x fastest."""
-    axis = torch.linspace(-1, 1, count).to(like)
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    return torch.stack([x, y, z], -1).reshape(-1, 3)
-
-
-@dataclass(frozen=True)
-class GridMarch:
-    """What marching R rays on the grid found.
-
-    Attributes:
-        low, high: (R,) distances of the last point outside and the first inside, where crossed.
-        value_low, value_high: (R,) interpolated SDF there.
-        crossed_mask: (R,) the interpolation changes sign.
-        t_least: (R,) distance of the least interpolated SDF that was met.
-        doubtful_mask: (R,) the ray passed the surface within the grid's error, or ran out of steps.
-    """
-
-    low: Tensor
-    high: Tensor
-    value_low: Tensor
-    value_high: Tensor
-    crossed_mask: Tensor
-    t_least: Tensor
-    doubtful_mask: Tensor
-
-
-def march_grid(grid: SdfGrid, rays: Rays) -> GridMarch:
-    """Sphere tracing on the interpolated SDF, to a change of sign or the sphere's far side."""
-    t, low = rays.t_near.clone(), rays.t_near.clone()
-    value, value_low = torch.zeros_like(t), torch.zeros_like(t)
-    crossed, doubtful = torch.zeros_like(rays.sphere_mask), torch.zeros_like(rays.sphere_mask)
-    t_least, least = rays.t_near.clone(), torch.full_like(t, torch.inf)
-    index = rays.sphere_mask.nonzero()[:, 0]
-    before = torch.full_like(t, torch.inf)[index]
-    for _ in range(MAX_GRID_STEPS):
-        at = t[index]
-        now = grid(rays.origins_obj[index] + at[:, None] * rays.dirs_obj[index])
-        inside = now <= 0
-        value[index] = now
-        lower = now < least[index]
-        t_least[index] = torch.where(lower, at, t_least[index])
-        least[index] = torch.where(lower, now, least[index])
-        crossed[index] = inside
-        # A least value above zero that the grid is not exact enough to tell from a crossing.
-        doubtful[index] |= ~inside & (before < grid.error) & (now > before)
-        going = (~inside & (at < rays.t_far[index])).nonzero()[:, 0]
-        index, before, at = index[going], now[going], at[going]
-        if not len(index):
-            break
-        low[index], value_low[index] = at, before
-        t[index] = torch.minimum(at + before.clamp(min=0.5 * grid.spacing), rays.t_far[index])
-    doubtful[index] = True                                   # out of steps
-    doubtful |= crossed & (value_low <= 0)                   # begins inside
-    return GridMarch(low, t, value_low, value, crossed, t_least, doubtful)
 
 
 class FastTracer:
@@ -182,50 +72,19 @@ class FastTracer:
         """Where R rays meet the surface; see the module's text. No gradient."""
         with torch.no_grad():
             is_new = self.prepare(sdf, rays.t_near)
-            spent = self._grid.num_evaluations if is_new else 0
-            march = march_grid(self._grid, rays)
-            t = torch.where(march.crossed_mask, march.high, march.t_least)
-            hit_mask = march.crossed_mask.clone()
-            doubtful = march.doubtful_mask.clone()
-            index = (hit_mask & ~doubtful).nonzero()[:, 0]
-            t[index], settled, used = self._settle(rays[index], march, index)
-            doubtful[index[~settled]] = True
-            index = doubtful.nonzero()[:, 0]
-            if len(index):
-                found = self.plain(self._evaluate, rays[index])
-                t[index], hit_mask[index] = found.t, found.hit_mask
-                used += found.num_evaluations
-            return TraceResult(t, hit_mask, spent + used)
-
-    def _settle(self, rays: Rays, march: GridMarch,
-                index: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Secant steps with the SDF itself from the grid's crossing.
-
-        Returns:
-            t (R,), settled_mask (R,): |SDF| <= ON_SURFACE near the crossing; evaluations.
-        """
-        low, high = march.low[index], march.high[index]
-        value_low, value_high = march.value_low[index], march.value_high[index]
-        slope = (value_high - value_low) / (high - low).clamp(min=1e-6)     # negative
-        crossing = low - value_low / slope.clamp(max=-1e-3)
-        t, settled = crossing.clone(), torch.zeros_like(low, dtype=torch.bool)
-        rows, spent = torch.arange(len(t), device=t.device), 0
-        at, before, value_before = crossing, None, None
-        for _ in range(MAX_SECANT_STEPS):
-            if not len(rows):
-                break
-            value = self._evaluate(rays.origins_obj[rows] + at[:, None] * rays.dirs_obj[rows])
-            spent += len(rows)
-            done = value.abs() <= ON_SURFACE
-            t[rows], settled[rows] = at, done
-            if before is not None:
-                slope = _secant_slope(at - before, value - value_before, slope)
-            left = (~done).nonzero()[:, 0]
-            rows, before, value_before, slope = rows[left], at[left], value[left], slope[left]
-            at = before - value_before / slope
-        reach = 2 * (high - low) + 4 * self._grid.error
-        is_near = ((t - crossing).abs() <= reach) & (t >= rays.t_near)
-        return t, settled & is_near, spent
+            search = _Search(rays, self._grid, self._evaluate)
+            index = search.begin_inside()
+            for _ in range(MAX_ROUNDS):
+                if not len(index):
+                    break
+                index = search.round(index)
+            doubtful = torch.cat([index, *search.doubtful])
+            spent = search.num_evaluations + (self._grid.num_evaluations if is_new else 0)
+            if len(doubtful):
+                found = self.plain(self._evaluate, rays[doubtful])
+                search.t[doubtful], search.hit_mask[doubtful] = found.t, found.hit_mask
+                spent += found.num_evaluations
+            return TraceResult(search.t, search.hit_mask, spent)
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
                   ignore_above: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,6 +130,158 @@ class FastTracer:
     def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
         """In closed form where the network has one: differentiated once, not twice."""
         return _gradients(sdf, points_obj)
+
+
+class _Search:
+    """The rays of one trace, and what is known of them so far.
+
+    Attributes:
+        t, hit_mask: (R,) results; of a miss, the distance of the least interpolated SDF.
+        doubtful: rays that the plain tracer must settle, a list of indices.
+        num_evaluations: of the SDF.
+    """
+
+    def __init__(self, rays: Rays, grid: SdfGrid, evaluate: Sdf) -> None:
+        self.rays, self.grid, self._evaluate = rays, grid, evaluate
+        self.t, self.hit_mask = rays.t_near.clone(), torch.zeros_like(rays.sphere_mask)
+        self.start, self.least = rays.t_near.clone(), torch.full_like(rays.t_near, torch.inf)
+        self.doubtful: list[Tensor] = []
+        self.num_evaluations = 0
+
+    def evaluate(self, index: Tensor, t: Tensor) -> Tensor:
+        """SDF at distances t (R', ...) of rays `index` (R',)."""
+        self.num_evaluations += t.numel()
+        points = self.rays[index].points(t)
+        return self._evaluate(points.reshape(-1, 3)).reshape(t.shape)
+
+    def round(self, index: Tensor) -> Tensor:
+        """March rays `index` to the next thing that happens and settle it.
+
+        Returns:
+            The rays that go on: they only grazed the surface.
+        """
+        march = march_grid(self.grid, self.rays[index], self.start[index])
+        lower = march.least < self.least[index]
+        self.t[index] = torch.where(lower, march.t_least, self.t[index])
+        self.least[index] = torch.where(lower, march.least, self.least[index])
+        is_long = march.high - march.close > LONG_STRETCH * self.grid.spacing
+        crossed = ((march.end == CROSSED) & ~is_long).nonzero()[:, 0]
+        left = crossed[~self._secant(index, march, crossed)]
+        stretched = ((march.end == GRAZED) | (march.end == CROSSED) & is_long).nonzero()[:, 0]
+        rows = torch.cat([left, stretched])
+        is_found = self._look_around(index[rows], march.close[rows], march.high[rows])
+        missed = rows[~is_found]
+        is_graze = march.end[missed] == GRAZED
+        self.doubtful.append(index[missed[~is_graze]])
+        going = missed[is_graze & (march.high[missed] < self.rays.t_far[index[missed]])]
+        self.start[index[going]] = march.high[going]
+        return index[going]
+
+    def _hit(self, index: Tensor, t: Tensor) -> None:
+        self.t[index], self.hit_mask[index] = t, True
+
+    def begin_inside(self) -> Tensor:
+        """Rays that begin inside hit where they begin, as in the plain tracer.
+
+        Returns:
+            All others, those that miss the unit sphere left out.
+        """
+        index = self.rays.sphere_mask.nonzero()[:, 0]
+        value = self.grid(self.rays[index].points(self.start[index]))
+        maybe = index[value < self.grid.error]
+        if not len(maybe):
+            return index
+        inside = maybe[self.evaluate(maybe, self.start[maybe]) < -ON_SURFACE]
+        self._hit(inside, self.start[inside])
+        return index[~self.hit_mask[index]]
+
+    def _secant(self, index: Tensor, march: GridMarch, rows: Tensor) -> Tensor:
+        """Secant steps with the SDF itself from the grid's crossings, rows of the march.
+
+        Returns:
+            (R',) bool: |SDF| <= ON_SURFACE was found near the crossing.
+        """
+        low, high = march.low[rows], march.high[rows]
+        value_low, value_high = march.value_low[rows], march.value_high[rows]
+        slope = (value_high - value_low) / (high - low).clamp(min=1e-6)     # negative
+        crossing = low - value_low / slope.clamp(max=-1e-3)
+        t, settled = crossing.clone(), torch.zeros_like(low, dtype=torch.bool)
+        left, at = torch.arange(len(rows), device=t.device), crossing
+        before, value_before = None, None
+        for _ in range(MAX_SECANT_STEPS):
+            if not len(left):
+                break
+            value = self.evaluate(index[rows[left]], at)
+            done = value.abs() <= ON_SURFACE
+            t[left], settled[left] = at, done
+            if before is not None:
+                slope = _secant_slope(at - before, value - value_before, slope)
+            going = (~done).nonzero()[:, 0]
+            left, before, value_before, slope = left[going], at[going], value[going], slope[going]
+            at = before - value_before / slope
+        settled &= (t - crossing).abs() <= SECANT_REACH * self.grid.spacing
+        settled &= t >= self.rays.t_near[index[rows]]
+        self._hit(index[rows[settled]], t[settled])
+        return settled
+
+    def _look_around(self, index: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+        """Sample the SDF from a node's spacing before `start` to one after `stop` (R',), and more
+        closely about the least sample where the surface may hide between two.
+
+        Returns:
+            (R',) bool: ray `index` enters the surface there, and its hit is stored.
+        """
+        start = torch.maximum(start - self.grid.spacing, self.rays.t_near[index])
+        stop = torch.minimum(stop + self.grid.spacing, self.rays.t_far[index])
+        is_found, samples, values = self._sample(index, start, stop, NUM_LOCAL_SAMPLES)
+        step = (stop - start) / (NUM_LOCAL_SAMPLES - 1)
+        least, at = values.min(-1)
+        again = (~is_found & (least < step)).nonzero()[:, 0]
+        middle, step = samples[again, at[again]], step[again]
+        is_found[again], _, _ = self._sample(index[again], middle - step, middle + step,
+                                             NUM_CLOSE_SAMPLES)
+        return is_found
+
+    def _sample(self, index: Tensor, start: Tensor, stop: Tensor,
+                count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Look for the first entry among `count` uniform samples of rays; store what is found.
+
+        Returns:
+            is_found (R',) bool, samples and values (R', S).
+        """
+        fractions = torch.linspace(0, 1, count).to(start)
+        samples = start[:, None] + (stop - start)[:, None] * fractions              # (R', S)
+        values = self.evaluate(index, samples)
+        enters = (values[:, :-1] > 0) & (values[:, 1:] <= 0)
+        is_found = enters.any(-1)
+        rows = is_found.nonzero()[:, 0]
+        first = enters[rows].int().argmax(-1)
+        ends = [part[rows, first + side] for part in (samples, values) for side in (0, 1)]
+        self._hit(index[rows], self._false_position(index[rows], *ends))
+        return is_found, samples, values
+
+    def _false_position(self, index: Tensor, low: Tensor, high: Tensor, value_low: Tensor,
+                        value_high: Tensor) -> Tensor:
+        """(R',) distances where |SDF| <= ON_SURFACE, between one outside and one inside.
+
+        An end that stays twice has its value halved (Illinois), so that both ends move.
+        """
+        t, left = low.clone(), torch.arange(len(low), device=low.device)
+        for _ in range(MAX_BRACKET_STEPS):
+            if not len(left):
+                break
+            share = value_low / (value_low - value_high).clamp(min=1e-12)
+            at = low + (high - low) * share.clamp(0, 1)
+            value = self.evaluate(index[left], at)
+            t[left] = at
+            outside = value > 0
+            low, high = torch.where(outside, at, low), torch.where(outside, high, at)
+            value_low, value_high = (torch.where(outside, value, 0.5 * value_low),
+                                     torch.where(outside, 0.5 * value_high, value))
+            going = (value.abs() > ON_SURFACE).nonzero()[:, 0]
+            left, low, high = left[going], low[going], high[going]
+            value_low, value_high = value_low[going], value_high[going]
+        return t
 
 
 def _gradients(sdf: Sdf, points_obj: Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+"""An SDF on a grid, and marching rays on its interpolation: where evaluations are needed at all.
+
+The SDF is stored at the nodes of a grid, exactly near the surface. Marching on its trilinear
+interpolation costs a hundredth of an evaluation. The error of the interpolation is measured, so
+that a march knows where the grid alone cannot tell.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from utils.rays import Rays
+
+Sdf = Callable[[Tensor], Tensor]
+
+COARSE, FINE = 17, 65             # nodes along an edge of [-1, 1]^3
+BAND = 0.14                       # |SDF| up to which fine nodes are exact: 1.3 times half a coarse
+                                  # cell's diagonal, enough for slopes up to 1.3
+NUM_PROBES = 512                  # points at which the grid's error is measured
+SAFETY = 2.0                      # on that error
+LEFT, CROSSED, GRAZED = 0, 1, 2   # how a march ends
+
+
+@dataclass(frozen=True)
+class SdfGrid:
+    """Samples of an SDF on the nodes of a cube over [-1, 1]^3.
+
+    Attributes:
+        values: (1, 1, FINE, FINE, FINE), x last.
+        error: greatest difference to the SDF that was found near the surface, times SAFETY.
+        num_evaluations: SDF evaluations that it took.
+    """
+
+    values: Tensor
+    error: float
+    num_evaluations: int
+
+    @property
+    def spacing(self) -> float:
+        """Distance between nodes, object units."""
+        return 2 / (self.values.shape[-1] - 1)
+
+    def __call__(self, points_obj: Tensor) -> Tensor:
+        """Interpolated SDF (N,) at points (N, 3)."""
+        found = F.grid_sample(self.values, points_obj[None, None, None], align_corners=True,
+                              padding_mode="border")
+        return found.reshape(-1)
+
+
+def build_grid(sdf: Sdf, like: Tensor) -> SdfGrid:
+    """Sample an SDF: everywhere on a coarse grid, and on the fine one near the surface.
+
+    Args:
+        sdf: without gradient.
+        like: a tensor of the device and dtype to use.
+    """
+    coarse = sdf(_nodes(COARSE, like)).reshape(1, 1, COARSE, COARSE, COARSE)
+    values = F.interpolate(coarse, size=(FINE,) * 3, mode="trilinear", align_corners=True)
+    flat = values.reshape(-1)
+    nodes = _nodes(FINE, like)
+    grid = SdfGrid(values, 0.0, 0)
+    radius = nodes.norm(dim=-1)
+    near = ((flat.abs() < BAND) & (radius < 1 + 2 * grid.spacing)).nonzero()[:, 0]
+    flat[near] = sdf(nodes[near])
+    surface = near[(flat[near].abs() < grid.spacing) & (radius[near] < 1)]
+    spent = COARSE ** 3 + len(near)
+    if not len(surface):
+        return SdfGrid(values, 0.0, spent)
+    chosen = surface[torch.linspace(0, len(surface) - 1, NUM_PROBES).long().to(surface.device)]
+    probes = nodes[chosen] + grid.spacing * 0.5       # cell centres: where it is worst
+    error = (grid(probes) - sdf(probes)).abs().max()
+    return SdfGrid(values, SAFETY * float(error), spent + NUM_PROBES)
+
+
+def _nodes(count: int, like: Tensor) -> Tensor:
+    """(count^3, 3) node positions, x fastest."""
+    axis = torch.linspace(-1, 1, count).to(like)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([x, y, z], -1).reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class GridMarch:
+    """How marching R rays on the grid ended.
+
+    Attributes:
+        end: (R,) int64. CROSSED: the interpolation changed its sign; GRAZED: it came within the
+            grid's error of zero and left again, so that only the SDF can tell; LEFT: the ray left
+            the unit sphere.
+        low, high: (R,) distances of the last two points; a change of sign lies between.
+        close: (R,) distance of the first of the last points that all lie within the grid's error.
+        value_low, value_high: (R,) interpolated SDF there.
+        t_least, least: (R,) the least interpolated SDF that was met, and its distance.
+    """
+
+    end: Tensor
+    low: Tensor
+    high: Tensor
+    close: Tensor
+    value_low: Tensor
+    value_high: Tensor
+    t_least: Tensor
+    least: Tensor
+
+
+def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
+    """Sphere tracing on the interpolated SDF, from distances (R,) to what happens first."""
+    high, low, close = start.clone(), start.clone(), start.clone()
+    value_high, value_low = torch.zeros_like(start), torch.zeros_like(start)
+    end = torch.full_like(start, LEFT, dtype=torch.long)
+    t_least, least = start.clone(), torch.full_like(start, torch.inf)
+    index = rays.sphere_mask.nonzero()[:, 0]
+    origins, dirs, far = rays.origins_obj[index], rays.dirs_obj[index], rays.t_far[index]
+    at, before, since = start[index], torch.full_like(far, torch.inf), start[index]
+    while len(index):                      # every step is half a node's spacing or more: it ends
+        now = grid(origins + at[:, None] * dirs)
+        inside = now <= 0
+        near = now < grid.error
+        grazed = ~inside & torch.where(near, at >= far, before < grid.error)
+        since = torch.where(before < grid.error, since, at)
+        high[index], value_high[index], close[index] = at, now, since
+        end[index] = inside * CROSSED + grazed * GRAZED
+        lower = now < least[index]
+        t_least[index] = torch.where(lower, at, t_least[index])
+        least[index] = torch.where(lower, now, least[index])
+        going = (~inside & ~grazed & (at < far)).nonzero()[:, 0]
+        index, origins, dirs, far = index[going], origins[going], dirs[going], far[going]
+        at, before, since = at[going], now[going], since[going]
+        low[index], value_low[index] = at, before
+        at = torch.minimum(at + before.clamp(min=0.5 * grid.spacing), far)
+    return GridMarch(end, low, high, close, value_low, value_high, t_least=t_least, least=least)
