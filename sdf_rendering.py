@@ -295,6 +295,33 @@ def sample_maps(maps: Tensor, uv_grid: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
+def sample_points(maps: Tensor, source: Tensor, uv: Tensor) -> Tensor:
+    """Single samples of the maps, as `sample_maps` takes them.
+
+    Args:
+        maps: (K, C, Hs, Ws); fastest in channels-last memory.
+        source: (N,) int64, which map.
+        uv: (N, 2) grid_sample coordinates.
+    Returns:
+        (N, C), differentiable in maps and uv.
+    """
+    height, width = maps.shape[2:]
+    limit = uv.new_tensor([width - 1, height - 1])
+    xy = (uv + 1) / 2 * limit
+    xy = torch.minimum(xy.clamp(min=0), limit)
+    first = torch.minimum(xy.detach().floor(), (limit - 1).clamp(min=0)).long()        # (N, 2)
+    share = xy - first                                                 # (N, 2)
+    second = torch.minimum(first + 1, limit.long())
+    columns = torch.stack([first[:, 0], second[:, 0], first[:, 0], second[:, 0]], -1)  # (N, 4)
+    rows = torch.stack([first[:, 1], first[:, 1], second[:, 1], second[:, 1]], -1)
+    index = (source[:, None] * height + rows) * width + columns        # (N, 4)
+    x, y = share.unbind(-1)
+    weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], -1)
+    pixels = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])       # (K * Hs * Ws, C)
+    corners = pixels.index_select(0, index.reshape(-1)).reshape(*index.shape, -1)      # (N, 4, C)
+    return (corners * weights[..., None]).sum(1)
+
+
 def visible_in_sources(targets: Surface, sources: Surface, source_masks: Tensor, uv_grid: Tensor,
                        *, inside_mask: Tensor, occ_threshold: float) -> Tensor:
     """Which samples count (METHOD 5, tests 1 to 3), occlusion by traced surfaces; no gradient.

@@ -9,8 +9,8 @@ from tracing_cases import cameras_at, unit
 
 from data_processing import analytic_sdf as solids
 from sdf_rendering import (
-    correlated_in_sources, lumigraph_weights, project_to_sources, sample_maps, trace_reference,
-    visible_in_sources)
+    correlated_in_sources, lumigraph_weights, project_to_sources, sample_maps, sample_points,
+    trace_reference, visible_in_sources)
 from utils.cameras import Cameras
 from utils.rays import Surface, camera_rays
 
@@ -150,6 +150,28 @@ def test_sampling_against_a_loop_over_everything():
     for k, t, row, column in torch.cartesian_prod(*map(torch.arange, (2, 2, 3, 4))).tolist():
         expected = by_hand(maps[k], *uv_grid[k, t, row, column].tolist())
         torch.testing.assert_close(found[k, t, :, row, column], expected, atol=1e-12, rtol=0)
+
+
+def test_single_samples_are_those_of_whole_maps():
+    """Values and gradients in maps and coordinates, inside, at borders and beyond, in float64 to
+    rounding; a map of one row or column has nothing to blend."""
+    generator = torch.Generator().manual_seed(3)
+    for height, width in ((5, 7), (1, 6), (4, 1)):
+        maps = torch.randn(3, 2, height, width, generator=generator).double().requires_grad_()
+        uv = (torch.rand(3, 40, 2, generator=generator).double() * 2.6 - 1.3)
+        uv[0, 0], uv[0, 1] = 1.0, -1.0
+        uv.requires_grad_()
+        whole = sample_maps(maps, uv[:, None, None])[:, 0, :, 0].transpose(1, 2)       # (3, 40, 2)
+        source = torch.arange(3).repeat_interleave(40)
+        single = sample_points(maps, source, uv.reshape(-1, 2)).reshape(3, 40, 2)
+        torch.testing.assert_close(single, whole, atol=1e-12, rtol=0)
+        weight = torch.randn(whole.shape, generator=generator).double()
+        expected = torch.autograd.grad((whole * weight).sum(), (maps, uv))
+        found = torch.autograd.grad((single * weight).sum(), (maps, uv))
+        inside = (uv.detach().abs() < 1).all(-1, keepdim=True)         # on a border there are two
+        torch.testing.assert_close(found[0], expected[0], atol=1e-12, rtol=0)
+        if min(height, width) > 1:
+            torch.testing.assert_close(found[1] * inside, expected[1] * inside, atol=1e-12, rtol=0)
 
 
 def test_sampling_a_source_at_its_own_pixels_is_the_identity():
