@@ -54,8 +54,8 @@ class BlendSettings:
     """How source views become a target view; the values are those of the flags.
 
     Attributes:
-        is_compact: G sees only the samples that count; the same result for less work, but how many
-            there are must be known on the host.
+        is_compact: on a CPU, G sees only the samples that count: the same result for less work.
+            Elsewhere the host would have to wait until it knows how many there are.
         precision: of the convolutions in training, fp32 or bf16; evaluation is fp32.
     """
 
@@ -152,7 +152,7 @@ class ImageBasedModel(nn.Module):
         if kind == "learned":
             features = sampled.permute(0, 1, 3, 4, 2)                  # (K, T, H, W, C)
             dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
-            if not self.settings.is_compact:
+            if not self.settings.is_compact or sampled.device.type != "cpu":
                 return self.aggregation(features, dirs.expand(*counts.shape, 3))
             source, *pixel = counts.nonzero(as_tuple=True)
             found = self.aggregation(features[source, *pixel], dirs[*pixel])
