@@ -7,7 +7,7 @@ blend is decoded to an image (`decode`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -98,9 +98,11 @@ class ImageBasedModel(nn.Module):
         with self._precision(blended):
             return self.decoder(self._layout(blended)).to(blended.dtype)
 
-    def _precision(self, like: Tensor) -> torch.autocast:
+    def _precision(self, like: Tensor) -> AbstractContextManager:
         is_low = self.settings.precision == "bf16" and self.training     # figures are fp32
-        return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=is_low)
+        if not is_low:
+            return nullcontext()
+        return torch.autocast(like.device.type, dtype=torch.bfloat16)
 
     def _layout(self, maps: Tensor) -> Tensor:
         """Channels last where convolutions are faster so."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -136,9 +137,10 @@ class DeviceTracer(FastTracer):
         make_evaluator: SDF to its fastest evaluator without gradient.
     """
 
-    def __init__(self, num_mask_samples: int, make_evaluator) -> None:
+    def __init__(self, num_mask_samples: int, make_evaluator: Callable[[Sdf], Sdf]) -> None:
         super().__init__(_no_plain_tracer, num_mask_samples, make_evaluator)
         self._nodes: dict[tuple, GridNodes] = {}
+        self._has_triton = has_triton()
 
     def prepare(self, sdf: Sdf, like: Tensor) -> bool:
         """Sample the grid, unless the SDF's weights are those of the last call."""
@@ -160,13 +162,18 @@ class DeviceTracer(FastTracer):
             is_new = self.prepare(sdf, rays.t_near)
             spent = len(self._nodes[self._key[0]].points) + NUM_PROBES if is_new else 0
             state = skip_empty_space(self._grid, rays)
-            if rays.t_near.is_cuda and is_fused(sdf):
-                from utils.triton_march import march_fused, pack
-                state, used = march_fused(pack(sdf), rays, state)
+            if self._is_fused(sdf, rays):
+                state, used = _march_by_kernel(sdf, rays, state)
             else:
                 state, used = march_masked(self._evaluate, rays, state)
             state = state.ended()
             return TraceResult(state.t, state.hit_mask, spent + used)
+
+    def _is_fused(self, sdf: Sdf, rays: Rays) -> bool:
+        if not (self._has_triton and rays.t_near.is_cuda):
+            return False
+        from utils.triton_march import can_march
+        return can_march(sdf)
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
                   ignore_above: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,17 +210,18 @@ def march_masked(sdf: Sdf, rays: Rays, state: March) -> tuple[March, int]:
     return state, spent
 
 
+def _march_by_kernel(sdf: Sdf, rays: Rays, state: March) -> tuple[March, Tensor]:
+    from utils.triton_march import march_fused, pack      # imports triton, which is optional
+    return march_fused(pack(sdf), rays, state)
+
+
 def has_triton() -> bool:
-    """Whether the fused kernel's package is installed."""
-    return importlib.util.find_spec("triton") is not None
-
-
-def is_fused(sdf: Sdf) -> bool:
-    """Whether the fused kernel marches this SDF."""
-    if not has_triton():
+    """Whether the fused kernel's package is installed; says so in the log where not."""
+    if importlib.util.find_spec("triton") is None:
+        log.info("triton is not installed: rays are traced without the fused kernel, which takes "
+                 "longer; `%s` brings it", INSTALL_COMMAND)
         return False
-    from utils.triton_march import can_march
-    return can_march(sdf)
+    return True
 
 
 def _no_plain_tracer(sdf: Sdf, rays: Rays) -> TraceResult:

@@ -47,6 +47,10 @@ class FiniteGuard:
             if not torch.isfinite(norm):
                 raise FloatingPointError("the gradient is not finite, the losses are")
             return total
+        return self.mask(total, norm, parameters)
+
+    def mask(self, total: Tensor, norm: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """`check_gradients` without a look at the values."""
         is_finite = torch.isfinite(total.detach()) & torch.isfinite(norm)
         self.is_finite = is_finite if self.is_finite is None else self.is_finite & is_finite
         for parameter in parameters:

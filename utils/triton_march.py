@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from utils.rays import Rays
 from utils.surface_march import MIN_STEP, NARROW, ON_SURFACE, March
 
-BLOCK = 64                        # rays of a program
-NUM_WARPS = 4
+BIG_BLOCK, SMALL_BLOCK = (128, 8), (32, 4)     # rays of a program, its warps; see `block_of`
 MAX_STEPS = 160                   # the sphere's diameter in steps of MIN_STEP needs 256 at worst
 WIDTHS = (16, 32, 64, 128)        # a layer's weights must fit in shared memory: 64 KiB at 128
 
@@ -84,7 +83,8 @@ def march_fused(net: PackedSiren, rays: Rays, state: March,
         evaluations of rays that were going, a scalar on the device.
     """
     count, width = len(rays), net.first.shape[1]
-    num_blocks = triton.cdiv(count, BLOCK)
+    block, num_warps = block_of(state.t.device)
+    num_blocks = triton.cdiv(count, block)
     t, least, t_least, value_high = (torch.empty_like(state.t) for _ in range(4))
     flags = torch.empty(2, count, dtype=torch.int8, device=t.device)
     spent = torch.zeros(num_blocks, dtype=torch.int32, device=t.device)
@@ -95,13 +95,24 @@ def march_fused(net: PackedSiren, rays: Rays, state: March,
             state.going_mask.to(torch.int8),
             net.first, net.hidden, net.hidden_bias, net.last,
             t, least, t_least, value_high, flags[0], flags[1], spent, count,
-            WIDTH=width, NUM_HIDDEN=len(net.hidden), BLOCK_RAYS=BLOCK, STEPS=MAX_STEPS,
+            WIDTH=width, NUM_HIDDEN=len(net.hidden), BLOCK_RAYS=block, STEPS=MAX_STEPS,
             ON=ON_SURFACE, SHORTEST=MIN_STEP, NARROWEST=NARROW, PRECISION=precision,
-            num_warps=NUM_WARPS, num_stages=1)
+            num_warps=num_warps, num_stages=1)
     zero = torch.zeros_like(t)
     ended = March(t, zero, zero, zero, value_high, zero, least, t_least, flags[0].bool(),
                   flags[1].bool())
     return ended, spent.sum()
+
+
+def block_of(device: torch.device) -> tuple[int, int]:
+    """Rays and warps of a program on a device.
+
+    Compiled for width 128, the big block takes 128 KiB of shared memory and writes some 0.5 KiB a
+    thread from registers to memory on compute capability 9. Others have less of both, or no matrix
+    units that read shared memory: there the small block takes 64 KiB.
+    """
+    is_big = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return BIG_BLOCK if is_big else SMALL_BLOCK
 
 
 @triton.jit
