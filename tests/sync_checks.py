@@ -40,13 +40,22 @@ class _Operations(TorchDispatchMode):
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if any(tensor.is_meta for tensor in tensors):
             self.seen.add(name)
-            masks = [x for x in tree_leaves(args[1:2]) if isinstance(x, Tensor)
-                     and x.dtype in (torch.bool, torch.uint8)]
-            if name in WAITING or (name in INDEXING and masks):
-                raise HostWaits(f"{operation} with {'a mask' if masks else 'a tensor'} of the GPU")
+            if name in WAITING:
+                raise HostWaits(f"{operation} of a tensor of the GPU")
+            if name in INDEXING:
+                _check_index([x for x in tree_leaves(args[1]) if isinstance(x, Tensor)])
         if name in COPIES:
             _check_copy(operation, tensors, kwargs, args)
         return operation(*args, **kwargs)
+
+
+def _check_index(indices: list[Tensor]) -> None:
+    """Only numbers of rows, and those on the device already."""
+    for index in indices:
+        if index.dtype in (torch.bool, torch.uint8):
+            raise HostWaits("rows are chosen by a mask: how many are there?")
+        if not index.is_meta:
+            raise HostWaits("rows are chosen by an index of the host, which is copied")
 
 
 def _check_copy(operation, tensors: list[Tensor], kwargs: dict, args: tuple) -> None:
@@ -64,6 +73,10 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         """Refuse tensors made on the device from numbers."""
         kwargs = kwargs or {}
+        if getattr(function, "__name__", "") in ("__getitem__", "__setitem__") and args[0].is_meta:
+            parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(part, list) for part in parts):
+                raise HostWaits("rows are chosen by a list of the host, which is copied")
         made = function(*args, **kwargs)
         if getattr(function, "__name__", "") in FROM_NUMBERS and made.is_meta and not (
                 args and isinstance(args[0], Tensor) and function is torch.as_tensor):

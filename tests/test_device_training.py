@@ -75,7 +75,8 @@ def test_the_step_of_the_cpu_would_wait(tiny_scene, tiny_sphere, monkeypatch):
     lambda: torch.tensor([1.0], device="meta"), lambda: torch.equal(OTHER, OTHER),
     lambda: torch.linalg.inv(torch.eye(3, device="meta")), lambda: OTHER.clone().copy_(HOST),
     lambda: torch.masked_select(OTHER, MASK), lambda: OTHER.tolist(),
-    lambda: torch.unique(OTHER), lambda: torch.repeat_interleave(OTHER, MASK.long())])
+    lambda: OTHER[[0, 2]], lambda: OTHER[torch.tensor([0, 2])], lambda: torch.unique(OTHER),
+    lambda: torch.repeat_interleave(OTHER, MASK.long())])
 def test_the_watch_knows_what_waits(action):
     with no_waiting(), pytest.raises(HostWaits):
         action()

@@ -6,9 +6,9 @@ what does not count is computed and masked.
 
 The SDF is sampled on a grid each time its weights change. Rays cross empty space on the grid's
 interpolation, without evaluations, until it is within its error of zero. From there
-`utils.surface_march` goes on with the SDF itself: by the fused kernel of `utils.triton_march`, which
-ends for each block of rays by itself, or else in plain steps, first few of all rays, then many of
-the few that are still going.
+`utils.surface_march` goes on with the SDF itself: by the fused kernel of `utils.triton_march`,
+which ends for each block of rays by itself, or else in plain steps, first few of all rays, then
+many of the few that are still going.
 """
 from __future__ import annotations
 

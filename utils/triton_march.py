@@ -86,7 +86,7 @@ def march_fused(net: PackedSiren, rays: Rays, state: March,
     block, num_warps = block_of(state.t.device)
     num_blocks = triton.cdiv(count, block)
     t, least, t_least, value_high = (torch.empty_like(state.t) for _ in range(4))
-    flags = torch.empty(2, count, dtype=torch.int8, device=t.device)
+    going, hit = (torch.empty_like(t, dtype=torch.int8) for _ in range(2))
     spent = torch.zeros(num_blocks, dtype=torch.int32, device=t.device)
     if count:
         _march_kernel[(num_blocks,)](
@@ -94,13 +94,12 @@ def march_fused(net: PackedSiren, rays: Rays, state: March,
             state.t.contiguous(), state.low.contiguous(), state.value_low.contiguous(),
             state.going_mask.to(torch.int8),
             net.first, net.hidden, net.hidden_bias, net.last,
-            t, least, t_least, value_high, flags[0], flags[1], spent, count,
+            t, least, t_least, value_high, going, hit, spent, count,
             WIDTH=width, NUM_HIDDEN=len(net.hidden), BLOCK_RAYS=block, STEPS=MAX_STEPS,
             ON=ON_SURFACE, SHORTEST=MIN_STEP, NARROWEST=NARROW, PRECISION=precision,
             num_warps=num_warps, num_stages=1)
     zero = torch.zeros_like(t)
-    ended = March(t, zero, zero, zero, value_high, zero, least, t_least, flags[0].bool(),
-                  flags[1].bool())
+    ended = March(t, zero, zero, zero, value_high, zero, least, t_least, going.bool(), hit.bool())
     return ended, spent.sum()
 
 
@@ -142,7 +141,10 @@ def _march_kernel(origins, dirs, ends, starts, lows, low_values, open_flags,
                   WIDTH: tl.constexpr, NUM_HIDDEN: tl.constexpr, BLOCK_RAYS: tl.constexpr,
                   STEPS: tl.constexpr, ON: tl.constexpr, SHORTEST: tl.constexpr,
                   NARROWEST: tl.constexpr, PRECISION: tl.constexpr):
-    """BLOCK_RAYS rays; the lines of a step are those of `surface_march.advance`."""
+    """BLOCK_RAYS rays; the lines of a step are those of `surface_march.advance`.
+
+    Its many parameters are the pointers that a kernel takes one by one.
+    """
     index = tl.program_id(0) * BLOCK_RAYS + tl.arange(0, BLOCK_RAYS)
     real = index < count
     ox = tl.load(origins + 3 * index, mask=real, other=0.0)
