@@ -110,7 +110,8 @@ def test_the_host_never_waits_on_a_gpu(tiny_scene, tiny_sphere, precision):
 @needs_gpu
 def test_a_gpu_step_has_the_losses_of_the_cpu(tiny_scene, tiny_sphere):
     """The same seeds. Convolutions of a GPU multiply in TF32 (10 bits): 1e-3 in a loss."""
-    found = [trainer_on(device, tiny_scene, tiny_sphere).train_step(0) for device in ("cpu", "cuda")]
+    found = [trainer_on(device, tiny_scene, tiny_sphere).train_step(0)
+             for device in ("cpu", "cuda")]
     for name, loss in found[0].items():
         assert float(found[1][name]) == pytest.approx(float(loss), rel=0.02)
 

@@ -135,13 +135,13 @@ def test_the_kernel_with_no_rays_and_none_going():
 @needs_triton
 def test_which_networks_the_kernel_marches():
     from utils.triton_march import can_march
-    fits = SdfArchitecture(hidden_dims=64, hidden_layers=2)
-    assert can_march(build_sdf(fits))
-    assert not can_march(build_sdf(fits).double())
-    assert not can_march(lambda points: points[:, 0])
+    fits, here = SdfArchitecture(hidden_dims=64, hidden_layers=2), torch.device("cpu")
+    assert can_march(build_sdf(fits), here)
+    assert not can_march(build_sdf(fits).double(), here)
+    assert not can_march(lambda points: points[:, 0], here)
     for other in ({"hidden_dims": 256}, {"hidden_dims": 100}, {"skips": ((0, 2),)},
                   {"model": "idr", "activation": "softplus"}):
-        assert not can_march(build_sdf(SdfArchitecture(**other)))
+        assert not can_march(build_sdf(SdfArchitecture(**other)), here)
 
 
 def tf32(values: Tensor) -> Tensor:

@@ -170,10 +170,11 @@ class DeviceTracer(FastTracer):
             return TraceResult(state.t, state.hit_mask, spent + used)
 
     def _is_fused(self, sdf: Sdf, rays: Rays) -> bool:
-        if not (self._has_triton and rays.t_near.is_cuda):
+        t = rays.t_near
+        if not (self._has_triton and t.is_cuda and t.dtype == torch.float32):
             return False
         from utils.triton_march import can_march
-        return can_march(sdf)
+        return can_march(sdf, t.device)
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
                   ignore_above: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,8 +61,10 @@ def pack(sdf: nn.Module) -> PackedSiren:
                            torch.cat([last.weight[0], last.bias[:1]]))
 
 
-def can_march(sdf: object) -> bool:
-    """True for float32 chains of sine layers of one of WIDTHS."""
+def can_march(sdf: object, device: torch.device) -> bool:
+    """True for float32 chains of sine layers of one of WIDTHS, on a GPU that multiplies TF32."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+        return False
     layers = list(getattr(sdf, "layers", []))
     return (getattr(sdf, "is_chain", False) and len(layers) >= 2
             and all(hasattr(layer, "omega") for layer in layers[:-1])
