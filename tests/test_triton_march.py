@@ -182,8 +182,8 @@ def test_three_products_keep_the_threshold_and_one_does_not(precision, low, high
 def test_on_a_gpu(noise, seed):
     """tf32x3 errs by 5e-6 at most, so single rays settle a step apart and stop elsewhere within the
     threshold; the surface they stop on is the same."""
-    net = sine_network(noise, seed).cuda()
-    rays = Rays(*(x.cuda() for x in vars(rays_inwards(20_001, seed=3, spread=0.5)).values()))
+    net = sine_network(noise, seed).to("cuda")
+    rays = Rays(*(x.to("cuda") for x in vars(rays_inwards(20_001, seed=3, spread=0.5)).values()))
     state = warm(net, rays)
     fused, plain, spent, count = march_both(net, rays, state)
     assert (fused.hit_mask != plain.hit_mask).float().mean() <= 1e-3
