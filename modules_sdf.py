@@ -7,7 +7,7 @@ blend is decoded to an image (`decode`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -55,8 +55,8 @@ class BlendSettings:
     """How source views become a target view; the values are those of the flags.
 
     Attributes:
-        is_compact: only samples that count are taken and weighed; the same result for less work,
-            but how many there are must be known on the host.
+        is_compact: on a CPU, only the samples that count are taken and weighed: the same result for
+            less work. Elsewhere the host would have to wait until it knows how many there are.
         precision: of the convolutions in training, fp32 or bf16; evaluation is fp32.
     """
 
@@ -99,9 +99,11 @@ class ImageBasedModel(nn.Module):
         with self._precision(blended):
             return self.decoder(self._layout(blended)).to(blended.dtype)
 
-    def _precision(self, like: Tensor) -> torch.autocast:
+    def _precision(self, like: Tensor) -> AbstractContextManager:
         is_low = self.settings.precision == "bf16" and self.training     # figures are fp32
-        return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=is_low)
+        if not is_low:
+            return nullcontext()
+        return torch.autocast(like.device.type, dtype=torch.bfloat16)
 
     def _layout(self, maps: Tensor) -> Tensor:
         """Channels last where convolutions are faster so."""
@@ -136,7 +138,8 @@ class ImageBasedModel(nn.Module):
             blended (T, C, H, W) and the normalised weights (K, T, H, W).
         """
         counts = correspondence.counts_mask
-        if self.settings.is_compact and self.settings.occlusion == "raytrace":
+        is_on_cpu = features.device.type == "cpu"
+        if self.settings.is_compact and is_on_cpu and self.settings.occlusion == "raytrace":
             return self._blend_what_counts(features, targets, sources, correspondence)
         sampled = sample_maps(features, correspondence.uv_grid)        # (K, T, C, H, W)
         if self.settings.occlusion == "correlation":

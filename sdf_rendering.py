@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from utils.cameras import Cameras, ndc_to_grid
 from utils.config_sections import TracingConfig
 from utils.derivatives import gradient
+from utils.device_tracing import DeviceTracer
 from utils.fast_tracing import FastTracer
 from utils.rays import Rays, Surface, TraceResult
 from utils.siren_chunks import fast_evaluator
@@ -159,6 +160,9 @@ class Tracer(Protocol):
             index (R',) of rays that hold all that matter, and their points (R', 3).
         """
 
+    def rows(self, mask: Tensor) -> Tensor:
+        """Index of rows that hold all True ones of a mask (N,); others may be among them."""
+
     def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
         """(N,) <grad Phi, d> at points (N, 3) along directions (N, 3); no gradient."""
 
@@ -169,7 +173,7 @@ class Tracer(Protocol):
         """function(*inputs), a sum over rows of the inputs, differentiable in sdf's parameters."""
 
     def eikonal_points(self, points_obj: Tensor) -> Tensor:
-        """Those of uniform points (N, 3) at which the eikonal term is taken."""
+        """Those of uniform points (N, 3) at which the eikonal term is taken; on the host."""
 
     def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
         """(N, 3) gradients of the SDF, differentiable in its parameters."""
@@ -204,6 +208,10 @@ class ReferenceTracer:
                        for part in self._parts(rays)])
         return torch.arange(len(rays), device=t.device), rays.points(t)
 
+    def rows(self, mask: Tensor) -> Tensor:
+        """Those that are True."""
+        return mask.nonzero()[:, 0]
+
     def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
         """By automatic differentiation."""
         return (gradient(sdf, points_obj, create_graph=False)[1] * dirs_obj).sum(-1)
@@ -225,10 +233,13 @@ class ReferenceTracer:
         return gradient(sdf, points_obj, create_graph=True)[1]
 
 
-def make_tracer(tracing: TracingConfig, pixels: int = 0) -> Tracer:
-    """The tracer of the flags; `pixels` of one view are what the plain one traces at once."""
+def make_tracer(tracing: TracingConfig, pixels: int = 0,
+                device: torch.device | str = "cpu") -> Tracer:
+    """The tracer of the flags on a device; the plain one traces `pixels` of one view at once."""
     if tracing.tracer == "reference":
         return ReferenceTracer(tracing.rt_num_mask_steps, pixels)
+    if torch.device(device).type != "cpu":
+        return DeviceTracer(tracing.rt_num_mask_steps, fast_evaluator)
     return FastTracer(trace_reference, tracing.rt_num_mask_steps, fast_evaluator)
 
 

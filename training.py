@@ -22,7 +22,9 @@ from utils.config import Config
 from utils.config_sections import DataConfig
 from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.derivatives import gradient
+from utils.devices import to_device
 from utils.errors import ConfigError
+from utils.finite import FiniteGuard, check_finite
 from utils.loop import steps_per_epoch
 from utils.point_buffers import fill_buffer
 from utils.rays import Rays, Surface
@@ -66,6 +68,7 @@ class SceneTrainer:
         self.split: dict[str, list[int]] = {}
         self.loads_poses = False          # take the cameras of the checkpoint that one resumes
         self.plan, self.generator = plan, generator
+        self.guard = FiniteGuard()
         self.buffer = SurfaceBuffer(views.cameras)
         self.optimizer = make_optimizer(model)
         self.average = WeightAverage(model, AVERAGED, average_decay)
@@ -89,12 +92,12 @@ class SceneTrainer:
         Returns:
             Unweighted losses and the total, detached scalars.
         Raises:
-            FloatingPointError: a loss is not finite; nothing was updated.
+            FloatingPointError: on a CPU, a loss is not finite; nothing was updated. For GPUs see
+                `FiniteGuard`.
         """
         plan = self.plan(step)
-        batch = self.sampler.draw(self.generator)
-        device = self.views.images.device
-        batch = Batch(batch.sources.to(device), batch.targets.to(device))
+        batch, device = self.sampler.draw(self.generator), self.views.images.device
+        batch = Batch(to_device(batch.sources, device), to_device(batch.targets, device))
         losses, weights = {}, {"image": 1.0}
         surface = self.buffer.surface(batch.targets)
         if plan.train_shape:
@@ -103,23 +106,23 @@ class SceneTrainer:
                         "eikonal": self.loss.opt_sdf_eikonal_w, **CLOUD_WEIGHTS}
         losses["image"] = self.image_loss(batch, surface, plan)
         total = sum(weights[name] * loss for name, loss in losses.items())
-        check_finite(total, losses)
+        self.guard.check_losses(total, losses)
         if total.requires_grad:                            # else this step has nothing to train
-            self.update(total, plan)
+            total = self.update(total, plan)
             self.average.update()
         return {name: loss.detach() for name, loss in (*losses.items(), ("total", total))}
 
-    def update(self, total: Tensor, plan: StepPlan) -> None:
-        """Backward, clip, step of Adam; FloatingPointError where a gradient is not finite."""
+    def update(self, total: Tensor, plan: StepPlan) -> Tensor:
+        """Backward, clip, finite check, step of Adam. Returns the total as the check leaves it."""
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         if not plan.train_shape:
             self.model.sdf.zero_grad(set_to_none=True)     # Adam's moments must not decay
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        if not torch.isfinite(norm):
-            raise FloatingPointError("the gradient is not finite, the losses are")
+        total = self.guard.check_gradients(total, norm, self.model.parameters())
         set_rates(self.optimizer, plan)
         self.optimizer.step()
+        return total
 
     def shape_losses(self, batch: Batch,
                      plan: StepPlan) -> tuple[Surface, dict[str, Tensor]]:
@@ -152,7 +155,8 @@ class SceneTrainer:
         """Mean over uniform points of [-1, 1]^3."""
         sdf, metric = self.model.sdf, self.loss.loss_eikonal_metric
         points = torch.rand(self.num_eikonal_points, 3, generator=self.generator) * 2 - 1
-        points = self.tracer.eikonal_points(points.to(self.views.images))
+        points = self.tracer.eikonal_points(points).to(self.views.images.dtype)
+        points = to_device(points, self.views.images.device)
 
         def sum_of_terms(points: Tensor) -> Tensor:
             return eikonal_terms(self.tracer.gradients(sdf, points), metric).sum()
@@ -164,24 +168,26 @@ class SceneTrainer:
         cloud, loss, device = self.cloud, self.loss, self.views.images.device
         chosen = torch.randint(len(cloud.points_obj), (self.num_eikonal_points,),
                                generator=self.generator)
-        points = cloud.points_obj[chosen].to(device)
+        points = to_device(cloud.points_obj[chosen], device)
         sdf, grad = gradient(self.model.sdf, points, create_graph=True)
         terms = {"on_surface": on_surface_loss(sdf)} if loss.opt_sdf_onsurface else {}
         if loss.opt_sdf_offsurface:
             free = torch.rand(self.num_eikonal_points, 3, generator=self.generator) * 2 - 1
-            terms["off_surface"] = off_surface_loss(self.model.sdf(free.to(device)))
+            terms["off_surface"] = off_surface_loss(self.model.sdf(to_device(free, device)))
         if loss.opt_sdf_normal and cloud.normals_obj is not None:
-            terms["normal"] = normal_loss(grad, cloud.normals_obj[chosen].to(device))
+            terms["normal"] = normal_loss(grad, to_device(cloud.normals_obj[chosen], device))
         return terms
 
     def differentiable_surface(self, batch: Batch, rays: Rays, t: Tensor,
                                hit_mask: Tensor) -> Surface:
         """Surface of the targets with gradient at the hits; the buffer is refreshed with it."""
-        hits = hit_mask.nonzero()[:, 0]
+        hits = self.tracer.rows(hit_mask)                # with others where tracers do not count
         hit_rays = rays[hits]
         slope = self.tracer.slopes(self.model.sdf, hit_rays.points(t[hits]), hit_rays.dirs_obj)
         sdf = partial(self.tracer.values, self.model.sdf)
-        hit_points = differentiable_hits(sdf, hit_rays, t[hits], slope)
+        hit_points = torch.where(hit_mask[hits, None],
+                                 differentiable_hits(sdf, hit_rays, t[hits], slope),
+                                 hit_rays.points(t[hits]))
         points = rays.points(t).index_copy(0, hits, hit_points)        # (T * H * W, 3)
         refined = ((hit_points.detach() - hit_rays.origins_obj) * hit_rays.dirs_obj).sum(-1)
         self.buffer.store(batch.targets, t.index_copy(0, hits, refined), hit_mask)
@@ -235,13 +241,6 @@ def set_rates(optimizer: torch.optim.Optimizer, plan: StepPlan) -> None:
     optimizer.param_groups[1]["lr"] = plan.lr
 
 
-def check_finite(total: Tensor, losses: dict[str, Tensor]) -> None:
-    """Raise FloatingPointError that names the losses which are not finite."""
-    if not torch.isfinite(total):
-        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
-        raise FloatingPointError(f"loss not finite: {', '.join(bad) or 'their sum'}")
-
-
 def pixels_of(views: TrainingViews) -> int:
     """Pixels of one view."""
     return views.images.shape[2] * views.images.shape[3]
@@ -279,7 +278,8 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
                    dataset_name=config.data.dataset_name,
                    steps_per_epoch=steps_per_epoch(config.views, len(views)))
     trainer = SceneTrainer(
-        model, views, sampler, tracer=make_tracer(config.tracing, pixels_of(views)),
+        model, views, sampler, tracer=make_tracer(config.tracing, pixels_of(views),
+                                                   views.images.device),
         loss=config.loss, num_eikonal_points=config.run.batch_size, plan=plan,
         generator=generator, cloud=cloud if config.data.use_pcd else None,
         average_decay=config.rates.average_decay)

@@ -220,3 +220,53 @@ def test_checkpoints_hold_the_configuration(make_loop):
     stored = load_checkpoint(checkpoints_in(made.folder.checkpoints)[-1])
     assert stored["config"]["rates"]["lr"] == 0.125
     assert {"task", "random", "step", "seconds", "curve"} <= set(stored)
+
+
+class Remote:
+    """A loss on a GPU: counts how often it is read."""
+
+    def __init__(self, value, reads):
+        self.value, self.reads, self.device = value, reads, torch.device("cuda")
+
+    def __float__(self):
+        self.reads.append(self.value)
+        return float(self.value)
+
+
+class RemoteCounter(Counter):
+    """A task whose losses are on a GPU; the total is NaN from step `bad` on."""
+
+    def __init__(self, bad=10 ** 9):
+        super().__init__()
+        self.reads, self.bad = [], bad
+
+    def train_step(self, step):
+        super().train_step(step)
+        value = step if step < self.bad else float("nan")
+        return {"total": Remote(value, self.reads)}
+
+
+def test_losses_on_a_gpu_are_read_every_few_steps(make_loop, monkeypatch):
+    monkeypatch.setattr(loop, "GPU_READ_INTERVAL", 5)
+    made, task = make_loop(LoopOptions(num_steps=23, score_steps=(7,), save_interval=9),
+                           task=RemoteCounter())
+    progress = made.run()
+    assert task.reads == [4, 6, 8, 9, 14, 17, 19, 22]      # counted from 0, read after the step
+    assert [row["step"] for row in progress.curve] == [5, 7, 9, 10, 15, 18, 20, 23]
+    assert all("loss_total" in row for row in progress.curve)
+    assert task.scored == [7, 23]
+
+
+def test_a_total_on_a_gpu_that_is_not_finite_is_never_saved(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=50, save_interval=4), task=RemoteCounter(bad=5))
+    with pytest.raises(FloatingPointError, match="step 8: .*last good state"):
+        made.run()
+    assert steps_of(made) == [4]
+
+
+def test_time_that_is_up_on_a_gpu_reads_the_losses(make_loop, monkeypatch):
+    ticks = iter(range(0, 1000, 1))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
+    made, task = make_loop(LoopOptions(num_steps=50, time_limit=3), task=RemoteCounter())
+    progress = made.run()
+    assert progress.step == 3 and task.reads == [2] and progress.curve[-1]["loss_total"] == 2.0

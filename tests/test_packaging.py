@@ -48,7 +48,7 @@ def test_project_reads_the_same_list_and_has_the_extras():
     dynamic = stored["tool"]["setuptools"]["dynamic"]["dependencies"]
     assert dynamic == {"file": ["requirements.txt"]}
     extras = stored["project"]["optional-dependencies"]
-    assert set(extras) == {"video", "lpips", "fast", "viewer", "sfm", "yaml", "dev"}
+    assert set(extras) == {"video", "lpips", "fast", "cuda", "viewer", "sfm", "yaml", "dev"}
     assert stored["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
 
 

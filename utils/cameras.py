@@ -76,8 +76,8 @@ class Cameras:
 
     @property
     def centers_obj(self) -> Tensor:
-        """(V, 3) camera centres, object space."""
-        return torch.linalg.inv(self.object_to_camera)[:, :3, 3]
+        """(V, 3) camera centres, object space; the host does not wait to check the matrices."""
+        return torch.linalg.inv_ex(self.object_to_camera).inverse[:, :3, 3]
 
     @property
     def centers_world(self) -> Tensor:
@@ -159,7 +159,9 @@ def ndc_to_grid(xy_ndc: Tensor, resolution: tuple[int, int]) -> Tensor:
         uv_grid (..., 2), v down.
     """
     width, height = resolution
-    scale = xy_ndc.new_tensor([1 / (1 - 1 / width), -1 / (1 - 1 / height)])
+    # filled on the device: a list of numbers would be copied there, and the host would wait
+    scale = torch.cat([xy_ndc.new_full((1,), 1 / (1 - 1 / width)),
+                       xy_ndc.new_full((1,), -1 / (1 - 1 / height))])
     return xy_ndc * scale
 
 

@@ -106,6 +106,10 @@ class FastTracer:
             index = index[kept]
             return index, rays[index].points(t[kept, sample[kept]])
 
+    def rows(self, mask: Tensor) -> Tensor:
+        """Those that are True."""
+        return mask.nonzero()[:, 0]
+
     def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
         """<grad Phi, d> in chunks, in closed form where the network has one."""
         with torch.no_grad():

@@ -5,6 +5,7 @@ It knows nothing of models: a `Task` brings the step.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1
 CURVE_ROWS = 200          # rows of losses in a curve, beside those with scores
+GPU_READ_INTERVAL = 20    # steps, at least: reading a loss makes the host wait for the device
 
 
 class Task(Protocol):
@@ -190,8 +192,8 @@ class Loop:
             while progress.step < options.num_steps and not self._out_of_time():
                 losses = self._timed_step()
                 bar.update()
-                if progress.step % options.scalar_interval == 0:
-                    bar.set_postfix(loss=f"{float(losses['total']):.4f}", refresh=False)
+                if losses and progress.step % options.scalar_interval == 0:
+                    bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
                 is_last = progress.step == options.num_steps or self._out_of_time()
                 self._report(writer, losses, is_last=is_last)
                 if _is_due(progress.step, options.save_interval) and not is_last:
@@ -199,21 +201,39 @@ class Loop:
         self.save()
         return progress
 
-    def _timed_step(self) -> dict[str, Tensor]:
-        start = time.perf_counter()
+    def _timed_step(self) -> dict[str, float]:
+        """One step, and its losses where they are read; waiting for them is part of the step."""
+        progress, start, before = self.progress, time.perf_counter(), self.progress.seconds
         try:
-            losses = self.task.train_step(self.progress.step)
+            losses = self.task.train_step(progress.step)
+            progress.step += 1
+            if losses["total"].device.type != "cpu":
+                progress.seconds = before + time.perf_counter() - start
+                if not self._is_read():
+                    return {}
+            values = {name: float(loss) for name, loss in losses.items()}
+            if not math.isfinite(values["total"]):
+                raise FloatingPointError("a loss or a gradient was not finite in this step or "
+                                         f"since the last look, up to {GPU_READ_INTERVAL} before")
         except FloatingPointError as error:
-            raise FloatingPointError(f"step {self.progress.step}: {error}; the last good state is "
+            raise FloatingPointError(f"step {progress.step}: {error}; the last good state is "
                                      f"in {self.folder.checkpoints}") from error
-        self.progress.seconds += time.perf_counter() - start
-        self.progress.step += 1
-        return losses
+        progress.seconds = before + time.perf_counter() - start
+        return values
+
+    def _is_read(self) -> bool:
+        """Whether the losses of the step just done are read from a GPU: only every few steps."""
+        options, step = self.options, self.progress.step
+        often = (options.scalar_interval, options.num_steps // CURVE_ROWS)
+        intervals = (GPU_READ_INTERVAL, *(x for x in often if x >= GPU_READ_INTERVAL),
+                     options.save_interval, options.score_interval, options.picture_interval)
+        return (step == options.num_steps or step in options.score_steps or self._out_of_time()
+                or any(_is_due(step, interval) for interval in intervals))
 
     def _out_of_time(self) -> bool:
         return 0 < self.options.time_limit <= self.progress.seconds
 
-    def _report(self, writer: SummaryWriter, losses: dict[str, Tensor], *, is_last: bool) -> None:
+    def _report(self, writer: SummaryWriter, losses: dict[str, float], *, is_last: bool) -> None:
         """Scalars, scores and pictures that are due after this step; their time is not counted."""
         options, step = self.options, self.progress.step
         is_scored = step in options.score_steps or _is_due(step, options.score_interval) or is_last
@@ -222,15 +242,15 @@ class Loop:
             _is_due(step, options.picture_interval) or is_last)
         if losses and (_is_due(step, options.scalar_interval) or scores):
             for name, value in losses.items():
-                writer.add_scalar(f"loss/{name}", float(value), step)
+                writer.add_scalar(f"loss/{name}", value, step)
         for name, value in scores.items():
             writer.add_scalar(f"withheld/{name}", value, step)
         if is_drawn:
             for name, sheet in self.task.pictures(step).items():
                 writer.add_image(name, sheet, step, dataformats="HWC")
-        if scores or _is_due(step, max(options.num_steps // CURVE_ROWS, 1)):
+        if scores or (losses and _is_due(step, max(options.num_steps // CURVE_ROWS, 1))):
             row = {"step": step, "seconds": round(self.progress.seconds, 3)}
-            row |= {f"loss_{name}": float(value) for name, value in losses.items()}
+            row |= {f"loss_{name}": value for name, value in losses.items()}
             self.progress.curve.append(row | scores)
 
 

@@ -49,12 +49,12 @@ class TraceResult:
     Attributes:
         t: (R,) distance of the hit; where the ray misses, of the last or least SDF that was seen.
         hit_mask: (R,) bool.
-        num_evaluations: SDF evaluations that it took.
+        num_evaluations: SDF evaluations that it took; a scalar tensor where the device counted.
     """
 
     t: Tensor
     hit_mask: Tensor
-    num_evaluations: int = 0
+    num_evaluations: int | Tensor = 0
 
 
 @dataclass(frozen=True)

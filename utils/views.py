@@ -118,8 +118,10 @@ class ViewSampler:
         self.num_views = count
         self.num_sources = count if num_sources <= 0 else min(num_sources, count)
         self.num_targets = min(num_targets, self.num_sources)
-        dirs = F.normalize(cameras.centers_obj.cpu(), dim=-1)
-        self.by_angle = (dirs @ dirs.T).argsort(1, descending=True) if nearest else None   # (V, V)
+        self.by_angle = None
+        if nearest:
+            dirs = F.normalize(cameras.centers_obj.cpu(), dim=-1)
+            self.by_angle = (dirs @ dirs.T).argsort(1, descending=True)                    # (V, V)
 
     def draw(self, generator: torch.Generator) -> Batch:
         """One batch; the generator lives on the CPU."""
