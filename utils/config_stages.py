@@ -86,6 +86,9 @@ class MetaConfig:
     meta_algorithm: str = flag("reptile", "how the start is learned",
                                choices=("reptile", "fomaml", "maml"))
     meta_initialization: str = flag("", "checkpoint of a meta-learned start")
+    meta_parts: str = flag("all", "what is taken from it: the shape (sdf), the image networks "
+                           "(features: encoder, decoder, aggregation), or all",
+                           choices=("all", "sdf", "features"))
 
 
 @dataclass(frozen=True)
