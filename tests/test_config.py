@@ -126,6 +126,18 @@ def test_lists_of_the_command_line():
     assert config.sdf.model_skips_sdf == "0,2 1,3"
 
 
+def test_words_with_spaces_stay_whole_and_bare_switches_are_on():
+    def table(*args):
+        return cfg.parse_config([cfg.RunTableConfig], args).table
+
+    parsed = table("--scenes", "a b,c", "d", "--print_commands", "--seeds", "0", "2")
+    assert parsed.scenes == ("a b,c", "d") and parsed.seeds == (0, 2)
+    assert (parsed.print_commands, parsed.table_only) == (1, 0)
+    assert table("--table_only", "0").table_only == 0
+    with pytest.raises(ConfigError, match="table_only is 'yes'"):
+        table("--table_only", "yes")
+
+
 @pytest.mark.parametrize("name", ["benchark_all_views", "benchmark_all_views"])
 def test_both_spellings_on_the_command_line_and_in_files(tmp_path, name):
     assert parse(f"--{name}", "1").test.benchmark_all_views == 1

@@ -21,7 +21,8 @@ def flag(default: Any, text: str, *, unit: str = "", **extra: Any) -> Any:
         unit: the unit of a number.
         extra: any of `choices` (tuple of admitted values), `minimum` (least admitted number),
             `no_effect` (what does it here), `aliases` (other names), `element` (type of a tuple's
-            items), `length` (number of a tuple's items), `many` (a string of several words).
+            items), `length` (number of a tuple's items), `many` (a string of several words),
+            `bare` (a switch that is 1 when it stands without a value).
 
     Returns:
         The field.
