@@ -30,7 +30,7 @@ from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.derivatives import gradient
 from utils.rays import Surface, camera_rays
 from utils.views import Sources, Targets, TrainingViews
-from utils.weights import encoder_kind, load_first_weights
+from utils.weights import convolution_kinds, encoder_kind, load_first_weights
 
 TRACE_CHUNK = 1 << 16          # rays traced at once when whole views are rendered
 DEFAULT_ENCODER = "plain"      # from random weights
@@ -322,17 +322,19 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     """The model of the flags with its first weights.
 
     They are drawn from torch's global generator; then come ImageNet's, the sphere and those of the
-    checkpoint flags.
+    checkpoint flags, whose convolutions (standard or partial) the image networks have too.
 
     Plain RGB features have three channels and neither encoder nor decoder. `is_fast` admits what
     `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 convolutions.
     """
     is_rgb = cnn.feature_type == "rgb"
     features = cnn.model_image_encoder_features
+    convolutions = {} if is_rgb else convolution_kinds(run)
     encoder = nn.Identity() if is_rgb else ImageEncoder(
         num_features=features, depth=cnn.model_image_encoder_depth,
-        kind=encoder_kind(cnn, run, DEFAULT_ENCODER))
-    decoder = nn.Identity() if is_rgb else FeatureDecoder(num_features=features)
+        kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolutions["encoder"])
+    decoder = nn.Identity() if is_rgb else FeatureDecoder(
+        num_features=features, convolution=convolutions["decoder"])
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
                              views.occlusion_method, is_compact=is_fast,
                              precision=conv_precision(cnn.precision, run.device, is_fast))

@@ -42,7 +42,7 @@ def open_scene(data: DataConfig, seed: int = 0) -> tuple[Scene, Split]:
                        scene_normalization=data.scene_normalization, work_radius=data.work_radius,
                        scene_radius_scale=data.scene_radius_scale, load_pcd=bool(data.load_pcd))
     split = resolve_split(len(scene), data.dataset_name, train_views=data.train_views,
-                          test_views=data.test_views)
+                          test_views=data.test_views, num_train_views=data.num_train_views)
     check_training_views(scene, split)
     if data.reference_view >= len(scene):
         raise ConfigError(f"--reference_view {data.reference_view}: the scene has views 0 to "

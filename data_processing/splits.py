@@ -45,7 +45,7 @@ NAMED_SPLITS = {
 
 
 def resolve_split(num_views: int, dataset_name: str = "", *, train_views: str = "",
-                  test_views: str = "") -> Split:
+                  test_views: str = "", num_train_views: int = 0) -> Split:
     """The split of a scene.
 
     Named ones: dtu trains on 1,9,17,25,33,41,47 and tests on 12,32,40 of 49; nlr trains on 16..21
@@ -59,9 +59,12 @@ def resolve_split(num_views: int, dataset_name: str = "", *, train_views: str = 
         dataset_name: 'dtu', 'nlr', 'shapenet' or ''.
         train_views, test_views: '' (not given), numbers and ranges as '0-5,9', or 'all': every
             view that is not in the other half.
+        num_train_views: keep so many training views, see `spread_evenly`; those left out are in
+            neither half, so that scores of other numbers are on the same views. 0: keep all.
     Raises:
         ConfigError: an unknown name, a scene too small for the named split, a malformed list, a
-            view out of range, views in both halves, or fewer than 2 training views.
+            view out of range, views in both halves, fewer than 2 training views, or fewer than
+            num_train_views.
     """
     dataset_name = dataset_name if _is_given(dataset_name) else ""
     named = _named_split(dataset_name)
@@ -80,7 +83,23 @@ def resolve_split(num_views: int, dataset_name: str = "", *, train_views: str = 
         test = tuple(i for i in everything if i not in set(train))
     _check_halves(train, test)
     is_explicit = any(_is_given(text) for text in (train_views, test_views))
-    return Split(train, test, "explicit" if is_explicit else dataset_name or "every8")
+    return Split(spread_evenly(train, num_train_views) if num_train_views else train, test,
+                 "explicit" if is_explicit else dataset_name or "every8")
+
+
+def spread_evenly(views: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """`count` of the views, the first and the last among them, the others evenly between.
+
+    Of the seven of the dtu split, 3 are 1, 25, 47; 4 are 1, 17, 33, 47; 5 are 1, 17, 25, 41, 47.
+
+    Raises:
+        ConfigError: fewer than 2 are asked for, or more than there are.
+    """
+    if not MIN_TRAIN_VIEWS <= count <= len(views):
+        raise ConfigError(f"--num_train_views is {count}, need {MIN_TRAIN_VIEWS} to {len(views)}, "
+                          "as there are so many training views; or 0 for all")
+    gaps = count - 1
+    return tuple(views[(2 * i * (len(views) - 1) + gaps) // (2 * gaps)] for i in range(count))
 
 
 def _is_given(text: str) -> bool:

@@ -126,6 +126,18 @@ def test_lists_of_the_command_line():
     assert config.sdf.model_skips_sdf == "0,2 1,3"
 
 
+def test_words_with_spaces_stay_whole_and_bare_switches_are_on():
+    def table(*args):
+        return cfg.parse_config([cfg.RunTableConfig], args).table
+
+    parsed = table("--scenes", "a b,c", "d", "--print_commands", "--seeds", "0", "2")
+    assert parsed.scenes == ("a b,c", "d") and parsed.seeds == (0, 2)
+    assert (parsed.print_commands, parsed.table_only) == (1, 0)
+    assert table("--table_only", "0").table_only == 0
+    with pytest.raises(ConfigError, match="table_only is 'yes'"):
+        table("--table_only", "yes")
+
+
 @pytest.mark.parametrize("name", ["benchark_all_views", "benchmark_all_views"])
 def test_both_spellings_on_the_command_line_and_in_files(tmp_path, name):
     assert parse(f"--{name}", "1").test.benchmark_all_views == 1
@@ -263,3 +275,27 @@ def test_the_release_pretraining_command_parses():
 def test_help_has_default_and_unit():
     text = " ".join(cfg.build_parser(*cfg.META_SECTIONS).format_help().split())
     assert "[steps] (default: 5000)" in text
+
+
+#: Ablation to the config that it is one of, and all that it changes.
+ABLATIONS = {
+    "rgb_lumigraph": ("nlrpp_dtu", {"feature_type": "rgb",
+                                    "feature_aggregation_method": "lumigraph"}),
+    "features_mean": ("nlrpp_dtu", {"feature_aggregation_method": "mean"}),
+    **{f"views_{count}": ("nlrpp_dtu", {"num_train_views": count}) for count in range(3, 7)},
+    "meta_sdf": ("nlrpp_dtu_metaspec", {"meta_parts": "sdf"}),
+    "meta_features": ("nlrpp_dtu_metaspec", {"meta_parts": "features"})}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_its_keys_and_nothing_else(name):
+    base, changes = ABLATIONS[name]
+    before, after = ({key: value for section in cfg.config_to_dict(parse(
+        "--config_filepath", f"configs/{file}.txt")).values() for key, value in section.items()}
+        for file in (base, f"ablation_{name}"))
+    assert {key: after[key] for key in after if after[key] != before[key]} == changes
+
+
+def test_every_ablation_is_known():
+    assert {path.stem for path in CONFIGS.glob("ablation_*.txt")} \
+        == {f"ablation_{name}" for name in ABLATIONS}

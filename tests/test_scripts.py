@@ -322,7 +322,7 @@ def test_scripts_run_as_processes_from_any_folder(tmp_path):
     assert ended.stderr.splitlines()[-1].startswith("error: no checkpoint is in ./logs/never")
 
 
-@pytest.mark.parametrize("name", ["train_sdf_ibr", "test_sdf_ibr", "make_scene"])
+@pytest.mark.parametrize("name", ["train_sdf_ibr", "test_sdf_ibr", "make_scene", "run_table"])
 def test_help_lists_the_flags(name, capsys):
     with pytest.raises(SystemExit) as caught:
         script(name).main(["--help"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_processing.splits import Split, resolve_split
+from data_processing.splits import Split, resolve_split, spread_evenly
 from utils.errors import ConfigError
 
 DTU_TRAIN, DTU_TEST = (1, 9, 17, 25, 33, 41, 47), (12, 32, 40)
@@ -52,6 +52,24 @@ def test_without_name_every_eighth_view_is_withheld():
     assert resolve_split(21, "None", train_views="None", test_views="None") == split
 
 
+@pytest.mark.parametrize("count, expected", [
+    (2, (1, 47)), (3, (1, 25, 47)), (4, (1, 17, 33, 47)), (5, (1, 17, 25, 41, 47)),
+    (6, (1, 9, 17, 33, 41, 47)), (7, DTU_TRAIN)])
+def test_fewer_training_views_are_spread_and_the_withheld_stay(count, expected):
+    assert resolve_split(49, "dtu", num_train_views=count) == Split(expected, DTU_TEST, "dtu")
+    rest = resolve_split(49, "dtu", test_views="all", num_train_views=count)
+    assert rest.train == expected and not set(rest.test) & set(DTU_TRAIN)
+
+
+@pytest.mark.parametrize("num_views", [2, 3, 10, 31])
+def test_spread_views_are_distinct_and_reach_both_ends(num_views):
+    for count in range(2, num_views + 1):
+        chosen = spread_evenly(tuple(range(num_views)), count)
+        gaps = [b - a for a, b in zip(chosen, chosen[1:])]
+        assert len(chosen) == count and (chosen[0], chosen[-1]) == (0, num_views - 1)
+        assert min(gaps) > 0 and max(gaps) - min(gaps) <= 1
+
+
 @pytest.mark.parametrize("num_views, name, flags, words", [
     (21, "dtu", {}, "21 views were found.*--train_views"),
     (21, "dtuu", {}, "nearest is 'dtu'"),
@@ -68,6 +86,8 @@ def test_without_name_every_eighth_view_is_withheld():
     (21, "", {"test_views": "0-20"}, "0 training views"),
     (21, "", {"train_views": "all", "test_views": "all"}, "both 'all'"),
     (21, "", {"test_views": "all"}, "without --train_views"),
+    (49, "dtu", {"num_train_views": 8}, "--num_train_views is 8, need 2 to 7"),
+    (49, "dtu", {"num_train_views": 1}, "--num_train_views is 1, need 2 to 7"),
 ])
 def test_bad_splits_are_refused(num_views, name, flags, words):
     with pytest.raises(ConfigError, match=words):

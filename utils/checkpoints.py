@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,7 +107,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,
     fitting = {name: value for name, value in state.items()
                if name in wanted and _shape(value) == _shape(wanted[name])}
     if missing or foreign or misfits:
-        differences = "; ".join(_named(kind, names) for kind, names in (
+        differences = "; ".join(name_some(kind, names) for kind, names in (
             ("missing", missing), ("unexpected", foreign), ("of another shape", misfits)) if names)
         if strict or (wanted and not fitting):
             raise CheckpointError(f"{what}: {len(fitting)} of {len(wanted)} tensors fit; "
@@ -286,7 +286,9 @@ def _shape(value: Any) -> list[int] | str:
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _named(kind: str, names: list[str]) -> str:
-    """Lists the first names of a kind, and how many more there are."""
+def name_some(kind: str, names: Sequence[str]) -> str:
+    """Lists the first names of a kind, and how many more there are; all of them go to the log."""
+    if len(names) > NUM_NAMED:
+        LOG.warning("%s, all %d: %s", kind, len(names), ", ".join(names))
     more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
     return f"{kind}: {', '.join(names[:NUM_NAMED])}{more}"

@@ -24,8 +24,8 @@ from utils.checkpoints import write_text_atomic
 from utils.config_sections import (
     CnnConfig, DataConfig, RatesConfig, RunConfig, SdfConfig, TracingConfig, ViewsConfig)
 from utils.config_stages import (
-    BenchmarkConfig, LossConfig, MakeSceneConfig, MetaConfig, PretrainConfig, TestConfig,
-    TrainedPartsConfig)
+    BenchmarkConfig, LossConfig, MakeSceneConfig, MetaConfig, PretrainConfig, RunTableConfig,
+    TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
@@ -68,13 +68,15 @@ class Config:
     pretrain: PretrainConfig | None = None
     make_scene: MakeSceneConfig | None = None
     benchmark: BenchmarkConfig | None = None
+    table: RunTableConfig | None = None
 
 
 SECTION_OF = {
     "run": RunConfig, "rates": RatesConfig, "sdf": SdfConfig, "cnn": CnnConfig,
     "views": ViewsConfig, "data": DataConfig, "tracing": TracingConfig,
     "parts": TrainedPartsConfig, "loss": LossConfig, "meta": MetaConfig, "test": TestConfig,
-    "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "benchmark": BenchmarkConfig}
+    "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "benchmark": BenchmarkConfig,
+    "table": RunTableConfig}
 TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
     "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "test"))
 META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
@@ -110,9 +112,11 @@ def build_parser(*sections: type) -> configargparse.ArgumentParser:
         meta = field.metadata
         several = meta.get("many") or isinstance(field.default, tuple)
         names = (*meta.get("aliases", ()), field.name)
+        count = {"nargs": "?", "const": "1"} if meta.get("bare") else {
+            "nargs": "+" if several else None}
         parser.add_argument(*(f"--{name}" for name in names), dest=field.name,
-                            default=configargparse.SUPPRESS, nargs="+" if several else None,
-                            metavar=_metavar(field), help=_help_text(field))
+                            default=configargparse.SUPPRESS, **count, metavar=_metavar(field),
+                            help=_help_text(field))
     return parser
 
 
@@ -208,8 +212,8 @@ def _fields_of(sections: Iterable[type]) -> dict[str, dataclasses.Field]:
     return fields
 
 
-def _open_config_file(path: str) -> Any:
-    """Opens a config file; a relative path is looked for in the project too."""
+def find_config_file(path: str) -> Path:
+    """Finds a config file; a relative path is looked for in the project too."""
     found = Path(path)
     in_project = PROJECT_ROOT / found
     if not found.exists() and in_project.exists():
@@ -217,7 +221,12 @@ def _open_config_file(path: str) -> Any:
     if not found.is_file():
         raise ConfigError(f"--{CONFIG_FLAG}: there is no file {path}, nor {in_project}; give the "
                           f"path of a config file, such as configs/nlrpp_dtu.txt")
-    return open(found, encoding="utf-8")
+    return found
+
+
+def _open_config_file(path: str) -> Any:
+    """Opens a config file."""
+    return open(find_config_file(path), encoding="utf-8")
 
 
 def _read_given(parser: configargparse.ArgumentParser, fields: dict[str, dataclasses.Field],
@@ -254,6 +263,8 @@ def _unknown(key: str, source: str, fields: dict[str, dataclasses.Field]) -> str
 
 def _typed(field: dataclasses.Field, raw: str | list[str], source: str) -> Any:
     """Gives text from the user the flag's type, or says what was needed."""
+    if isinstance(raw, list) and field.metadata.get("element") is str:
+        return tuple(raw)                  # words of the command line, spaces and commas kept
     text = " ".join(raw) if isinstance(raw, list) else raw
     text = text.strip()
     if text.lower() == "none" and "none" not in field.metadata.get("choices", ()):

@@ -21,7 +21,8 @@ def flag(default: Any, text: str, *, unit: str = "", **extra: Any) -> Any:
         unit: the unit of a number.
         extra: any of `choices` (tuple of admitted values), `minimum` (least admitted number),
             `no_effect` (what does it here), `aliases` (other names), `element` (type of a tuple's
-            items), `length` (number of a tuple's items), `many` (a string of several words).
+            items), `length` (number of a tuple's items), `many` (a string of several words),
+            `bare` (a switch that is 1 when it stands without a value).
 
     Returns:
         The field.
@@ -185,6 +186,8 @@ class DataConfig:
                                minimum=-1)
     train_views: str = flag("", "training views, ranges and lists: 0-5,9; empty: named split")
     test_views: str = flag("", "withheld views: 0-5,9 or all; empty: named split")
+    num_train_views: int = flag(0, "train on so many of the training views, evenly spread among "
+                                "them; the withheld ones stay; 0: on all", minimum=0)
     randomize_cameras: float = flag(0.0, "noise added to the cameras: spread of their angles, and "
                                     "of their shifts as a share of their distance", unit="radians",
                                     minimum=0)

@@ -86,6 +86,9 @@ class MetaConfig:
     meta_algorithm: str = flag("reptile", "how the start is learned",
                                choices=("reptile", "fomaml", "maml"))
     meta_initialization: str = flag("", "checkpoint of a meta-learned start")
+    meta_parts: str = flag("all", "what is taken from it: the shape (sdf), the image networks "
+                           "(features: encoder, decoder, aggregation), or all",
+                           choices=("all", "sdf", "features"))
 
 
 @dataclass(frozen=True)
@@ -155,3 +158,27 @@ class BenchmarkConfig:
     repeats: int = flag(3, "runs of each measurement", minimum=1)
     sweep: int = switch(0, "1: also how the figures grow from 100x75 to 800x600 and 3 to 49 views")
     json: str = flag("", "file that the figures are written to; empty: none")
+
+
+@dataclass(frozen=True)
+class RunTableConfig:
+    """Which runs make a table, and what stands in it."""
+
+    configs: tuple[str, ...] = flag((), "config files, each a row of the table", element=str)
+    scenes: tuple[str, ...] = flag((), "folders of scenes", element=str)
+    seeds: tuple[int, ...] = flag((0,), "seeds of each config and scene", element=int, minimum=0)
+    num_steps: int = flag(-1, "steps of a run; -1: as its config says", unit="steps", minimum=-1)
+    time_limit: float = flag(0.0, "training time of a run; 0: as its config says", unit="s",
+                             minimum=0)
+    meta_initialization: str = flag("", "checkpoint of the meta-learned start of configs that have "
+                                    "meta_parts or meta_initialization")
+    run_flags: str = flag("", "further flags of every run, in one pair of quotes", many=True)
+    output: str = flag("tables", "folder of the table; runs are in its folder runs")
+    at_steps: tuple[int, ...] = flag((), "also the PSNR after so many steps", unit="steps",
+                                     element=int, minimum=0)
+    at_seconds: tuple[float, ...] = flag((), "also the PSNR after so much training time", unit="s",
+                                         element=float, minimum=0)
+    print_commands: int = switch(0, "1: print a line for each run that is not finished, and run "
+                                 "nothing", bare=True)
+    table_only: int = switch(0, "1: make the table of what is finished, and run nothing",
+                             bare=True)

@@ -26,3 +26,7 @@ class WriteError(UserError):
 
 class MissingExtraError(UserError):
     """An optional package is absent; the message has the command that installs it."""
+
+
+class DownloadError(UserError):
+    """A file could not be fetched, or what came is not what the manifest names."""

@@ -38,9 +38,9 @@ class ReleaseNames:
     unknown: tuple[str, ...]
 
 
-def is_release_key(key: str) -> bool:
+def is_release_key(key: object) -> bool:
     """Whether a tensor's name is one that the release gives to a network."""
-    return key.removeprefix(META_PREFIX).split(".")[0] in NETWORKS
+    return isinstance(key, str) and key.removeprefix(META_PREFIX).split(".")[0] in NETWORKS
 
 
 def read_release_names(keys: Iterable[str]) -> ReleaseNames:

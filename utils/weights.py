@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from utils.checkpoints import load_checkpoint, load_state, save_checkpoint
+from utils.checkpoints import load_checkpoint, load_state, name_some, save_checkpoint
 from utils.config import Config
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig
 from utils.errors import CheckpointError, ConfigError
@@ -17,6 +17,11 @@ log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "base"
 NETWORKS = ("sdf", "encoder", "aggregation", "decoder")
+#: The flag that names one network's file.
+FLAG_OF = {"sdf": "checkpoint_sdf", "encoder": "checkpoint_img_encoder",
+           "aggregation": "checkpoint_aggregation_mlp", "decoder": "checkpoint_img_decoder"}
+#: `--meta_parts`: the networks that a meta-learned start is taken for.
+META_PARTS = {"all": NETWORKS, "sdf": ("sdf",), "features": NETWORKS[1:]}
 #: A tensor that only the residual trunk has, and the first stage that has it.
 RESIDUAL_MARK, MARKED_STAGE = "downsample", "down.layer2."
 
@@ -36,6 +41,15 @@ class StoredNetworks:
             return "residual"
         return "plain" if any(MARKED_STAGE in name for name in names) else None
 
+    def convolution_of(self, network: str) -> str | None:
+        """standard or partial, for encoder and decoder; partial convolutions have no bias."""
+        names = self.networks.get(network, {})
+        skips = [name for name in names if name.startswith("skips.") and name.endswith(".weight")]
+        if not skips:
+            return None
+        has_bias = skips[0].removesuffix("weight") + "bias" in names
+        return "standard" if has_bias else "partial"
+
 
 def read_networks(path: str | Path) -> StoredNetworks:
     """Networks of a training checkpoint, a file of networks, or a release file.
@@ -43,9 +57,9 @@ def read_networks(path: str | Path) -> StoredNetworks:
     Raises:
         CheckpointError: the file cannot be read, or holds no network.
     """
-    payload = load_checkpoint(path)
-    state = payload.get("task", payload)
-    state = state.get("model", state) if isinstance(state, dict) else state
+    state = load_checkpoint(path)
+    for inner in ("task", "model"):
+        state = state[inner] if isinstance(state.get(inner), dict) else state
     if all(isinstance(state.get(name), dict) for name in state if name in NETWORKS) \
             and any(name in state for name in NETWORKS):
         return StoredNetworks({name: state[name] for name in NETWORKS if name in state})
@@ -104,14 +118,9 @@ def weight_files(run: RunConfig) -> dict[str, str]:
     """
     files = dict.fromkeys(NETWORKS, run.checkpoint_path)
     encoder = run.checkpoint_img_encoder
-    if encoder:
-        files["encoder"] = encoder
-        if "decoder" in read_networks(encoder).networks:
-            files["decoder"] = encoder
-    for network, path in (("sdf", run.checkpoint_sdf), ("decoder", run.checkpoint_img_decoder),
-                          ("aggregation", run.checkpoint_aggregation_mlp)):
-        files[network] = path or files[network]
-    return files
+    if encoder and "decoder" in read_networks(encoder).networks:
+        files["decoder"] = encoder
+    return {network: getattr(run, FLAG_OF[network]) or files[network] for network in NETWORKS}
 
 
 def encoder_kind(cnn: CnnConfig, run: RunConfig, default: str) -> str:
@@ -122,6 +131,37 @@ def encoder_kind(cnn: CnnConfig, run: RunConfig, default: str) -> str:
     path = run.checkpoint_img_encoder or run.checkpoint_path
     stored = read_networks(path).encoder_kind if path else None
     return stored or ("residual" if cnn.resnet_weights else default)
+
+
+def convolution_kinds(run: RunConfig) -> dict[str, str]:
+    """Convolutions of encoder and decoder, as in the files that they start from."""
+    files = weight_files(run)
+    return {network: (read_networks(files[network]).convolution_of(network)
+                      if files[network] else None) or "standard"
+            for network in ("encoder", "decoder")}
+
+
+def with_meta_start(config: Config) -> Config:
+    """The same configuration, starting from what `--meta_initialization` and `--meta_parts` name.
+
+    Takes our files and the release's. The flag of a single network, where given, wins for it; a
+    whole checkpoint (`--checkpoint_path`) stays for the other networks.
+
+    Args:
+        config: with the sections run and meta.
+    Raises:
+        ConfigError: no file is named.
+        CheckpointError: the file cannot be read, or holds no network.
+    """
+    path = config.meta.meta_initialization
+    if not path:
+        raise ConfigError("--meta_initialization is missing; give the checkpoint of a "
+                          "meta-learned start, as train_sdf_ibr_meta.py writes it")
+    read_networks(path)
+    own = weight_files(replace(config.run, checkpoint_path=""))
+    flags = {FLAG_OF[network]: path for network in META_PARTS[config.meta.meta_parts]
+             if not own[network]}
+    return replace(config, run=replace(config.run, **flags))
 
 
 def with_checkpoint(config: Config, path: str | Path | None) -> Config:
@@ -151,7 +191,6 @@ def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig) -> None
         ConfigError: no sphere is shipped for these flags.
     """
     files = weight_files(run)
-    strict = bool(run.checkpoint_strict)
     if sdf.init_sphere and not files["sdf"]:
         path = sphere_asset(sdf)
         if not path.is_file():
@@ -162,19 +201,25 @@ def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig) -> None
                 f"{sdf.model_hidden_layers_sdf} --restart 1`, or give --init_sphere 0")
         files["sdf"] = str(path)
     for network, path in files.items():
-        if not path:
-            continue
-        stored = read_networks(path)
-        if stored.unknown and strict:
-            raise CheckpointError(f"{path} has tensors that belong to no network: "
-                                  f"{', '.join(stored.unknown[:8])}; give --checkpoint_strict 0 to "
-                                  "leave them out")
-        if network not in stored.networks:
-            if strict:
-                raise CheckpointError(f"{path} has no {network}; it has "
-                                      f"{', '.join(stored.networks)}")
-            log.warning("%s has no %s; it keeps its first weights", path, network)
-            continue
-        load_state(getattr(model, network), stored.networks[network], f"{network} of {path}",
-                   strict=strict)
+        if path:
+            _load_network(getattr(model, network), network, path,
+                          strict=bool(run.checkpoint_strict))
+
+
+def _load_network(module: nn.Module, network: str, path: str, *, strict: bool) -> None:
+    """Fill one network from a file that holds it, perhaps beside others."""
+    stored = read_networks(path)
+    if stored.unknown:
+        told = f"{path} has {name_some('tensors that belong to no network', stored.unknown)}"
+        if strict:
+            raise CheckpointError(f"{told}; give --checkpoint_strict 0 to leave them out")
+        log.warning("%s; they are left out", told)
+    if network in stored.networks:
+        load_state(module, stored.networks[network], f"{network} of {path}", strict=strict)
         log.info("%s: weights of %s", network, path)
+    elif module.state_dict():              # plain RGB has an encoder and a decoder without weights
+        told = f"{path} has no {network}; it has {', '.join(stored.networks)}"
+        if strict:
+            raise CheckpointError(f"{told}; give a file that has it, or --checkpoint_strict 0 to "
+                                  f"leave the {network} as it is")
+        log.warning("%s; it keeps its first weights", told)

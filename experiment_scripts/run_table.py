@@ -1,0 +1,43 @@
+"""Run configs over scenes and seeds, and put mean and spread of their figures into one table.
+
+    python experiment_scripts/run_table.py --configs configs/nlrpp_dtu.txt \
+        configs/ablation_features_mean.txt --scenes DTU/scan65 DTU/scan37 --seeds 0 1 2 \
+        --num_steps 400 --at_steps 10 30 100 300 --output tables/blending
+
+Each run takes as long as train_sdf_ibr.py with its config. Started again, finished runs are passed
+over and the others go on. OUTPUT gets table.md, table.csv, table.json, and a folder runs. A run
+that fails is named, and the exit code is 1. `--print_commands` prints a line for each run that is
+not finished, for a scheduler; `--table_only` makes the table of what is finished.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.config import parse_config  # noqa: E402
+from utils.config_stages import RunTableConfig  # noqa: E402
+from utils.run import run_script  # noqa: E402
+from utils.run_lists import command_lines, execute, list_runs  # noqa: E402
+from utils.run_tables import write_table  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, run, gather, write."""
+    table = parse_config([RunTableConfig], argv).table
+    runs = list_runs(table)
+    if table.print_commands:
+        print("\n".join(command_lines(runs)))
+        return
+    num_failed = 0
+    try:
+        num_failed = 0 if table.table_only else execute(runs)
+    finally:                                      # an interrupt leaves a table too
+        print(write_table(runs, table))
+    if num_failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,303 @@
+"""Configs times scenes times seeds as runs: their commands, running them in turn, what is done.
+
+A run is a process of a script of this project, and a folder. Whether it is finished is read from
+its metrics.json alone, so that runs that a scheduler started elsewhere count as well.
+"""
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.checkpoints import STEP_NAME, checkpoints_in
+from utils.config import META_SECTIONS, TRAIN_SECTIONS, find_config_file, parse_config
+from utils.config_sections import RunConfig, ViewsConfig
+from utils.config_stages import RunTableConfig
+from utils.errors import ConfigError, WriteError
+from utils.evaluation import file_name
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "experiment_scripts"
+#: A table needs no pictures or videos; `--run_flags` goes over it.
+QUIET = ("--test_spacetime_video", "0", "--test_rt", "0", "--test_plot", "0", "--test_cameras", "0",
+         "--steps_til_pictures", "0", "--mesh_formats", "none")
+#: Steps that are scored where the PSNR at a time is asked for, then every LATER_INTERVAL.
+EARLY_STEPS = (0, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 125, 200)
+LATER_INTERVAL = 100
+MAX_TIMED_STEPS = 3000    # scored so far where only time ends a run
+FAILED = "failed with exit code"
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 15.0   # between asking a process to stop and ending it
+_META_KEY = re.compile(r"^\s*(meta_initialization|meta_parts)\b", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """One run of a table.
+
+    Attributes:
+        config, scene: names in the table.
+        seed: of everything random.
+        folder: of the run; its log stands beside it.
+        command: program and arguments, paths absolute.
+        num_steps: that it must have to be finished; -1: time alone ends it.
+        time_limit: seconds of training that end it too; 0: none.
+    """
+
+    config: str
+    scene: str
+    seed: int
+    folder: Path
+    command: tuple[str, ...]
+    num_steps: int
+    time_limit: float
+
+    @property
+    def log(self) -> Path:
+        """What the process wrote to its output."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    def metrics(self) -> dict[str, Any] | None:
+        """The figures of a finished run, else None."""
+        metrics = self.last_metrics()
+        if not metrics:
+            return None
+        is_out_of_time = 0 < self.time_limit <= metrics["train_seconds"]
+        return metrics if metrics["steps"] == self.num_steps or is_out_of_time else None
+
+    def last_metrics(self) -> dict[str, Any] | None:
+        """What stands in metrics.json, finished or not; None where there is none to be read."""
+        try:
+            metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+            is_whole = isinstance(metrics["mean"], dict) and isinstance(metrics["steps"], int) \
+                and isinstance(metrics["train_seconds"], (int, float))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return metrics if is_whole else None
+
+    def gap(self) -> str:
+        """Why an unfinished run has no figures."""
+        lines = last_lines(self.log, 2)
+        if lines and lines[-1].startswith(FAILED):
+            return f"{lines[-1]}: {lines[0]}"
+        metrics = self.last_metrics()
+        if metrics and metrics["steps"] > self.num_steps >= 0:
+            return (f"has {metrics['steps']} steps already, needed {self.num_steps}; take another "
+                    "--output, or delete its folder")
+        steps = [int(STEP_NAME.fullmatch(path.name)[1])
+                 for path in checkpoints_in(self.folder / "checkpoints")]
+        if not steps:
+            return "not begun" if not self.folder.exists() else "begun, no checkpoint yet"
+        return f"at step {steps[-1]}" + (f" of {self.num_steps}" if self.num_steps >= 0 else "")
+
+
+def list_runs(table: RunTableConfig) -> list[ListedRun]:
+    """All runs of a table, config by config.
+
+    Raises:
+        ConfigError: a list is empty or has two of one name, or a config cannot be used.
+    """
+    for name in ("configs", "scenes", "seeds"):
+        values = getattr(table, name)
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(f"--{name} has {len(values)} entries, {len(set(values))} of them "
+                              f"different; give at least one, and each once, as --{name} A B")
+    configs = [find_config_file(path).resolve() for path in table.configs]
+    scenes = [Path(path).expanduser().resolve() for path in table.scenes]
+    runs = []
+    for config, config_name in zip(configs, names_of(configs), strict=True):
+        is_meta = bool(_META_KEY.search(config.read_text(encoding="utf-8")))
+        expected = _expected_length(table, config, is_meta)
+        for scene, scene_name in zip(scenes, names_of(scenes), strict=True):
+            for seed in table.seeds:
+                folder = Path(table.output).expanduser().resolve() / "runs" \
+                    / f"{config_name}-{scene_name}-seed{seed}"
+                command = _command(table, config, is_meta, scene=scene, seed=seed, folder=folder,
+                                   num_steps=expected[0])
+                runs.append(ListedRun(config_name, scene_name, seed, folder, command, *expected))
+    return runs
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Short names of files and folders; the folder they are in goes in front where needed.
+
+    Raises:
+        ConfigError: two have one name even so.
+    """
+    names = [file_name(path.stem if path.is_file() else path.name) for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{file_name(path.parent.name)}_{name}"
+                 for path, name in zip(paths, names, strict=True)]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two of {', '.join(map(str, paths))} have one name; rename one, or its "
+                          "folder, as the table names them so")
+    return names
+
+
+def _command(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path, seed: int,
+             folder: Path, num_steps: int) -> tuple[str, ...]:
+    """Program and arguments of one run."""
+    script = SCRIPTS / ("test_sdf_ibr_meta.py" if is_meta else "train_sdf_ibr.py")
+    arguments = ["--config_filepath", config, "--dataset_path", scene, "--logging_root",
+                 folder.parent, "--experiment_name", folder.name, "--seed", seed,
+                 *_flags(table, is_meta, num_steps)]
+    return (sys.executable, str(script), *map(str, arguments))
+
+
+def _flags(table: RunTableConfig, is_meta: bool, num_steps: int) -> list[str]:
+    """Flags that all runs of a config share; `num_steps` tells how far they are scored."""
+    flags = list(QUIET)
+    if table.num_steps >= 0:
+        flags += ["--num_steps", str(table.num_steps)]
+    if table.time_limit > 0:
+        flags += ["--time_limit", repr(table.time_limit)]
+    steps = scored_steps(table, num_steps)
+    if steps:
+        flags += ["--eval_steps", ",".join(map(str, steps))]
+    if is_meta and table.meta_initialization:
+        flags += ["--meta_initialization", str(Path(table.meta_initialization).resolve())]
+    try:
+        return flags + shlex.split(table.run_flags)
+    except ValueError as error:
+        raise ConfigError(f"--run_flags is '{table.run_flags}': {error}; put all flags into one "
+                          "pair of quotes, such as --run_flags \"--device cpu\"") from error
+
+
+def scored_steps(table: RunTableConfig, num_steps: int) -> list[int]:
+    """Steps at which the withheld views are scored: the asked, and close ones for times."""
+    steps = set(table.at_steps)
+    if table.at_seconds:
+        last = num_steps if num_steps >= 0 else MAX_TIMED_STEPS
+        later = range(EARLY_STEPS[-1], last + 1, LATER_INTERVAL)
+        steps |= {step for step in (*EARLY_STEPS, *later) if step <= last}
+    return sorted(steps)
+
+
+def _expected_length(table: RunTableConfig, config: Path, is_meta: bool) -> tuple[int, float]:
+    """Steps (-1: time alone) and seconds (0: no limit) that end a run; the config is checked too.
+
+    Raises:
+        ConfigError: the config cannot be used, or how long it goes on is not known.
+    """
+    argv = ["--config_filepath", str(config), "--experiment_name", "x",
+            *_flags(table, is_meta, table.num_steps)]
+    parsed = parse_config(META_SECTIONS if is_meta else TRAIN_SECTIONS, argv)
+    if is_meta and not parsed.meta.meta_initialization:
+        raise ConfigError(f"{config} begins with a meta-learned start; give --meta_initialization "
+                          "FILE")
+    return _num_steps(config, parsed.run, parsed.views), parsed.run.time_limit
+
+
+def _num_steps(config: Path, run: RunConfig, views: ViewsConfig) -> int:
+    """The steps that a run's flags ask for."""
+    if run.num_steps >= 0 or run.time_limit > 0:
+        return run.num_steps
+    if views.total_number_source_views > 0:
+        return run.num_epochs * views.total_number_source_views
+    raise ConfigError(f"{config} does not say after how many steps it ends; give --num_steps or "
+                      "--time_limit")
+
+
+def command_lines(runs: Sequence[ListedRun]) -> list[str]:
+    """A line for a shell for each run that is not finished."""
+    return [shlex.join(run.command) for run in runs if run.metrics() is None]
+
+
+def execute(runs: Sequence[ListedRun]) -> int:
+    """Run in turn what is not finished; gives how many failed, which are reported and passed over.
+
+    An interrupt stops the run at hand, which goes on from its last checkpoint the next time.
+
+    Raises:
+        WriteError: the folder of the runs cannot be written.
+    """
+    todo = [run for run in runs if run.metrics() is None]
+    num_failed = 0
+    with (_terminated_as_interrupted(),
+          tqdm(total=len(runs), initial=len(runs) - len(todo), unit="run", desc="runs",
+               dynamic_ncols=True) as bar):
+        for run in todo:
+            _run(run, bar)
+            if run.metrics() is None:
+                num_failed += 1
+                bar.write(f"{run.folder.name}: {run.gap()}", file=sys.stderr)
+            bar.update()
+    return num_failed
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A request to end, as schedulers send it, also stops the run at hand first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield                              # handlers cannot be set here
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(run: ListedRun, bar: tqdm) -> None:
+    """Run one to its end; its last words go on the bar meanwhile, an exit code into its log."""
+    try:
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        log = run.log.open("wb")
+    except OSError as error:
+        raise WriteError(f"{run.log} cannot be written: {error.strerror}; give another "
+                         "--output") from error
+    with log:
+        # A session of its own: an interrupt comes from here, once.
+        process = subprocess.Popen(run.command, stdin=subprocess.DEVNULL, stdout=log,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            while process.poll() is None:
+                bar.set_postfix_str(f"{run.folder.name} {_step(run.log)}")
+                time.sleep(POLL_SECONDS)
+        finally:
+            _stop(process)
+        if process.returncode != 0:
+            log.write(f"\n{FAILED} {process.returncode}\n".encode())
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Let a process that still runs end by itself; end it where it does not."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _step(log: Path) -> str:
+    """How far the bar at the end of a log is, as "120/400"; '' where there is none."""
+    found = re.findall(r"\d+/\d+(?= \[)", " ".join(last_lines(log, 1)))
+    return found[-1] if found else ""
+
+
+def last_lines(path: Path, count: int, num_bytes: int = 4096) -> list[str]:
+    """The last lines of a text file that are not empty, without reading all of it.
+
+    A progress bar writes over its line; what it showed last counts.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - num_bytes, 0))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()][-count:]

@@ -1,0 +1,223 @@
+"""Figures of finished runs as one table with means and spreads: Markdown, CSV and JSON."""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.checkpoints import write_text_atomic
+from utils.config_stages import RunTableConfig
+from utils.evaluation import COLUMNS, NOT_AVAILABLE, finite
+from utils.run_lists import ListedRun
+
+SECONDS = ("seconds", 1)
+LEFT_OUT = ("lpips_release",)
+HOW = ("A figure is the mean over a run's withheld views. A cell is its mean over seeds, then over "
+       "scenes. ± is the standard deviation over seeds (n - 1) of the mean over scenes, of the "
+       "seeds that have all scenes; it is left out where there are fewer than two. PSNR at a "
+       "number of steps is what was scored then; PSNR at a time is interpolated linearly between "
+       "the scores before and after it. Seconds are those of training alone.")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and spread of one figure of one config; None where there is none.
+
+    Attributes:
+        mean: over scenes of the mean over seeds.
+        spread: standard deviation over seeds of the mean over scenes.
+        count: runs that have the figure.
+    """
+
+    mean: float | None
+    spread: float | None
+    count: int
+
+
+def columns_of(table: RunTableConfig) -> dict[str, tuple[str, int]]:
+    """Title and decimals by name of figure, in the order of the table."""
+    found = {name: column for name, column in COLUMNS.items() if name not in LEFT_OUT}
+    found["seconds"] = SECONDS
+    found |= {f"psnr_at_step_{step}": (f"PSNR at {step}", 2) for step in table.at_steps}
+    return found | {f"psnr_at_{seconds:g}_s": (f"PSNR at {seconds:g} s", 2)
+                    for seconds in table.at_seconds}
+
+
+def figures_of(run: ListedRun, table: RunTableConfig) -> dict[str, float | None] | None:
+    """All figures of a finished run by name; None for an unfinished one."""
+    metrics = run.metrics()
+    if metrics is None:
+        return None
+    figures = {name: _number(metrics["mean"].get(name)) for name in COLUMNS}
+    figures["seconds"] = float(metrics["train_seconds"])
+    curve = read_curve(run.folder / "curve.csv")
+    for step in table.at_steps:
+        figures[f"psnr_at_step_{step}"] = next(
+            (psnr for at, _, psnr in curve if at == step), None)
+    for seconds in table.at_seconds:
+        figures[f"psnr_at_{seconds:g}_s"] = at_time(curve, seconds)
+    return {name: figures[name] for name in columns_of(table)}
+
+
+def read_curve(path: Path) -> list[tuple[int, float, float]]:
+    """(step, seconds, PSNR) of the scored rows of a run's curve.csv; none where it is absent."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [(int(row["step"]), float(row["seconds"]), float(row["psnr"]))
+                    for row in csv.DictReader(file) if row.get("psnr")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def at_time(curve: Sequence[tuple[int, float, float]], seconds: float) -> float | None:
+    """PSNR after a training time, between two scores; None outside of them."""
+    times, values = [row[1] for row in curve], [row[2] for row in curve]
+    if not times or not times[0] <= seconds <= times[-1]:
+        return None
+    return float(np.interp(seconds, times, values))
+
+
+def cell_of(values: Mapping[tuple[str, int], float | None], scenes: Sequence[str]) -> Cell:
+    """Mean and spread of one figure.
+
+    Args:
+        values: by scene and seed; None or absent where there is none.
+        scenes: all that there should be.
+    """
+    found = {key: value for key, value in values.items() if value is not None}
+    if not found:
+        return Cell(None, None, 0)
+    by_scene = [[value for (at, _), value in found.items() if at == scene] for scene in scenes]
+    mean = statistics.fmean(statistics.fmean(group) for group in by_scene if group)
+    seeds = dict.fromkeys(seed for _, seed in found)
+    by_seed = [statistics.fmean(found[scene, seed] for scene in scenes) for seed in seeds
+               if all((scene, seed) in found for scene in scenes)]
+    spread = statistics.stdev(by_seed) if len(by_seed) > 1 else None
+    return Cell(mean, spread, len(found))
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is known of all runs.
+
+    Attributes:
+        columns: title and decimals by name of figure; those that no run has are left out.
+        cells: by config, then by name of figure.
+        counts: finished runs and all runs, by config.
+        figures: of each run, None where it is not finished.
+        gaps: unfinished runs, and why.
+        machines: what the finished ones ran on.
+    """
+
+    columns: dict[str, tuple[str, int]]
+    cells: dict[str, dict[str, Cell]]
+    counts: dict[str, tuple[int, int]]
+    figures: list[tuple[ListedRun, dict[str, float | None] | None]]
+    gaps: dict[str, str]
+    machines: tuple[str, ...]
+
+
+def gather(runs: Sequence[ListedRun], table: RunTableConfig) -> Table:
+    """Read the folders of all runs."""
+    figures = [(run, figures_of(run, table)) for run in runs]
+    columns = {name: column for name, column in columns_of(table).items()
+               if name != "chamfer" or any(row and row[name] is not None for _, row in figures)}
+    scenes = list(dict.fromkeys(run.scene for run in runs))
+    cells, counts = {}, {}
+    for config in dict.fromkeys(run.config for run in runs):
+        rows = {(run.scene, run.seed): row for run, row in figures if run.config == config}
+        done = {key: row for key, row in rows.items() if row is not None}
+        counts[config] = (len(done), len(rows))
+        cells[config] = {name: cell_of({key: row[name] for key, row in done.items()}, scenes)
+                         for name in columns}
+    gaps = {run.folder.name: run.gap() for run, row in figures if row is None}
+    return Table(columns, cells, counts, figures, gaps, _machines(runs))
+
+
+def _machines(runs: Iterable[ListedRun]) -> tuple[str, ...]:
+    """Device and threads of the finished runs, each once."""
+    found = [run.metrics() for run in runs]
+    return tuple(dict.fromkeys(f"{one.get('device', 'unknown device')}, {one.get('threads')} "
+                               "threads" for one in found if one))
+
+
+def write_table(runs: Sequence[ListedRun], table: RunTableConfig) -> str:
+    """Write table.md, table.csv and table.json; gives the text to print.
+
+    Raises:
+        WriteError: a file cannot be written.
+    """
+    found = gather(runs, table)
+    folder = Path(table.output).expanduser()
+    text = as_markdown(found)
+    contents = {"table.md": text, "table.csv": as_csv(found), "table.json": as_json(found)}
+    for name, content in contents.items():
+        write_text_atomic(folder / name, content)
+    return text + "\nwritten: " + ", ".join(str(folder / name) for name in contents)
+
+
+def as_markdown(found: Table) -> str:
+    """A row a config; what is missing, and how the figures were made, below."""
+    rows = [["config", "runs", *(title for title, _ in found.columns.values())]]
+    for config, cells in found.cells.items():
+        done, wanted = found.counts[config]
+        rows.append([config, f"{done} of {wanted}", *(
+            _cell_text(cells[name], decimals, done)
+            for name, (_, decimals) in found.columns.items())])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
+             for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    lines += ["", HOW]
+    if found.machines:
+        lines += ["", "Ran on: " + "; ".join(found.machines) + "."]
+    if found.gaps:
+        lines += ["", f"Missing, {len(found.gaps)} of {len(found.figures)} runs:", ""]
+        lines += [f"- {name}: {reason}" for name, reason in found.gaps.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cell_text(cell: Cell, decimals: int, num_runs: int) -> str:
+    """Mean, spread where there is one, and of how many runs where some lack the figure."""
+    if cell.mean is None:
+        return NOT_AVAILABLE
+    spread = "" if cell.spread is None else f" ± {cell.spread:.{decimals}f}"
+    count = "" if cell.count == num_runs else f" ({cell.count} runs)"
+    return f"{cell.mean:.{decimals}f}{spread}{count}"
+
+
+def as_csv(found: Table) -> str:
+    """A row a config: finished runs, all runs, then mean, spread and count of each figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["config", "runs", "runs_wanted", *(
+        f"{name}{end}" for name in found.columns for end in ("", "_spread", "_count"))])
+    for config, cells in found.cells.items():
+        values = [value for name in found.columns
+                  for value in (cells[name].mean, cells[name].spread, cells[name].count)]
+        writer.writerow([config, *found.counts[config],
+                         *("" if value is None else value for value in values)])
+    return text.getvalue()
+
+
+def as_json(found: Table) -> str:
+    """Cells by config, figures by run, gaps, and how they were made."""
+    content = {
+        "configs": {config: dict(zip(("runs", "runs_wanted"), found.counts[config]))
+                    | {name: asdict(cell) for name, cell in cells.items()}
+                    for config, cells in found.cells.items()},
+        "runs": [{"config": run.config, "scene": run.scene, "seed": run.seed,
+                  "folder": run.folder.name, "figures": row} for run, row in found.figures],
+        "missing": found.gaps, "machines": found.machines, "how": HOW}
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _number(value: object) -> float | None:
+    """A figure of metrics.json as a number, or None."""
+    return finite(value) if isinstance(value, (int, float)) else None
