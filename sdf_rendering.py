@@ -163,11 +163,13 @@ class Tracer(Protocol):
     def rows(self, mask: Tensor) -> Tensor:
         """Index of rows that hold all True ones of a mask (N,); others may be among them."""
 
-    def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
-        """(N,) <grad Phi, d> at points (N, 3) along directions (N, 3); no gradient."""
+    def value_and_slope(self, sdf: Sdf, points_obj: Tensor,
+                        dirs_obj: Tensor) -> tuple[Tensor, Tensor]:
+        """Phi (N,) and <grad Phi, d> (N,) at points (N, 3) along directions; no gradient."""
 
-    def values(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
-        """(N,) SDF at points (N, 3), differentiable in both."""
+    def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
+        """(N,) SDF at points (N, 3), differentiable in both; `known` are the same numbers, from
+        `value_and_slope`."""
 
     def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """function(*inputs), a sum over rows of the inputs, differentiable in sdf's parameters."""
@@ -212,12 +214,14 @@ class ReferenceTracer:
         """Those that are True."""
         return mask.nonzero()[:, 0]
 
-    def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
+    def value_and_slope(self, sdf: Sdf, points_obj: Tensor,
+                        dirs_obj: Tensor) -> tuple[Tensor, Tensor]:
         """By automatic differentiation."""
-        return (gradient(sdf, points_obj, create_graph=False)[1] * dirs_obj).sum(-1)
+        value, grad = gradient(sdf, points_obj, create_graph=False)
+        return value, (grad * dirs_obj).sum(-1)
 
-    def values(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
-        """In one batch."""
+    def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
+        """In one batch, computed again."""
         return sdf(points_obj)
 
     def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -183,8 +183,9 @@ class SceneTrainer:
         """Surface of the targets with gradient at the hits; the buffer is refreshed with it."""
         hits = self.tracer.rows(hit_mask)                # with others where tracers do not count
         hit_rays = rays[hits]
-        slope = self.tracer.slopes(self.model.sdf, hit_rays.points(t[hits]), hit_rays.dirs_obj)
-        sdf = partial(self.tracer.values, self.model.sdf)
+        value, slope = self.tracer.value_and_slope(self.model.sdf, hit_rays.points(t[hits]),
+                                                   hit_rays.dirs_obj)
+        sdf = partial(self.tracer.values, self.model.sdf, known=value)
         hit_points = torch.where(hit_mask[hits, None],
                                  differentiable_hits(sdf, hit_rays, t[hits], slope),
                                  hit_rays.points(t[hits]))

@@ -73,16 +73,24 @@ class CountedPoints:
 
     def counted(self, make_evaluator):
         """The same maker of evaluators, whose evaluators count."""
-        def make(sdf):
-            """As make_evaluator."""
-            evaluate = make_evaluator(sdf)
+        return lambda sdf: CountingEvaluator(make_evaluator(sdf), self.add)
 
-            def counting(points):
-                self.add(len(points))
-                return evaluate(points)
 
-            return counting
-        return make
+class CountingEvaluator:
+    """An evaluator that tells how many points it was given; a slope counts as one more."""
+
+    def __init__(self, evaluate, add) -> None:
+        self.evaluate, self.add = evaluate, add
+
+    def __call__(self, points):
+        """As the evaluator."""
+        self.add(len(points))
+        return self.evaluate(points)
+
+    def value_and_slope(self, points, dirs):
+        """As the evaluator."""
+        self.add(2 * len(points))
+        return self.evaluate.value_and_slope(points, dirs)
 
 
 class Subject:
@@ -153,7 +161,8 @@ class Subject:
 
     def sdf_gradient(self) -> None:
         """SDF and its gradient at NUM_SDF_POINTS points, for a loss that needs no graph."""
-        self.trainer.tracer.slopes(self.trainer.model.sdf, self.points, self.points)
+        tracer = self.trainer.tracer
+        tracer.value_and_slope(self.trainer.model.sdf, self.points, self.points)
 
     def agreement(self) -> dict[str, float]:
         """Shares of rays on which this tracer and the plain one differ, over the training views."""

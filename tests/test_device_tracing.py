@@ -189,8 +189,8 @@ def test_nothing_is_asked_of_the_device(monkeypatch):
     with no_waiting() as watch:
         found = tracer.trace(net, rays)
         index, points = tracer.least_sdf(net, rays, rays.sphere_mask, rays.t_near)
-        slopes = tracer.slopes(net, points, rays.dirs_obj)
-        tracer.values(net, points).sum().backward()
+        value, slopes = tracer.value_and_slope(net, points, rays.dirs_obj)
+        tracer.values(net, points, value).sum().backward()
     assert found.t.shape == found.hit_mask.shape == index.shape == slopes.shape == (50,)
     assert {"topk", "cumsum", "grid_sampler_3d"} <= watch.seen
 

@@ -13,6 +13,7 @@ from utils.config_sections import SdfConfig, TracingConfig
 from utils.derivatives import gradient
 from utils.fast_tracing import ON_SURFACE, FastTracer
 from utils.sdf_grid import BAND, build_grid
+from utils.siren_chunks import ChunkedSdf
 from utils.rays import Rays, make_rays
 from utils.weights import read_networks, sphere_asset
 
@@ -258,13 +259,15 @@ def test_evaluations_for_losses_match_those_of_the_plain_tracer():
     points = (torch.rand(5000, 3, generator=generator) * 2 - 1).double()
     dirs = unit(torch.randn(5000, 3, generator=generator).double())
     close = {"atol": 1e-9, "rtol": 1e-9}
-    torch.testing.assert_close(fast.slopes(net, points, dirs), plain.slopes(net, points, dirs),
-                               **close)
+    known = fast.value_and_slope(net, points, dirs)
+    torch.testing.assert_close(known, plain.value_and_slope(net, points, dirs), **close)
+    by_gradient = FastTracer(trace_reference, 40, ChunkedSdf)      # without a pass forward
+    torch.testing.assert_close(by_gradient.value_and_slope(net, points, dirs), known, **close)
     weights = torch.rand(5000, generator=generator).double()
     results = []
     for tracer in (fast, plain):
         variable = points.clone().requires_grad_(True)
-        values = tracer.values(net, variable)
+        values = tracer.values(net, variable, known[0])
         total = tracer.total(net, lambda part, weight: (tracer.gradients(net, part).norm(dim=-1)
                                                         * weight).sum(), points, weights)
         (point_grad,) = torch.autograd.grad((values * weights).sum(), variable, retain_graph=True)

@@ -164,7 +164,7 @@ def test_the_reference_tracer_searches_every_ray():
     assert torch.equal(points, rays.points(least_sdf_reference(sdf, rays, 25)))
     assert torch.equal(tracer.trace(sdf, rays).t, trace_reference(sdf, rays).t)
     hits = rays.points(rays.t_near)
-    torch.testing.assert_close(tracer.slopes(sdf, hits, rays.dirs_obj),
+    torch.testing.assert_close(tracer.value_and_slope(sdf, hits, rays.dirs_obj)[1],
                                slope_at(sdf, rays, rays.t_near), atol=1e-12, rtol=0)
 
 

@@ -110,18 +110,22 @@ class FastTracer:
         """Those that are True."""
         return mask.nonzero()[:, 0]
 
-    def slopes(self, sdf: Sdf, points_obj: Tensor, dirs_obj: Tensor) -> Tensor:
-        """<grad Phi, d> in chunks, in closed form where the network has one."""
+    def value_and_slope(self, sdf: Sdf, points_obj: Tensor,
+                        dirs_obj: Tensor) -> tuple[Tensor, Tensor]:
+        """In one pass forward, or by the gradient, in chunks."""
+        evaluate = self.make_evaluator(sdf)
         with torch.no_grad():
+            if hasattr(evaluate, "value_and_slope"):
+                return evaluate.value_and_slope(points_obj, dirs_obj)
             pairs = zip(points_obj.split(chunk_size(points_obj)),
                         dirs_obj.split(chunk_size(dirs_obj)), strict=True)
-            parts = [(_gradients(sdf, part) * dirs).sum(-1) for part, dirs in pairs]
-            return torch.cat(parts) if parts else points_obj.new_zeros(0)
+            parts = [(value, (grad * dirs).sum(-1)) for part, dirs in pairs
+                     for value, grad in [_value_and_gradient(sdf, part)]]
+            return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
-    def values(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
-        """In chunks; the backward pass recomputes them."""
-        evaluate = self.make_evaluator(sdf)
-        return map_in_chunks(sdf, evaluate, points_obj, list(sdf.parameters()))
+    def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
+        """Those that are known; the backward pass computes them anew, in chunks."""
+        return map_in_chunks(sdf, lambda points: known, points_obj, list(sdf.parameters()))
 
     def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """In chunks, each with its gradient at once."""
@@ -133,7 +137,7 @@ class FastTracer:
 
     def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
         """In closed form where the network has one: differentiated once, not twice."""
-        return _gradients(sdf, points_obj)
+        return _value_and_gradient(sdf, points_obj)[1]
 
 
 class _Search:
@@ -288,10 +292,10 @@ class _Search:
         return t
 
 
-def _gradients(sdf: Sdf, points_obj: Tensor) -> Tensor:
+def _value_and_gradient(sdf: Sdf, points_obj: Tensor) -> tuple[Tensor, Tensor]:
     if hasattr(sdf, "value_and_gradient"):
-        return sdf.value_and_gradient(points_obj)[1]
-    return gradient(sdf, points_obj, create_graph=torch.is_grad_enabled())[1]
+        return sdf.value_and_gradient(points_obj)
+    return gradient(sdf, points_obj, create_graph=torch.is_grad_enabled())
 
 
 def _secant_slope(step: Tensor, change: Tensor, fallback: Tensor) -> Tensor:

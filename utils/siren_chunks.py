@@ -45,6 +45,22 @@ class ChunkedSiren:
                 torch.mv(hidden, self.last_weight, out=out[start:start + size])
             return out.add_(self.last_bias)
 
+    def value_and_slope(self, points: Tensor, dirs: Tensor) -> tuple[Tensor, Tensor]:
+        """SDF (N,) and its derivative (N,) along dirs (N, 3), forward mode: d' = cos(z) * (d W)."""
+        with torch.no_grad():
+            value, slope = points.new_empty(len(points)), points.new_empty(len(points))
+            size = CHUNK if points.device.type == "cpu" else len(points)
+            for start in range(0, len(points), max(size, 1)):
+                part = slice(start, start + size)
+                hidden, tangent = points[part], dirs[part]
+                for weight, bias in zip(self.weights, self.biases, strict=True):
+                    phase = torch.addmm(bias, hidden, weight)
+                    tangent = (tangent @ weight).mul_(phase.cos())
+                    hidden = phase.sin_()
+                torch.mv(hidden, self.last_weight, out=value[part])
+                torch.mv(tangent, self.last_weight, out=slope[part])
+            return value.add_(self.last_bias), slope
+
 
 class ChunkedSdf:
     """No-gradient evaluator of any SDF, in chunks that bound its memory."""
