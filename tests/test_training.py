@@ -9,11 +9,12 @@ import torch
 from tiny_runs import (
     config_of, differing, final_state, flags_of, script, start)
 
+import scene_run
 from data_processing.open_scene import CLOUD_FILE, load_point_cloud, open_scene
 from data_processing.scenes import SURFACE_POINTS
 from modules import SdfArchitecture, build_sdf
 from modules_sdf import build_model
-from training import SphereTask, build_scene_trainer, check_finite, trained_parts
+from training import SceneTrainer, SphereTask, build_scene_trainer, check_finite, trained_parts
 from utils.checkpoints import checkpoints_in, load_checkpoint
 from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.errors import CheckpointError
@@ -50,7 +51,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def train(tiny_scene, tiny_sphere, tmp_path, monkeypatch):
     """Trains as the script does, without results; gives the run's folder."""
     module = script("train_sdf_ibr")
-    monkeypatch.setattr(module, "write_results", lambda *args, **kwargs: "")
+    monkeypatch.setattr(scene_run, "write_results", lambda *args, **kwargs: "")
 
     def train(name, *flags, scene=tiny_scene):
         module.main(flags_of(tmp_path, scene, *STEPS, *flags, name=name, sphere=tiny_sphere))
@@ -81,8 +82,7 @@ def without_times(state):
 
 def test_a_run_stopped_by_an_error_ends_as_one_never_stopped(train, monkeypatch):
     whole = train("whole")
-    trainer_class = script("train_sdf_ibr").build_scene_trainer.__globals__["SceneTrainer"]
-    step = trainer_class.train_step
+    step = SceneTrainer.train_step
 
     def failing(self, number):
         if number == 5:
@@ -90,7 +90,7 @@ def test_a_run_stopped_by_an_error_ends_as_one_never_stopped(train, monkeypatch)
         return step(self, number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer_class, "train_step", failing)
+        patched.setattr(SceneTrainer, "train_step", failing)
         with pytest.raises(RuntimeError, match="plug"):
             train("stopped")
     assert checkpoints_in(whole.parent / "stopped" / "checkpoints")[-1].name == "step_000004.pth"
@@ -237,12 +237,11 @@ def test_hits_are_written_once_and_read_again(train, tmp_path, monkeypatch):
     train("writes", *keep, "--save_3D_point_buffers", 1)
     files = list(buffers.iterdir())
     assert len(files) == 1
-    trainer_class = script("train_sdf_ibr").build_scene_trainer.__globals__["SceneTrainer"]
-    monkeypatch.setattr(trainer_class, "trace_all", lambda self: pytest.fail("traced again"))
+    monkeypatch.setattr(SceneTrainer, "trace_all", lambda self: pytest.fail("traced again"))
     found = final_state(train("reads", *keep))
     assert differing(plain["task"], found["task"]) == []
     monkeypatch.undo()
-    monkeypatch.setattr(script("train_sdf_ibr"), "write_results", lambda *a, **k: "")
+    monkeypatch.setattr(scene_run, "write_results", lambda *a, **k: "")
     train("other", *keep, "--train_views", "0,1,3", "--save_3D_point_buffers", 1)
     assert len(list(buffers.iterdir())) == 2              # of other views: neither read nor lost
 
