@@ -19,7 +19,7 @@ from utils.checkpoints import checkpoints_in, load_checkpoint
 from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.errors import CheckpointError
 from utils.loop import loop_options, steps_per_epoch
-from utils.views import views_of, with_poses
+from utils.views import SurfaceBuffer, views_of, with_poses
 
 #: Steps 0, 1, 3 and 6 train the shape; checkpoints after 2, 4, 6 and 8.
 STEPS = ["--num_steps", 8, "--steps_til_ckpt", 2, "--keep_checkpoints", 9]
@@ -161,6 +161,23 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny_scene, tiny_sphere):
         trainer.train_step(1)
     assert differing(before, trainer.model.sdf.state_dict()) == []
     assert all(torch.isfinite(value).all() for value in trainer.model.decoder.parameters())
+
+
+@pytest.mark.parametrize("step", [0, 2])                     # of shape, of images alone
+def test_views_are_traced_when_they_first_serve(tiny_scene, tiny_sphere, step):
+    trainer, traced = trainer_of(tiny_scene, tiny_sphere), trainer_of(tiny_scene, tiny_sphere)
+    trainer.buffer = SurfaceBuffer(trainer.views.cameras)
+    for other in (trainer, traced):
+        other.generator.manual_seed(5)
+    drawn = trainer.sampler.draw(torch.Generator().manual_seed(5)).sources
+    losses = [other.train_step(step) for other in (trainer, traced)]
+    everything = torch.arange(len(trainer.views))
+    left = trainer.buffer.untraced(everything)
+    assert sorted([*left.tolist(), *drawn.tolist()]) == everything.tolist()
+    assert not len(traced.buffer.untraced(everything))
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        assert torch.equal(value, losses[1][name])
 
 
 def test_losses_that_are_not_finite_are_named():
