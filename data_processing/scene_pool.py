@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,8 @@ def check_scenes(folders: Sequence[Path], data: DataConfig, meta: MetaConfig, *,
 
 
 def _entry(folder: Path, data: DataConfig, meta: MetaConfig, is_scored: bool) -> PoolEntry:
-    outline = outline_scene(folder, **_options(data, data.load_im_scale))
+    with _quietly():
+        outline = outline_scene(folder, **_options(data, data.load_im_scale))
     longest = max(outline.resolution)
     scale = data.load_im_scale
     if 0 < meta.max_image_side < longest:
@@ -212,6 +214,18 @@ def _options(data: DataConfig, im_scale: float) -> dict[str, Any]:
             "load_pcd": bool(data.load_pcd)}
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without a line for each scene that says where its object space came from."""
+    talker = logging.getLogger("data_processing.normalization")
+    level = talker.level
+    talker.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        talker.setLevel(level)
+
+
 def read_scene(entry: PoolEntry, data: DataConfig, *, seed: int = 0,
                is_scored: bool = False) -> PoolScene:
     """Read one scene; training views whose mask is empty are left out with a warning.
@@ -219,7 +233,8 @@ def read_scene(entry: PoolEntry, data: DataConfig, *, seed: int = 0,
     Raises:
         SceneError: its images are bad, or fewer than two views are left.
     """
-    scene = load_scene(entry.outline.path, **_options(data, entry.im_scale))
+    with _quietly():
+        scene = load_scene(entry.outline.path, **_options(data, entry.im_scale))
     if data.randomize_cameras > 0:
         scene = replace(scene, cameras=disturbed(scene.cameras, data.randomize_cameras, seed))
     train = tuple(view for view in entry.split.train if scene.masks[view].any())

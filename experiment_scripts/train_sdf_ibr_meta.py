@@ -4,7 +4,7 @@
         --experiment_name meta --dataset_path DTU/meta
 
 DATASET_PATH holds a folder for each scene, of any mix of formats and sizes. An outer step takes 64
-training steps on one scene (about 20 s at 64x48 on one core). The start goes to
+training steps on one scene (about 50 s at 64x48 on one core). The start goes to
 LOGGING_ROOT/EXPERIMENT_NAME/meta_start.pth, for test_sdf_ibr_meta.py; checkpoints serve too.
 Started again, it goes on where it stopped. Several processes share each meta-batch:
 
@@ -35,9 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config(META_SECTIONS, argv, defaults=META_DEFAULTS)
     if config.meta.meta_initialization:
         config = with_meta_start(config)
+    run, ranks = start_run(config), start_ranks(config.run.device)
     pool = open_pool(config.data, config.meta, seed=config.run.seed)
-    ranks = start_ranks(config.run.device)
-    run = start_run(config)
     trainer = MetaTrainer(model_of(config, run.device), pool, partial(task_on_scene, config=config),
                           meta=config.meta, rates=config.rates, seed=config.run.seed, ranks=ranks)
     if config.meta.meta_eval_path:
