@@ -82,9 +82,14 @@ class SceneTrainer:
 
     def trace_all(self) -> None:
         """Fill the buffer: the surface as every training view sees it."""
-        index = torch.arange(len(self.views), device=self.views.images.device)
-        result = self.tracer.trace(self.model.sdf, self.buffer.rays(index))
-        self.buffer.store(index, result.t, result.hit_mask)
+        self.trace(torch.arange(len(self.views)))
+
+    def trace(self, index: Tensor) -> None:
+        """Put the surface as views `index` see it now into the buffer."""
+        if len(index):
+            index = index.to(self.views.images.device)
+            result = self.tracer.trace(self.model.sdf, self.buffer.rays(index))
+            self.buffer.store(index, result.t, result.hit_mask)
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One step: batch, forward, losses, weighted sum, finite check, backward, clip, update.
@@ -96,21 +101,28 @@ class SceneTrainer:
                 `FiniteGuard`.
         """
         plan = self.plan(step)
-        batch, device = self.sampler.draw(self.generator), self.views.images.device
-        batch = Batch(to_device(batch.sources, device), to_device(batch.targets, device))
+        losses = self.losses(plan)
+        if losses["total"].requires_grad:                  # else this step has nothing to train
+            losses["total"] = self.update(losses["total"], plan)
+            self.average.update()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def losses(self, plan: StepPlan) -> dict[str, Tensor]:
+        """Unweighted losses of a batch drawn now, and their weighted "total" with its graph."""
+        drawn, device = self.sampler.draw(self.generator), self.views.images.device
+        batch = Batch(to_device(drawn.sources, device), to_device(drawn.targets, device))
         losses, weights = {}, {"image": 1.0}
-        surface = self.buffer.surface(batch.targets)
         if plan.train_shape:
             surface, losses = self.shape_losses(batch, plan)
             weights |= {"soft_mask": mask_loss_weight(plan.alpha),
                         "eikonal": self.loss.opt_sdf_eikonal_w, **CLOUD_WEIGHTS}
+        self.trace(self.buffer.untraced(drawn.sources))    # the targets are among the sources
+        if not plan.train_shape:
+            surface = self.buffer.surface(batch.targets)
         losses["image"] = self.image_loss(batch, surface, plan)
         total = sum(weights[name] * loss for name, loss in losses.items())
         self.guard.check_losses(total, losses)
-        if total.requires_grad:                            # else this step has nothing to train
-            total = self.update(total, plan)
-            self.average.update()
-        return {name: loss.detach() for name, loss in (*losses.items(), ("total", total))}
+        return losses | {"total": total}
 
     def update(self, total: Tensor, plan: StepPlan) -> Tensor:
         """Backward, clip, finite check, step of Adam. Returns the total as the check leaves it."""

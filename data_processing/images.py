@@ -38,10 +38,7 @@ def read_image(path: Path, im_scale: float = 1.0) -> np.ndarray:
         SceneError: missing, unreadable, truncated, too large, or not 8-bit RGB.
     """
     with _opened(path) as image:
-        found = _kind_of(path, image)
-        if found != "RGB":
-            raise SceneError(f"{path}: {found}, need 8-bit RGB; convert it with: "
-                             f"{_convert_command(path, found)}")
+        _check_rgb(path, image)
         pixels = np.asarray(image, np.uint8)
     return _shrunk(pixels.astype(np.float32) / 255, im_scale)
 
@@ -83,6 +80,15 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def check_image(path: Path) -> None:
+    """Raise SceneError where `read_image` would, as far as an image's head and end tell."""
+    with _opened(path, decode=False) as image:
+        _check_rgb(path, image)
+        if not _is_whole(path):
+            raise SceneError(f"{path}: truncated image (its end is missing), need a whole PNG or "
+                             "JPEG file; copy or export it again")
+
+
 def scaled_size(size: tuple[int, int], im_scale: float) -> tuple[int, int]:
     """(W, H) after `im_scale`, rounded, at least one pixel.
 
@@ -119,6 +125,13 @@ def _opened(path: Path, decode: bool = True) -> Iterator[Image.Image]:
                          "JPEG file; copy or export it again") from problem
     with image:
         yield image
+
+
+def _check_rgb(path: Path, image: Image.Image) -> None:
+    found = _kind_of(path, image)
+    if found != "RGB":
+        raise SceneError(f"{path}: {found}, need 8-bit RGB; convert it with: "
+                         f"{_convert_command(path, found)}")
 
 
 def _kind_of(path: Path, image: Image.Image) -> str:

@@ -30,3 +30,7 @@ class MissingExtraError(UserError):
 
 class DownloadError(UserError):
     """A file could not be fetched, or what came is not what the manifest names."""
+
+
+class RankError(UserError):
+    """Another process of the same run failed or is gone."""
