@@ -26,3 +26,7 @@ class WriteError(UserError):
 
 class MissingExtraError(UserError):
     """An optional package is absent; the message has the command that installs it."""
+
+
+class RankError(UserError):
+    """Another process of the same run failed or is gone."""

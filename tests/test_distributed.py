@@ -1,0 +1,130 @@
+"""Processes that train together: means over ranks, who fails, and one process alone."""
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from utils.distributed import (
+    Ranks, average_gradients, average_tensors, broadcast_int, failing_together, finish_ranks,
+    start_ranks, sum_over_ranks)
+from utils.errors import RankError
+
+PRELUDE = """
+import os, sys
+import torch
+from torch import nn
+from utils import distributed
+from utils.distributed import *
+from utils.errors import RankError
+ranks = start_ranks("cpu")
+"""
+
+
+def run_ranks(root, code, size=2):
+    """Run a piece of code in `size` ranks; gives (exit code, output) of each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = os.environ | {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
+                           "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    started = [subprocess.Popen([sys.executable, "-c", PRELUDE + code], cwd=root, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+               for rank in range(size)]
+    outputs = [process.communicate(timeout=100)[0] for process in started]
+    return [(process.returncode, output)
+            for process, output in zip(started, outputs, strict=True)]
+
+
+def test_one_process_is_the_main_one_and_changes_nothing(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    ranks = start_ranks("cpu")
+    assert ranks == Ranks(0, 1, torch.device("cpu")) and ranks.is_main
+    values = torch.tensor([1.0, 2.0])
+    average_tensors([values], ranks)
+    assert values.tolist() == [1.0, 2.0] and sum_over_ranks(values, ranks).tolist() == [1.0, 2.0]
+    assert broadcast_int(5, ranks) == 5 and list(ranks.share(3)) == [0, 1, 2]
+    layer = nn.Linear(2, 1)
+    average_gradients(layer.parameters(), ranks)
+    assert layer.weight.grad is None
+    with pytest.raises(ZeroDivisionError), failing_together(ranks):
+        raise ZeroDivisionError
+    finish_ranks()
+
+
+def test_shares_are_even_and_whole():
+    for size in (1, 2, 3, 4):
+        shares = [list(Ranks(rank, size).share(5)) for rank in range(size)]
+        assert sorted(item for share in shares for item in share) == list(range(5))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_means_and_failures_of_three_ranks(project_root):
+    """Sums in the order of the ranks; a rank that raises is named by the others."""
+    ended = run_ranks(project_root, """
+generator = torch.Generator().manual_seed(ranks.rank)
+mine = [torch.randn(3, 2, generator=generator), torch.randn((), generator=generator)]
+parts = []
+for rank in range(3):
+    generator = torch.Generator().manual_seed(rank)
+    parts.append([torch.randn(3, 2, generator=generator), torch.randn((), generator=generator)])
+average_tensors(mine, ranks)
+for k, value in enumerate(mine):
+    assert torch.equal(value, (parts[0][k] + parts[1][k] + parts[2][k]) / 3)
+
+one, other, none, frozen = (nn.Parameter(torch.zeros(2)) for _ in range(4))
+frozen.requires_grad_(False)
+one.grad = torch.full((2,), float(ranks.rank))
+if ranks.rank == 2:
+    other.grad = torch.ones(2)
+average_gradients([one, other, none, frozen], ranks)
+assert one.grad.tolist() == [1, 1] and none.grad is None and frozen.grad is None
+torch.testing.assert_close(other.grad, torch.full((2,), 1 / 3))
+
+value = torch.full((2,), float(ranks.rank))
+broadcast_tensors([value], ranks)
+assert value.tolist() == [0, 0] and broadcast_int(ranks.rank + 7, ranks) == 7
+with failing_together(ranks):
+    pass
+try:
+    with failing_together(ranks):
+        if ranks.rank == 1:
+            raise FloatingPointError("loss not finite: eikonal")
+except (FloatingPointError, RankError) as error:
+    print(type(error).__name__, error)
+finish_ranks()
+""", size=3)
+    assert [code for code, _ in ended] == [0, 0, 0], ended
+    told = "RankError rank 1 failed: FloatingPointError: loss not finite: eikonal"
+    assert told in ended[0][1] and told in ended[2][1]
+    assert "FloatingPointError loss not finite: eikonal" in ended[1][1]
+
+
+def test_a_rank_that_dies_is_named(project_root):
+    ended = run_ranks(project_root, """
+from datetime import timedelta
+distributed.ROLL_CALL = timedelta(seconds=0.5)
+average_tensors([torch.ones(2)], ranks)
+if ranks.rank == 1:
+    os._exit(9)
+try:
+    average_tensors([torch.ones(2)], ranks)
+except RankError as error:
+    print(error)
+""")
+    assert [code for code, _ in ended] == [0, 9], ended
+    assert "rank 1 of 2 is gone" in ended[0][1] and "last checkpoint" in ended[0][1]
+
+
+def test_ranks_that_cannot_meet_are_an_error(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(RankError, match="rank 0 of 2 cannot reach"):
+        start_ranks("cpu")

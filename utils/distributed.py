@@ -1,0 +1,238 @@
+"""Several processes that train together: who they are, what they share, and how they fail.
+
+`torchrun --nproc_per_node N script.py ...` starts N ranks; without it there is one, and everything
+here returns at once. Sums run over the ranks in their order, so the same ranks give the same bits.
+"""
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from utils.errors import ConfigError, RankError
+from utils.run import pick_device
+
+log = logging.getLogger(__name__)
+
+#: A rank that neither answers nor dies ends the run after this time; a step must be shorter.
+TIMEOUT = timedelta(minutes=30)
+ROLL_CALL = timedelta(seconds=5)     # in which survivors tell that they are there
+MESSAGE_BYTES = 600                  # of an error's text that the other ranks are told
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        rank: from 0 to size - 1.
+        size: how many processes there are.
+        device: where this one computes; "cuda" means its own GPU from now on.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0, the only one that writes files."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of `count` items are this rank's: every size-th, so that shares are even."""
+        return range(self.rank, count, self.size)
+
+
+def start_ranks(device: str) -> Ranks:
+    """Join the other processes of a run that torchrun started (gloo on a CPU, nccl on CUDA).
+
+    Args:
+        device: auto, cpu or cuda; each rank of a machine takes a GPU of its own.
+    Raises:
+        ConfigError: there is no such device, or fewer GPUs than ranks on this machine.
+        RankError: the others cannot be reached.
+    """
+    found = pick_device(device)
+    size = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    if size == 1:
+        return Ranks(device=found)
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    if found.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise ConfigError(f"rank {rank} needs GPU {local}, this machine has "
+                              f"{torch.cuda.device_count()}; give --nproc_per_node "
+                              f"{torch.cuda.device_count()}, or --device cpu")
+        torch.cuda.set_device(local)
+        found = torch.device("cuda", local)
+    try:
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise RankError(f"rank {rank} of {size} cannot reach the others ({_first_line(error)}); "
+                        "start all of them with torchrun") from error
+    if rank > 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    return Ranks(rank, size, found)
+
+
+def finish_ranks() -> None:
+    """Leave the group; called at the end of a run, whether it ended well or not."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def average_tensors(tensors: Sequence[Tensor], ranks: Ranks) -> None:
+    """Replace tensors, in place, by their means over all ranks.
+
+    Args:
+        tensors: floating point, the same shapes on every rank.
+        ranks: of the run.
+    Raises:
+        RankError: a rank is gone.
+    """
+    if ranks.size == 1 or not tensors:
+        return
+    with torch.no_grad():
+        mean = sum_over_ranks(_flat(tensors), ranks) / ranks.size
+        _unflatten(mean, tensors)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+    """Replace the gradients by their means over all ranks, before clipping and the step.
+
+    A parameter without gradient on some ranks counts as zero there; one without any stays so.
+
+    Args:
+        parameters: of the model, the same on every rank.
+        ranks: of the run.
+    Raises:
+        RankError: a rank is gone.
+    """
+    parameters = [p for p in parameters if p.requires_grad]
+    if ranks.size == 1 or not parameters:
+        return
+    with torch.no_grad():
+        present = torch.tensor([float(p.grad is not None) for p in parameters],
+                               device=parameters[0].device)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        total = sum_over_ranks(_flat([present, *gradients]), ranks)
+        _unflatten(torch.cat([total[:len(present)], total[len(present):] / ranks.size]),
+                   [present, *gradients])
+        for parameter, gradient, count in zip(parameters, gradients, present.tolist(), strict=True):
+            parameter.grad = gradient if count else None
+
+
+def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
+    """The sum of a tensor over all ranks, added in their order; not in place."""
+    if ranks.size == 1:
+        return values.clone()
+    parts = [torch.empty_like(values) for _ in range(ranks.size)]
+    with _naming_who_is_gone(ranks):
+        dist.all_gather(parts, values.contiguous())
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def broadcast_tensors(tensors: Sequence[Tensor], ranks: Ranks) -> None:
+    """Give all ranks the main rank's values, in place; integers and numbers alike."""
+    if ranks.size == 1:
+        return
+    with torch.no_grad(), _naming_who_is_gone(ranks):
+        for tensor in tensors:
+            value = tensor.contiguous()
+            dist.broadcast(value, 0)
+            tensor.copy_(value)
+
+
+def broadcast_int(value: int, ranks: Ranks) -> int:
+    """The main rank's whole number, such as the step to do next."""
+    number = torch.tensor([value], device=ranks.device)
+    broadcast_tensors([number], ranks)
+    return int(number)
+
+
+@contextmanager
+def failing_together(ranks: Ranks) -> Iterator[None]:
+    """A block that all ranks enter; an error in one of them ends all of them after it.
+
+    The rank at fault raises its own error, the others a RankError with its number and text.
+    """
+    if ranks.size == 1:
+        yield
+        return
+    problem: Exception | None = None
+    try:
+        yield
+    except RankError:
+        raise                                  # the others know, or are gone
+    except Exception as error:  # noqa: BLE001  it is raised again below
+        problem = error
+    messages = _gather_texts("" if problem is None else f"{type(problem).__name__}: {problem}",
+                             ranks)
+    if problem is not None:
+        raise problem
+    failed = [f"rank {rank} failed: {text}" for rank, text in enumerate(messages) if text]
+    if failed:
+        raise RankError("; ".join(failed))
+
+
+def _gather_texts(text: str, ranks: Ranks) -> list[str]:
+    """Every rank's text, cut at MESSAGE_BYTES."""
+    data = text.encode()[:MESSAGE_BYTES]
+    line = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
+    line[:len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+    lines = [torch.empty_like(line, device=ranks.device) for _ in range(ranks.size)]
+    with _naming_who_is_gone(ranks):
+        dist.all_gather(lines, line.to(ranks.device))
+    return [bytes(part.tolist()).rstrip(b"\0").decode(errors="ignore") for part in lines]
+
+
+@contextmanager
+def _naming_who_is_gone(ranks: Ranks) -> Iterator[None]:
+    """Turn what the backend says of a lost rank into a RankError that names it."""
+    try:
+        yield
+    except RuntimeError as error:
+        gone = _absent(ranks)
+        which = f"rank {', '.join(map(str, gone))} of {ranks.size} is gone" if gone else \
+            f"the ranks lost each other ({_first_line(error)})"
+        raise RankError(f"{which}; its own message says why. The same command goes on from the "
+                        "last checkpoint, on any number of ranks") from error
+
+
+def _absent(ranks: Ranks) -> list[int]:
+    """Ranks that do not answer a roll call within a few seconds."""
+    store = dist.distributed_c10d._get_default_store()
+    absent = []
+    try:
+        store.set(f"roll_call/{ranks.rank}", "here")
+    except RuntimeError:
+        return [0]                             # the store lives with the main rank
+    for rank in range(ranks.size):
+        try:
+            store.wait([f"roll_call/{rank}"], ROLL_CALL)
+        except RuntimeError:
+            absent.append(rank)
+    return absent
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _unflatten(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
