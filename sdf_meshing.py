@@ -134,7 +134,7 @@ def write_results(exhibit: Exhibit, folder: RunFolder, *, test: TestConfig, data
                      "says nothing")
     metrics = summarise(scored, chamfer=distance, chamfer_unit="world units", **facts)
     files += list(write_metrics(metrics, folder.path))
-    files.append(_write_curve(curve, folder.path / "curve.csv"))
+    files.append(write_curve(curve, folder.path / "curve.csv"))
     pictures = _write_sheets(exhibit, folder, test)
     video = _write_video(exhibit, folder, test, data) if test.test_spacetime_video else None
     report = write_report(
@@ -175,7 +175,7 @@ def _visible(exhibit: Exhibit) -> Callable[[Tensor], Tensor]:
     return lambda points: exhibit.visible(points.to(exhibit.device)).cpu()
 
 
-def _write_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
+def write_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """curve.csv: a row a record, columns in order of appearance."""
     columns = list(dict.fromkeys(key for row in curve for key in row)) or ["step", "seconds"]
     with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:

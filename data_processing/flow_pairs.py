@@ -45,7 +45,13 @@ class FlowPair:
 
 
 class PairSource(Protocol):
-    """Pairs by number."""
+    """Pairs by number.
+
+    Attributes:
+        is_endless: numbers may go on beyond an epoch, each a new pair.
+    """
+
+    is_endless: bool
 
     def __len__(self) -> int:
         """Pairs of an epoch."""
@@ -154,6 +160,8 @@ class FolderPairs:
     Raises:
         SceneError: see `find_pairs`.
     """
+
+    is_endless = False
 
     def __init__(self, folder: Path | str) -> None:
         self.files = find_pairs(folder)

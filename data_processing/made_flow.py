@@ -189,6 +189,8 @@ class MadePairs:
         SceneError: there are no pictures in the folder.
     """
 
+    is_endless = True
+
     def __init__(self, resolution: tuple[int, int], seed: int, *, pictures: str = "",
                  stream: int = TRAINING, num_pairs: int = PAIRS_AN_EPOCH) -> None:
         if min(resolution) < LEAST_SIDE:
