@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_processing.flow_pairs import FolderPairs, PairSource
+from data_processing.flow_pairs import FlowPair, FolderPairs, PairSource
 from data_processing.made_flow import WITHHELD, MadePairs
 from data_processing.made_scenes import parse_resolution
 from data_processing.pair_batches import BatchStream, PairBatch, TrainingSamples, as_batch
@@ -182,10 +182,10 @@ class PairTrainer:
         """PSNR of each withheld pair in dB: reconstruction over all pixels of image 0; warped
         reconstruction, and for comparison image 0 itself warped, over the pixels of image 1 that
         are seen in image 0."""
-        found = {}
+        found, model = {}, self.average.averaged_model().eval()
         for index in self._evenly(MOST_SCORED):
             pair = self.scored.pair(index)
-            batch, counts, images = self._reconstruct(pair)
+            batch, counts, images = self._reconstruct(model, pair)
             plain = warp(batch.image_0, batch.flow_10)[0]
             if counts.any():
                 found[pair.name] = {
@@ -195,10 +195,9 @@ class PairTrainer:
                     "psnr_image_warped": psnr_foreground(plain[0], batch.image_1[0], counts)}
         return found
 
-    def _reconstruct(self, pair: Any) -> tuple[PairBatch, Tensor, Tensor]:
+    def _reconstruct(self, model: nn.Module, pair: FlowPair) -> tuple[PairBatch, Tensor, Tensor]:
         """(batch of one, (1, H, W) bool what counts, (2, 3, H, W) both reconstructions)."""
         batch = as_batch([pair]).to(self.statistics[0].device)
-        model = self.average.averaged_model().eval()
         with torch.no_grad():
             features = model.encode(batch.image_0)
             warped, inside = warp(features, batch.flow_10)
@@ -213,10 +212,10 @@ class PairTrainer:
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
         """A sheet of withheld pairs: images, reconstructions, error."""
-        rows, labels = [], []
+        rows, labels, model = [], [], self.average.averaged_model().eval()
         for index in self._evenly(NUM_DRAWN):
             pair = self.scored.pair(index)
-            batch, counts, images = self._reconstruct(pair)
+            batch, counts, images = self._reconstruct(model, pair)
             error = error_map(images[1], batch.image_1[0])
             error[~counts[0].numpy()] = GREY
             rows.append([pair.image_0, to_uint8(images[0]), pair.image_1, to_uint8(images[1]),

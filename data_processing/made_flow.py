@@ -194,8 +194,9 @@ class MadePairs:
     def __init__(self, resolution: tuple[int, int], seed: int, *, pictures: str = "",
                  stream: int = TRAINING, num_pairs: int = PAIRS_AN_EPOCH) -> None:
         if min(resolution) < LEAST_SIDE:
-            raise ConfigError(f"made pairs of {resolution[0]}x{resolution[1]} pixels: need sides of "
-                              f"at least {LEAST_SIDE}; give larger ones")
+            raise ConfigError(f"made pairs of {resolution[0]}x{resolution[1]} pixels: need sides "
+                              f"of at least {LEAST_SIDE}; give a larger --resolution, or "
+                              "--crop_size in pre-training")
         self.resolution, self.seed, self.stream = resolution, seed, stream
         self.num_pairs = num_pairs
         self.pictures = find_pictures(pictures) if pictures else ()

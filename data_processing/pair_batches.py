@@ -52,10 +52,12 @@ class PairBatch:
 def as_batch(pairs: Sequence[FlowPair]) -> PairBatch:
     """Pairs of one size as a batch; images may be uint8 levels or floats in [0, 1]."""
     def maps(values: Sequence[np.ndarray]) -> Tensor:
+        """Stacked, channels first."""
         stacked = np.stack(values)
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(stacked, -1, 1)))
 
     def colours(values: Sequence[np.ndarray]) -> Tensor:
+        """The same in [0, 1]."""
         found = maps(values)
         return found.float() / 255 if found.dtype == torch.uint8 else found
 
@@ -116,6 +118,7 @@ def change_colours(pair: FlowPair, rng: np.random.Generator) -> FlowPair:
     gamma = np.exp(rng.uniform(-GAMMA, GAMMA))
 
     def changed(image: np.ndarray) -> np.ndarray:
+        """One of the images."""
         grey = (image @ LUMA)[..., None]
         colours = grey + saturation * (image - grey)
         colours = (colours / 255 - 0.5) * contrast * gain + 0.5 + brightness
