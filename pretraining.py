@@ -91,6 +91,7 @@ class PairTrainer:
         self.input_image_loss, self.ranks = input_image_loss, ranks
         self.optimizer = torch.optim.Adam(model.parameters(), lr=rates.lr)
         self.average = WeightAverage(model, TRAINED, rates.average_decay)
+        self._latest: tuple[int, dict[str, dict[str, float]]] | None = None
         self.statistics = [value for module in model.modules()
                            if isinstance(module, nn.BatchNorm2d)
                            for value in (module.running_mean, module.running_var)]
@@ -181,7 +182,9 @@ class PairTrainer:
     def figures(self) -> dict[str, dict[str, float]]:
         """PSNR of each withheld pair in dB: reconstruction over all pixels of image 0; warped
         reconstruction, and for comparison image 0 itself warped, over the pixels of image 1 that
-        are seen in image 0."""
+        are seen in image 0. They are kept until the next step."""
+        if self._latest is not None and self._latest[0] == self.average.num_updates:
+            return self._latest[1]
         found, model = {}, self.average.averaged_model().eval()
         for index in self._evenly(MOST_SCORED):
             pair = self.scored.pair(index)
@@ -193,6 +196,7 @@ class PairTrainer:
                                                            torch.ones_like(counts)),
                     "psnr_warped": psnr_foreground(images[1], batch.image_1[0], counts),
                     "psnr_image_warped": psnr_foreground(plain[0], batch.image_1[0], counts)}
+        self._latest = self.average.num_updates, found
         return found
 
     def _reconstruct(self, model: nn.Module, pair: FlowPair) -> tuple[PairBatch, Tensor, Tensor]:
@@ -237,6 +241,7 @@ class PairTrainer:
         load_state(self.model, state["model"], "the run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
+        self._latest = None
 
 
 def open_pairs(config: Config) -> tuple[PairSource, PairSource]:

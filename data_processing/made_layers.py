@@ -252,7 +252,7 @@ def _procedural(rng: np.random.Generator, side: int) -> np.ndarray:
         field = 0.5 + 0.5 * np.tanh(rng.uniform(0.8, 4) * field)
     stops = rng.uniform(0, 255, (4, 3))
     grey = stops.mean(1, keepdims=True)
-    stops = grey + (stops - grey) * rng.uniform(0, 1)      # photographs are seldom gaudy
+    stops = grey + (stops - grey) * rng.uniform(0.2, 1.4)  # from next to grey to gaudy
     at = np.clip(field, 0, 1) * 3
     colours = np.stack([np.interp(at, np.arange(4), stops[:, c]) for c in range(3)], -1)
     fine = _noise(rng, side, max(2, side // 6), octaves=2) - 0.5
