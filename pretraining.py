@@ -113,11 +113,9 @@ class PairTrainer:
         while (step := broadcast_int(STOP, self.ranks)) != STOP:
             self._step(step)
 
-    def release(self) -> None:
-        """The run is over: end the workers, and let the other processes go."""
-        self.stream.close()
-        if self.ranks.is_main:
-            broadcast_int(STOP, self.ranks)
+    def finish(self) -> None:
+        """Tell the other processes that the run is over."""
+        broadcast_int(STOP, self.ranks)
 
     def _step(self, step: int) -> dict[str, Tensor]:
         with failing_together(self.ranks):
@@ -292,14 +290,16 @@ def pretrain(trainer: PairTrainer, run: Run, options: LoopOptions) -> Progress |
         How far it came; None on processes that only follow.
     """
     try:
-        if trainer.ranks.is_main:
-            return Loop(trainer, run, options).run()
-        if run.start is not None:
-            trainer.load_state_dict(load_checkpoint(run.start)["task"])
-        trainer.follow()
-        return None
+        if not trainer.ranks.is_main:
+            if run.start is not None:
+                trainer.load_state_dict(load_checkpoint(run.start)["task"])
+            trainer.follow()
+            return None
+        progress = Loop(trainer, run, options).run()
+        trainer.finish()
+        return progress
     finally:
-        trainer.release()
+        trainer.stream.close()
 
 
 def write_pretraining(trainer: PairTrainer, folder: RunFolder, *,
