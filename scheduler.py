@@ -1,9 +1,10 @@
 """From the number of the training step to the settings of that step (METHOD 7). Pure functions."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from utils.config_sections import RatesConfig, TracingConfig
+from utils.config_stages import MetaConfig
 from utils.errors import ConfigError
 
 LR_DECAY_LEVELS = (1, 3, 7, 15, 31, 63)      # rates halve when step / interval reaches these
@@ -37,6 +38,40 @@ class StepPlan:
     occ_threshold: float
     lr_sdf: float
     lr: float
+
+
+@dataclass(frozen=True)
+class OuterPlan:
+    """Settings of one outer step of meta-training.
+
+    Attributes:
+        meta_lr_sdf, meta_lr: beta of Phi and of E, G, D.
+        inner_factor_sdf, inner_factor: what the rates of the inner steps are multiplied with.
+    """
+
+    meta_lr_sdf: float
+    meta_lr: float
+    inner_factor_sdf: float
+    inner_factor: float
+
+    def inner(self, plan: StepPlan) -> StepPlan:
+        """A plan for single scenes as that of an inner step: the shape is trained in each."""
+        return replace(plan, train_shape=True, lr_sdf=plan.lr_sdf * self.inner_factor_sdf,
+                       lr=plan.lr * self.inner_factor)
+
+
+def plan_outer_step(step: int, meta: MetaConfig) -> OuterPlan:
+    """Everything that changes over outer steps, for outer step `step` (from 0)."""
+    meta_lr = meta.meta_lr * halvings(step, meta.meta_lr_decay_steps, meta.meta_lr_decay_factor)
+    decay = meta.meta_inner_decay_factor
+    return OuterPlan(meta_lr, meta_lr * meta.meta_lr_image_factor,
+                     halvings(step, meta.meta_inner_sdf_decay_steps, decay),
+                     halvings(step, meta.meta_inner_decay_steps, decay))
+
+
+def halvings(step: int, interval: int, decay: float = 0.5) -> float:
+    """decay^(step // interval); interval 0: constant."""
+    return decay ** (step // interval) if interval > 0 else 1.0
 
 
 def shape_schedule(rates: RatesConfig, dataset_name: str) -> ShapeSchedule:

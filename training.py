@@ -79,9 +79,14 @@ class SceneTrainer:
 
     def trace_all(self) -> None:
         """Fill the buffer: the surface as every training view sees it."""
-        index = torch.arange(len(self.views), device=self.views.images.device)
-        result = self.tracer.trace(self.model.sdf, self.buffer.rays(index))
-        self.buffer.store(index, result.t, result.hit_mask)
+        self.trace(torch.arange(len(self.views)))
+
+    def trace(self, index: Tensor) -> None:
+        """Put the surface as views `index` see it now into the buffer."""
+        if len(index):
+            index = index.to(self.views.images.device)
+            result = self.tracer.trace(self.model.sdf, self.buffer.rays(index))
+            self.buffer.store(index, result.t, result.hit_mask)
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One step: batch, forward, losses, weighted sum, finite check, backward, clip, update.
@@ -92,22 +97,29 @@ class SceneTrainer:
             FloatingPointError: a loss is not finite; nothing was updated.
         """
         plan = self.plan(step)
-        batch = self.sampler.draw(self.generator)
+        losses = self.losses(plan)
+        if losses["total"].requires_grad:                  # else this step has nothing to train
+            self.update(losses["total"], plan)
+            self.average.update()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def losses(self, plan: StepPlan) -> dict[str, Tensor]:
+        """Unweighted losses of a batch drawn now, and their weighted "total" with its graph."""
+        drawn = self.sampler.draw(self.generator)
         device = self.views.images.device
-        batch = Batch(batch.sources.to(device), batch.targets.to(device))
+        batch = Batch(drawn.sources.to(device), drawn.targets.to(device))
         losses, weights = {}, {"image": 1.0}
-        surface = self.buffer.surface(batch.targets)
         if plan.train_shape:
             surface, losses = self.shape_losses(batch, plan)
             weights |= {"soft_mask": mask_loss_weight(plan.alpha),
                         "eikonal": self.loss.opt_sdf_eikonal_w, **CLOUD_WEIGHTS}
+        self.trace(self.buffer.untraced(drawn.sources))    # the targets are among the sources
+        if not plan.train_shape:
+            surface = self.buffer.surface(batch.targets)
         losses["image"] = self.image_loss(batch, surface, plan)
         total = sum(weights[name] * loss for name, loss in losses.items())
         check_finite(total, losses)
-        if total.requires_grad:                            # else this step has nothing to train
-            self.update(total, plan)
-            self.average.update()
-        return {name: loss.detach() for name, loss in (*losses.items(), ("total", total))}
+        return losses | {"total": total}
 
     def update(self, total: Tensor, plan: StepPlan) -> None:
         """Backward, clip, step of Adam; FloatingPointError where a gradient is not finite."""

@@ -56,10 +56,7 @@ def read_rgb8(path: Path, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
         SceneError: as `read_image`.
     """
     with _opened(path, formats=formats) as image:
-        found = _kind_of(path, image)
-        if found != "RGB":
-            raise SceneError(f"{path}: {found}, need 8-bit RGB; convert it with: "
-                             f"{_convert_command(path, found)}")
+        _check_rgb(path, image)
         return np.array(image, np.uint8)
 
 
@@ -100,6 +97,15 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def check_image(path: Path) -> None:
+    """Raise SceneError where `read_image` would, as far as an image's head and end tell."""
+    with _opened(path, decode=False) as image:
+        _check_rgb(path, image)
+        if not _is_whole(path):
+            raise SceneError(f"{path}: truncated image (its end is missing), need a whole PNG or "
+                             "JPEG file; copy or export it again")
+
+
 def scaled_size(size: tuple[int, int], im_scale: float) -> tuple[int, int]:
     """(W, H) after `im_scale`, rounded, at least one pixel.
 
@@ -137,6 +143,13 @@ def _opened(path: Path, decode: bool = True,
                          "JPEG file; copy or export it again") from problem
     with image:
         yield image
+
+
+def _check_rgb(path: Path, image: Image.Image) -> None:
+    found = _kind_of(path, image)
+    if found != "RGB":
+        raise SceneError(f"{path}: {found}, need 8-bit RGB; convert it with: "
+                         f"{_convert_command(path, found)}")
 
 
 def _kind_of(path: Path, image: Image.Image) -> str:

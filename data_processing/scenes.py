@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data_processing.idr_format import is_idr_folder, read_idr_folder
-from data_processing.images import image_size, read_image, read_mask, scaled_size
+from data_processing.images import check_image, image_size, read_image, read_mask, scaled_size
 from data_processing.normalization import DEFAULT_ORDER, load_ply_points, resolve_model_matrix
 from data_processing.processed_format import is_processed_folder, read_processed_folder
 from data_processing.scene_folder import FoundScene
@@ -82,10 +82,8 @@ def load_scene(folder: str | Path, *, im_scale: float = 1.0,
         ConfigError: an option is out of range.
     """
     folder = Path(folder).expanduser()
-    found = _read_folder(folder, bool(load_pcd))
-    model = resolve_model_matrix(folder, scene_normalization, found.sources,
-                                 work_radius=work_radius, scene_radius_scale=scene_radius_scale)
-    _check_in_front(folder, found, model)
+    found, model = _read_cameras(folder, scene_normalization, work_radius=work_radius,
+                                 scene_radius_scale=scene_radius_scale, load_pcd=load_pcd)
     images, masks = _read_pixels(found, im_scale)
     has_masks = found.files[0].mask is not None
     if not has_masks:
@@ -101,6 +99,40 @@ def load_scene(folder: str | Path, *, im_scale: float = 1.0,
                  mask_files=tuple(str(view.mask) for view in found.files) if has_masks else ())
 
 
+@dataclass(frozen=True)
+class SceneOutline:
+    """What is known of a scene folder before its pixels are read.
+
+    Attributes:
+        path: the folder.
+        num_views: V.
+        resolution: (W, H) that the images will have.
+    """
+
+    path: Path
+    num_views: int
+    resolution: tuple[int, int]
+
+
+def outline_scene(folder: str | Path, *, im_scale: float = 1.0,
+                  scene_normalization: str = DEFAULT_ORDER, work_radius: float = 0.99,
+                  scene_radius_scale: float = 1.0, load_pcd: bool = True) -> SceneOutline:
+    """Check a scene folder without decoding its images: cameras, sizes, channels, whole files.
+
+    Args:
+        folder, and the options: as `load_scene` takes them.
+    Raises:
+        SceneError, ConfigError: as `load_scene`, except for what only the pixels tell.
+    """
+    folder = Path(folder).expanduser()
+    found, _ = _read_cameras(folder, scene_normalization, work_radius=work_radius,
+                             scene_radius_scale=scene_radius_scale, load_pcd=load_pcd)
+    full_size = _check_sizes(found)
+    for view in found.files:
+        check_image(view.image)
+    return SceneOutline(folder, len(found.files), scaled_size(full_size, im_scale))
+
+
 def check_training_views(scene: Scene, split: Split) -> None:
     """Raise SceneError when the mask of a training view is empty, as nothing is learned from it."""
     if not scene.has_masks:
@@ -112,6 +144,16 @@ def check_training_views(scene: Scene, split: Split) -> None:
             raise SceneError(f"{file}: the mask of training view {i} ({scene.view_names[i]}) is "
                              f"empty at {width}x{height}, need some foreground; mend the mask, or "
                              "leave the view out of --train_views")
+
+
+def _read_cameras(folder: Path, scene_normalization: str, *, work_radius: float,
+                  scene_radius_scale: float, load_pcd: bool) -> tuple[FoundScene, np.ndarray]:
+    """All of a scene but its pixels: files and cameras, and the model matrix."""
+    found = _read_folder(folder, bool(load_pcd))
+    model = resolve_model_matrix(folder, scene_normalization, found.sources,
+                                 work_radius=work_radius, scene_radius_scale=scene_radius_scale)
+    _check_in_front(folder, found, model)
+    return found, model
 
 
 def _read_folder(folder: Path, load_pcd: bool) -> FoundScene:
@@ -148,12 +190,7 @@ def _check_in_front(folder: Path, found: FoundScene, model: np.ndarray) -> None:
 
 def _read_pixels(found: FoundScene, im_scale: float) -> tuple[Tensor, Tensor]:
     """images (V, 3, H, W) float32 and masks (V, 1, H, W) bool."""
-    full_size = image_size(found.files[0].image)
-    width, height = scaled_size(full_size, im_scale)
-    for view in found.files:
-        _check_size(view.image, full_size, found.files[0].image)
-        if view.mask is not None:
-            _check_size(view.mask, full_size, view.image)
+    width, height = scaled_size(_check_sizes(found), im_scale)
     images = torch.empty(len(found.files), 3, height, width)
     masks = torch.ones(len(found.files), 1, height, width, dtype=torch.bool)
     for i, view in enumerate(found.files):
@@ -162,6 +199,16 @@ def _read_pixels(found: FoundScene, im_scale: float) -> tuple[Tensor, Tensor]:
             mask = read_mask(view.mask, im_scale, least_foreground=found.least_foreground)
             masks[i, 0] = torch.from_numpy(mask)
     return images, masks
+
+
+def _check_sizes(found: FoundScene) -> tuple[int, int]:
+    """(W, H) that all images and masks of a scene have; SceneError where one differs."""
+    full_size = image_size(found.files[0].image)
+    for view in found.files:
+        _check_size(view.image, full_size, found.files[0].image)
+        if view.mask is not None:
+            _check_size(view.mask, full_size, view.image)
+    return full_size
 
 
 def _check_size(path: Path, needed: tuple[int, int], other: Path) -> None:

@@ -83,6 +83,26 @@ def resolve_split(num_views: int, dataset_name: str = "", *, train_views: str = 
     return Split(train, test, "explicit" if is_explicit else dataset_name or "every8")
 
 
+def meta_views(num_views: int, dataset_name: str = "", *, train_views: str = "",
+               test_views: str = "") -> tuple[int, ...]:
+    """Views of a scene that meta-training uses: all of them, of nlr views 16..21 (METHOD 2).
+
+    Args:
+        num_views: views in the scene; scenes of other numbers than the named split's are welcome.
+        dataset_name: 'dtu', 'nlr', 'shapenet' or ''.
+        train_views, test_views: as `resolve_split` takes them; what they withhold is left out.
+    Raises:
+        ConfigError: as `resolve_split`, and an nlr scene with fewer views.
+    """
+    named = _named_split(dataset_name if _is_given(dataset_name) else "")
+    if not (_is_given(train_views) or _is_given(test_views)):
+        if dataset_name == "nlr":
+            _check_size(num_views, dataset_name, named)
+            return named.train
+        train_views = ALL
+    return resolve_split(num_views, train_views=train_views, test_views=test_views).train
+
+
 def _is_given(text: str) -> bool:
     return text.strip().lower() not in ("", "none")        # config files say None for 'not given'
 

@@ -10,46 +10,27 @@ it fits the sphere that scenes start from instead, and puts it into assets/base.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_processing.open_scene import load_point_cloud, open_scene  # noqa: E402
 from modules import build_sdf  # noqa: E402
-from modules_sdf import build_model, sdf_architecture  # noqa: E402
-from sdf_meshing import write_results  # noqa: E402
-from training import SphereTask, build_scene_trainer, exhibit_of, watch  # noqa: E402
+from modules_sdf import sdf_architecture  # noqa: E402
+from scene_run import train_scene  # noqa: E402
+from training import SphereTask  # noqa: E402
 from utils.config import TRAIN_SECTIONS, Config, parse_config  # noqa: E402
-from utils.loop import Loop, loop_options, run_facts, steps_per_epoch  # noqa: E402
+from utils.loop import Loop, loop_options  # noqa: E402
 from utils.run import run_script, start_run  # noqa: E402
-from utils.views import views_of  # noqa: E402
 from utils.weights import save_sphere, sphere_asset  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, then train the scene or fit the sphere."""
     config = parse_config(TRAIN_SECTIONS, argv)
-    (fit_sphere if config.sdf.fit_sphere else train_scene)(config)
-
-
-def train_scene(config: Config) -> None:
-    """Data, model, training, results."""
-    scene, split = open_scene(config.data, config.run.seed)
-    run = start_run(config)
-    model = build_model(config.sdf, config.cnn, config.views, config.run,
-                        is_fast=config.tracing.tracer == "fast").to(run.device)
-    trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
-                                  generator=run.generator,
-                                  cloud=load_point_cloud(scene, config.data))
-    all_views = bool(config.test.benchmark_all_views)
-    watch(trainer, scene, split, all_views=all_views)
-    epoch = steps_per_epoch(config.views, len(split.train))
-    progress = Loop(trainer, run, loop_options(config.run, epoch)).run(
-        partial(trainer.trace_first, config.data))
-    exhibit = exhibit_of(trainer, scene, split, step=progress.step, all_views=all_views)
-    print(write_results(exhibit, run.folder, test=config.test, data=config.data,
-                        curve=progress.curve, facts=run_facts(run, progress)))
+    if config.sdf.fit_sphere:
+        fit_sphere(config)
+    else:
+        print(train_scene(config))
 
 
 def fit_sphere(config: Config) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,21 @@ def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
                        num_points=2000)
     folder = tmp_path_factory.mktemp("scenes") / "tiny"
     write_scene(scene, folder, "processed")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_scenes(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three scenes: other formats, sizes and numbers of views; nobody writes there."""
+    from data_processing.made_scenes import make_scene
+    from data_processing.writers import write_scene
+    folder = tmp_path_factory.mktemp("sets") / "scenes"
+    shutil.copytree(tiny_scene, folder / "a_blobs")
+    for name, kind, views, size, scene_format in (("b_box", "carved_box", 5, (24, 20), "idr"),
+                                                  ("c_tori", "tori", 4, (28, 24), "processed")):
+        scene = make_scene(kind, 0, num_views=views, resolution=size, supersampling=1,
+                           num_points=500)
+        write_scene(scene, folder / name, scene_format)
     return folder
 
 

@@ -1,13 +1,9 @@
 """Processes that train together: means over ranks, who fails, and one process alone."""
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 import torch
+from tiny_runs import start_as_ranks
 from torch import nn
 
 from utils.distributed import (
@@ -24,22 +20,6 @@ from utils.distributed import *
 from utils.errors import RankError
 ranks = start_ranks("cpu")
 """
-
-
-def run_ranks(root, code, size=2):
-    """Run a piece of code in `size` ranks; gives (exit code, output) of each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = os.environ | {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-                           "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([sys.executable, "-c", PRELUDE + code], cwd=root, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-               for rank in range(size)]
-    outputs = [process.communicate(timeout=100)[0] for process in started]
-    return [(process.returncode, output)
-            for process, output in zip(started, outputs, strict=True)]
 
 
 def test_one_process_is_the_main_one_and_changes_nothing(monkeypatch):
@@ -67,7 +47,7 @@ def test_shares_are_even_and_whole():
 
 def test_means_and_failures_of_three_ranks(project_root):
     """Sums in the order of the ranks; a rank that raises is named by the others."""
-    ended = run_ranks(project_root, """
+    ended = start_as_ranks("-c", PRELUDE + """
 generator = torch.Generator().manual_seed(ranks.rank)
 mine = [torch.randn(3, 2, generator=generator), torch.randn((), generator=generator)]
 parts = []
@@ -99,7 +79,7 @@ try:
 except (FloatingPointError, RankError) as error:
     print(type(error).__name__, error)
 finish_ranks()
-""", size=3)
+""", cwd=project_root, size=3)
     assert [code for code, _ in ended] == [0, 0, 0], ended
     told = "RankError rank 1 failed: FloatingPointError: loss not finite: eikonal"
     assert told in ended[0][1] and told in ended[2][1]
@@ -107,7 +87,7 @@ finish_ranks()
 
 
 def test_a_rank_that_dies_is_named(project_root):
-    ended = run_ranks(project_root, """
+    ended = start_as_ranks("-c", PRELUDE + """
 from datetime import timedelta
 distributed.ROLL_CALL = timedelta(seconds=0.5)
 average_tensors([torch.ones(2)], ranks)
@@ -117,7 +97,7 @@ try:
     average_tensors([torch.ones(2)], ranks)
 except RankError as error:
     print(error)
-""")
+""", cwd=project_root)
     assert [code for code, _ in ended] == [0, 9], ended
     assert "rank 1 of 2 is gone" in ended[0][1] and "last checkpoint" in ended[0][1]
 

@@ -11,7 +11,8 @@ ROWS = (
     {"utils"},
     {"modules", "sdf_rendering", "loss_functions", "scheduler", "meta_modules"},
     {"data_processing", "modules_unet", "sdf_meshing"},
-    {"modules_sdf", "training", "pretraining"},
+    {"modules_sdf", "training", "meta_training", "pretraining"},
+    {"scene_run"},
     {"experiment_scripts"},
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

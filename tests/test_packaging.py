@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = {"torch", "numpy", "scipy", "imageio", "opencv-python", "configargparse", "tensorboard",
         "scikit-image", "trimesh", "tqdm", "matplotlib"}
 CONFIGS = {"nlrpp_dtu", "nlrpp_nlr", "nlrpp_dtu_meta", "nlrpp_nlr_meta", "nlrpp_dtu_metaspec",
-           "nlrpp_nlr_metaspec", "fit_sphere", "demo"}
+           "nlrpp_nlr_metaspec", "fit_sphere", "demo", "demo_meta"}
 
 
 def requirements() -> dict[str, str]:

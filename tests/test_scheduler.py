@@ -4,10 +4,11 @@ from __future__ import annotations
 import pytest
 
 from scheduler import (
-    ShapeSchedule, is_shape_step, learning_rate_factor, mask_alpha, mask_loss_weight,
-    occlusion_threshold, plan_step, shape_schedule)
+    OuterPlan, ShapeSchedule, StepPlan, is_shape_step, learning_rate_factor, mask_alpha,
+    mask_loss_weight, occlusion_threshold, plan_outer_step, plan_step, shape_schedule)
 from utils import config as cfg
 from utils.config_sections import RatesConfig, TracingConfig
+from utils.config_stages import MetaConfig
 from utils.errors import ConfigError
 
 
@@ -98,3 +99,23 @@ def test_alpha_period_in_epochs_goes_before_the_one_in_steps():
     for step, alpha in ((29, 50), (30, 100), (60, 200)):
         plan = plan_step(step, RatesConfig(), tracing, dataset_name="dtu", steps_per_epoch=10)
         assert plan.alpha == alpha
+
+
+def test_outer_steps_halve_the_inner_rates():
+    """METHOD 7: every 60 outer steps those of E, D and G, every 400 that of Phi."""
+    meta = MetaConfig(meta_lr=1e-2, meta_lr_decay_steps=500)
+    assert plan_outer_step(0, meta) == OuterPlan(1e-2, 5e-2, 1.0, 1.0)
+    assert plan_outer_step(59, meta) == plan_outer_step(0, meta)
+    assert plan_outer_step(60, meta).inner_factor == 0.5
+    later = plan_outer_step(800, meta)
+    assert (later.inner_factor_sdf, later.inner_factor) == (1 / 4, 1 / 2**13)
+    assert (later.meta_lr_sdf, later.meta_lr) == (5e-3, 2.5e-2)
+    still = plan_outer_step(10**6, MetaConfig(meta_inner_decay_steps=0,
+                                              meta_inner_sdf_decay_steps=0, meta_lr_decay_steps=0))
+    assert (still.inner_factor_sdf, still.inner_factor, still.meta_lr_sdf) == (1, 1, 0.1)
+
+
+def test_an_inner_step_always_trains_the_shape():
+    plan = StepPlan(train_shape=False, alpha=50, occ_threshold=5e-4, lr_sdf=1e-4, lr=5e-4)
+    inner = OuterPlan(1e-2, 5e-2, 0.5, 0.25).inner(plan)
+    assert inner == StepPlan(True, 50, 5e-4, 5e-5, 1.25e-4)

@@ -9,16 +9,17 @@ import torch
 from tiny_runs import (
     config_of, differing, final_state, flags_of, script, start)
 
+import scene_run
 from data_processing.open_scene import CLOUD_FILE, load_point_cloud, open_scene
 from data_processing.scenes import SURFACE_POINTS
 from modules import SdfArchitecture, build_sdf
 from modules_sdf import build_model
-from training import SphereTask, build_scene_trainer, check_finite, trained_parts
+from training import SceneTrainer, SphereTask, build_scene_trainer, check_finite, trained_parts
 from utils.checkpoints import checkpoints_in, load_checkpoint
 from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.errors import CheckpointError
 from utils.loop import loop_options, steps_per_epoch
-from utils.views import views_of, with_poses
+from utils.views import SurfaceBuffer, views_of, with_poses
 
 #: Steps 0, 1, 3 and 6 train the shape; checkpoints after 2, 4, 6 and 8.
 STEPS = ["--num_steps", 8, "--steps_til_ckpt", 2, "--keep_checkpoints", 9]
@@ -50,7 +51,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def train(tiny_scene, tiny_sphere, tmp_path, monkeypatch):
     """Trains as the script does, without results; gives the run's folder."""
     module = script("train_sdf_ibr")
-    monkeypatch.setattr(module, "write_results", lambda *args, **kwargs: "")
+    monkeypatch.setattr(scene_run, "write_results", lambda *args, **kwargs: "")
 
     def train(name, *flags, scene=tiny_scene):
         module.main(flags_of(tmp_path, scene, *STEPS, *flags, name=name, sphere=tiny_sphere))
@@ -81,8 +82,7 @@ def without_times(state):
 
 def test_a_run_stopped_by_an_error_ends_as_one_never_stopped(train, monkeypatch):
     whole = train("whole")
-    trainer_class = script("train_sdf_ibr").build_scene_trainer.__globals__["SceneTrainer"]
-    step = trainer_class.train_step
+    step = SceneTrainer.train_step
 
     def failing(self, number):
         if number == 5:
@@ -90,7 +90,7 @@ def test_a_run_stopped_by_an_error_ends_as_one_never_stopped(train, monkeypatch)
         return step(self, number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer_class, "train_step", failing)
+        patched.setattr(SceneTrainer, "train_step", failing)
         with pytest.raises(RuntimeError, match="plug"):
             train("stopped")
     assert checkpoints_in(whole.parent / "stopped" / "checkpoints")[-1].name == "step_000004.pth"
@@ -161,6 +161,23 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny_scene, tiny_sphere):
         trainer.train_step(1)
     assert differing(before, trainer.model.sdf.state_dict()) == []
     assert all(torch.isfinite(value).all() for value in trainer.model.decoder.parameters())
+
+
+@pytest.mark.parametrize("step", [0, 2])                     # of shape, of images alone
+def test_views_are_traced_when_they_first_serve(tiny_scene, tiny_sphere, step):
+    trainer, traced = trainer_of(tiny_scene, tiny_sphere), trainer_of(tiny_scene, tiny_sphere)
+    trainer.buffer = SurfaceBuffer(trainer.views.cameras)
+    for other in (trainer, traced):
+        other.generator.manual_seed(5)
+    drawn = trainer.sampler.draw(torch.Generator().manual_seed(5)).sources
+    losses = [other.train_step(step) for other in (trainer, traced)]
+    everything = torch.arange(len(trainer.views))
+    left = trainer.buffer.untraced(everything)
+    assert sorted([*left.tolist(), *drawn.tolist()]) == everything.tolist()
+    assert not len(traced.buffer.untraced(everything))
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        assert torch.equal(value, losses[1][name])
 
 
 def test_losses_that_are_not_finite_are_named():
@@ -237,12 +254,11 @@ def test_hits_are_written_once_and_read_again(train, tmp_path, monkeypatch):
     train("writes", *keep, "--save_3D_point_buffers", 1)
     files = list(buffers.iterdir())
     assert len(files) == 1
-    trainer_class = script("train_sdf_ibr").build_scene_trainer.__globals__["SceneTrainer"]
-    monkeypatch.setattr(trainer_class, "trace_all", lambda self: pytest.fail("traced again"))
+    monkeypatch.setattr(SceneTrainer, "trace_all", lambda self: pytest.fail("traced again"))
     found = final_state(train("reads", *keep))
     assert differing(plain["task"], found["task"]) == []
     monkeypatch.undo()
-    monkeypatch.setattr(script("train_sdf_ibr"), "write_results", lambda *a, **k: "")
+    monkeypatch.setattr(scene_run, "write_results", lambda *a, **k: "")
     train("other", *keep, "--train_views", "0,1,3", "--save_3D_point_buffers", 1)
     assert len(list(buffers.iterdir())) == 2              # of other views: neither read nor lost
 

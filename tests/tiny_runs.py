@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from functools import cache
@@ -12,7 +13,8 @@ from types import ModuleType
 import torch
 
 from utils.checkpoints import latest_checkpoint, load_checkpoint
-from utils.config import TRAIN_SECTIONS, Config, parse_config
+from utils.config import META_SECTIONS, TRAIN_SECTIONS, Config, parse_config
+from utils.config_stages import META_DEFAULTS
 from utils.run import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +57,22 @@ def start(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+def start_as_ranks(*arguments: object, cwd: Path, size: int = 2) -> list[tuple[int, str]]:
+    """Run python in `size` processes as torchrun starts them; (exit code, output) of each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = os.environ | {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
+                           "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    started = [subprocess.Popen([sys.executable, *map(str, arguments)], cwd=cwd, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+               for rank in range(size)]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    return [(process.returncode, output)
+            for process, output in zip(started, outputs, strict=True)]
+
+
 def flags_of(root: Path, scene: Path, *more: object, name: str = "run",
              sphere: Path | None = None) -> list[str]:
     """The flags of a tiny run without results; `more` goes last and wins."""
@@ -66,6 +84,11 @@ def flags_of(root: Path, scene: Path, *more: object, name: str = "run",
 def config_of(*flags: object) -> Config:
     """Flags as a configuration."""
     return parse_config(TRAIN_SECTIONS, [str(flag) for flag in flags])
+
+
+def meta_config_of(*flags: object) -> Config:
+    """Flags as the configuration of meta-training."""
+    return parse_config(META_SECTIONS, [str(flag) for flag in flags], defaults=META_DEFAULTS)
 
 
 def final_state(folder: Path) -> dict:

@@ -86,6 +86,24 @@ class MetaConfig:
     meta_algorithm: str = flag("reptile", "how the start is learned",
                                choices=("reptile", "fomaml", "maml"))
     meta_initialization: str = flag("", "checkpoint of a meta-learned start")
+    meta_batch_size: int = flag(0, "scenes of an outer step, whose updates are averaged; 0: one "
+                                "for each process", minimum=0)
+    meta_eval_path: str = flag("", "a withheld scene, or a folder of them, that the start is tried "
+                               "on when eval_steps or eval_interval say so")
+    meta_eval_steps: int = flag(30, "steps of such a trial", unit="steps", minimum=1)
+    max_image_side: int = flag(0, "images with longer sides are made smaller to this when scenes "
+                               "are read, after load_im_scale; 0: none are", unit="pixels",
+                               minimum=0)
+    scene_memory_mb: int = flag(2048, "scenes are kept in memory up to this size", unit="MiB",
+                                minimum=1)
+
+
+#: What train_sdf_ibr_meta.py and test_sdf_ibr_meta.py have other defaults for (METHOD 7); in
+#: meta-training an epoch is one outer step.
+META_DEFAULTS = {"num_epochs": 300, "occ_threshold": (5e-4,), "occ_threshold_steps": ()}
+SPECIALISE_DEFAULTS = {
+    "occ_threshold_steps": (3000, 8000), "eval_interval": 100,
+    "eval_steps": (0, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 125, 200)}
 
 
 @dataclass(frozen=True)

@@ -172,16 +172,19 @@ class Loop:
         """Train until the last step or the time limit; ends with a checkpoint.
 
         Args:
-            first: called before the first step of a run that does not go on from a checkpoint.
+            first: called before the first step of a run that does not go on from a checkpoint;
+                its time counts as training.
         Raises:
             FloatingPointError: a loss is not finite; says at which step and what was saved last.
         """
         if self.start is not None:
             self.resume(self.start)
         self.begin()
-        if self.start is None and first is not None:
-            first()
         options, progress = self.options, self.progress
+        if self.start is None and first is not None:
+            start = time.perf_counter()
+            first()
+            progress.seconds += time.perf_counter() - start
         with (summary_writer(self.folder.summaries, progress.step + 1) as writer,
               tqdm(total=options.num_steps, initial=progress.step, unit="step",
                    desc=self.folder.path.name, dynamic_ncols=True) as bar):

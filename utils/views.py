@@ -136,7 +136,8 @@ class ViewSampler:
 class SurfaceBuffer:
     """What every training view saw of the surface when it was last traced.
 
-    Kept as distances along each pixel's ray, so that a checkpoint restores it to the bit.
+    Kept as distances along each pixel's ray, so that a checkpoint restores it to the bit. Views
+    that never were traced are known, so that a short run need not begin with all of them.
     """
 
     def __init__(self, cameras: Cameras) -> None:
@@ -145,6 +146,11 @@ class SurfaceBuffer:
         self.dirs = dirs.permute(0, 3, 1, 2).contiguous()
         self.t = torch.zeros_like(self.dirs[:, :1])
         self.hit_mask = torch.zeros_like(self.t, dtype=torch.bool)
+        self._is_traced = torch.zeros(len(cameras), dtype=torch.bool)  # on the CPU: no waiting
+
+    def untraced(self, index: Tensor) -> Tensor:
+        """Those of views `index` (on the CPU) that were never stored."""
+        return index[~self._is_traced[index]]
 
     def rays(self, index: Tensor) -> Rays:
         """Rays of views `index` (T,), flat: (T * H * W,)."""
@@ -156,6 +162,7 @@ class SurfaceBuffer:
         shape = (len(index), 1, *self.t.shape[2:])
         self.t[index] = t.detach().reshape(shape)
         self.hit_mask[index] = hit_mask.reshape(shape)
+        self._is_traced[index.cpu()] = True
 
     def surface(self, index: Tensor) -> Surface:
         """Surface of views `index`, no gradient."""
@@ -173,6 +180,7 @@ class SurfaceBuffer:
                              f"need {tuple(self.t.shape)}")
         self.t.copy_(state["t"])
         self.hit_mask.copy_(state["hit_mask"])
+        self._is_traced[:] = True
 
 
 def views_of(scene: Any, index: Sequence[int], device: torch.device | str) -> TrainingViews:

@@ -1,0 +1,251 @@
+"""Scenes of a folder, hundreds if need be: all checked at the start, each read when it is needed.
+
+What was read stays in memory up to a bound; the scenes used least recently leave first. A thread
+can read the next scene while one is trained on.
+"""
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_processing.open_scene import PointCloud, disturbed, load_point_cloud
+from data_processing.scenes import SceneOutline, load_scene, outline_scene
+from data_processing.splits import MIN_TRAIN_VIEWS, Split, meta_views, resolve_split
+from utils.config_sections import DataConfig
+from utils.config_stages import MetaConfig
+from utils.errors import ConfigError, SceneError, UserError
+from utils.views import TrainingViews, views_of
+
+log = logging.getLogger(__name__)
+
+NUM_NAMED = 10               # bad scenes that one error tells of
+FLOAT_BYTES, MASK_BYTES = 4, 1
+
+
+@dataclass(frozen=True)
+class PoolScene:
+    """One scene ready to be trained on, on the CPU.
+
+    Attributes:
+        name: of its folder.
+        views: the views that are trained on.
+        cloud: points that supervise the shape, where they are asked for and there are any.
+        scene, split: the whole scene and its views' roles, where scores are made.
+    """
+
+    name: str
+    views: TrainingViews
+    cloud: PointCloud | None = None
+    scene: Any = None
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class PoolEntry:
+    """A scene folder that passed its check, the views to use and the scale to read it at."""
+
+    outline: SceneOutline
+    split: Split
+    im_scale: float
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its pixels."""
+        width, height = self.outline.resolution
+        return self.outline.num_views * width * height * (3 * FLOAT_BYTES + MASK_BYTES)
+
+
+class ScenePool:
+    """Scenes by number, read when they are asked for.
+
+    Args:
+        entries: from `check_scenes`.
+        read: entry to scene.
+        memory_bytes: bound of what is kept; one scene is kept whatever its size.
+    """
+
+    def __init__(self, entries: Sequence[PoolEntry], read: Callable[[PoolEntry], PoolScene],
+                 memory_bytes: int) -> None:
+        self.entries, self.read, self.memory_bytes = tuple(entries), read, memory_bytes
+        self._kept: OrderedDict[int, Future[PoolScene]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scenes")
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> PoolScene:
+        """The scene, from memory or read now; SceneError where its files turn out bad."""
+        try:
+            return self._ask(index).result()
+        except Exception:
+            self._kept.pop(index, None)        # mended, it may be read again
+            raise
+
+    def read_ahead(self, index: int) -> None:
+        """Begin to read a scene in the background, if it is not there."""
+        self._ask(index)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Numbers of the scenes in memory, least recently used first."""
+        return tuple(self._kept)
+
+    def _ask(self, index: int) -> Future[PoolScene]:
+        with self._lock:
+            if index not in self._kept:
+                self._make_room(self.entries[index].num_bytes)
+                self._kept[index] = self._thread.submit(self.read, self.entries[index])
+            self._kept.move_to_end(index)
+            return self._kept[index]
+
+    def _make_room(self, num_bytes: int) -> None:
+        taken = sum(self.entries[index].num_bytes for index in self._kept)
+        while self._kept and taken + num_bytes > self.memory_bytes:
+            index, _ = self._kept.popitem(last=False)
+            taken -= self.entries[index].num_bytes
+
+
+def open_pool(data: DataConfig, meta: MetaConfig, *, path: str = "", flag: str = "dataset_path",
+              is_scored: bool = False, seed: int = 0) -> ScenePool:
+    """The scenes of a folder, checked.
+
+    Args:
+        data: how scenes are read, and which of their views are used.
+        meta: the bounds of memory and size.
+        path: the folder of scenes, or one scene; empty: `data.dataset_path`.
+        flag: that names it, for messages.
+        is_scored: scenes keep withheld views, as in training of single scenes; else all are used.
+        seed: of the noise that randomize_cameras adds.
+    Raises:
+        ConfigError: no folder is given, or options are out of range.
+        SceneError: there are no scenes, or some are bad; all bad ones are named.
+    """
+    path = path or data.dataset_path
+    if not path:
+        raise ConfigError(f"--{flag} is missing: give a folder that holds a folder for each scene, "
+                          "such as experiment_scripts/make_scene.py --num_scenes 20 makes")
+    entries = check_scenes(scene_folders(path, flag), data, meta, is_scored=is_scored)
+
+    def read(entry: PoolEntry) -> PoolScene:
+        return read_scene(entry, data, seed=seed, is_scored=is_scored)
+
+    return ScenePool(entries, read, meta.scene_memory_mb * 2**20)
+
+
+def scene_folders(path: str | Path, flag: str = "dataset_path") -> list[Path]:
+    """Visible folders inside a folder, by name; the folder itself where it is a scene.
+
+    Raises:
+        SceneError: there is no such folder, or nothing in it.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        what = "a file" if path.exists() else "no such folder"
+        raise SceneError(f"{path}: {what}, need a folder of scenes; check --{flag}")
+    folders = sorted(entry for entry in path.iterdir()
+                     if entry.is_dir() and not entry.name.startswith("."))
+    if any(path.glob("*_rgb_meta.npy")) or any(path.glob("cameras*.npz")):
+        if flag == "dataset_path":
+            raise SceneError(f"{path}: a scene itself, need a folder that holds a folder for each "
+                             f"scene; give its parent {path.resolve().parent} to --{flag}")
+        return [path]
+    if not folders:
+        raise SceneError(f"{path}: no scene folders in it, need a folder for each scene; make some "
+                         f"with experiment_scripts/make_scene.py --output {path} --num_scenes 20, "
+                         f"or check --{flag}")
+    return folders
+
+
+def check_scenes(folders: Sequence[Path], data: DataConfig, meta: MetaConfig, *,
+                 is_scored: bool = False) -> list[PoolEntry]:
+    """Check all scenes without decoding their images.
+
+    Raises:
+        SceneError: some are bad; up to NUM_NAMED of them are named with their reasons.
+    """
+    entries, problems = [], []
+    for folder in folders:
+        try:
+            entries.append(_entry(folder, data, meta, is_scored))
+        except UserError as error:
+            text = str(error)
+            problems.append(text if str(folder) in text else f"{folder}: {text}")
+    if problems:
+        shown = "\n  ".join(problems[:NUM_NAMED])
+        more = f"\n  and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
+        raise SceneError(f"{len(problems)} of {len(folders)} scene folders cannot be used; mend "
+                         f"them or move them elsewhere:\n  {shown}{more}")
+    sizes = sum(entry.num_bytes for entry in entries) / 2**20
+    log.info("%d scenes, %d views, %.0f MiB", len(entries),
+             sum(len(entry.split.train) for entry in entries), sizes)
+    return entries
+
+
+def _entry(folder: Path, data: DataConfig, meta: MetaConfig, is_scored: bool) -> PoolEntry:
+    with _quietly():
+        outline = outline_scene(folder, **_options(data, data.load_im_scale))
+    longest = max(outline.resolution)
+    scale = data.load_im_scale
+    if 0 < meta.max_image_side < longest:
+        scale *= meta.max_image_side / longest
+        size = tuple(max(1, round(side * meta.max_image_side / longest))
+                     for side in outline.resolution)
+        outline = replace(outline, resolution=size)
+    lists = {"train_views": data.train_views, "test_views": data.test_views}
+    if is_scored:
+        split = resolve_split(outline.num_views, data.dataset_name, **lists)
+    else:
+        split = Split(meta_views(outline.num_views, data.dataset_name, **lists), ())
+    return PoolEntry(outline, split, scale)
+
+
+def _options(data: DataConfig, im_scale: float) -> dict[str, Any]:
+    """The flags that say how a scene is read, as `load_scene` takes them."""
+    return {"im_scale": im_scale, "scene_normalization": data.scene_normalization,
+            "work_radius": data.work_radius, "scene_radius_scale": data.scene_radius_scale,
+            "load_pcd": bool(data.load_pcd)}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without a line for each scene that says where its object space came from."""
+    talker = logging.getLogger("data_processing.normalization")
+    level = talker.level
+    talker.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        talker.setLevel(level)
+
+
+def read_scene(entry: PoolEntry, data: DataConfig, *, seed: int = 0,
+               is_scored: bool = False) -> PoolScene:
+    """Read one scene; training views whose mask is empty are left out with a warning.
+
+    Raises:
+        SceneError: its images are bad, or fewer than two views are left.
+    """
+    with _quietly():
+        scene = load_scene(entry.outline.path, **_options(data, entry.im_scale))
+    if data.randomize_cameras > 0:
+        scene = replace(scene, cameras=disturbed(scene.cameras, data.randomize_cameras, seed))
+    train = tuple(view for view in entry.split.train if scene.masks[view].any())
+    empty = [scene.view_names[view] for view in entry.split.train if view not in train]
+    if len(train) < MIN_TRAIN_VIEWS:
+        raise SceneError(f"{scene.path}: the masks of all but {len(train)} training views are "
+                         f"empty, need {MIN_TRAIN_VIEWS} views with some foreground; mend them, or "
+                         "move the scene elsewhere")
+    if empty:
+        log.warning("%s: left out, as their masks are empty: views %s", scene.path,
+                    ", ".join(empty[:NUM_NAMED]))
+    kept = (scene, replace(entry.split, train=train)) if is_scored else (None, None)
+    return PoolScene(scene.name, views_of(scene, train, "cpu"), load_point_cloud(scene, data),
+                     *kept)
