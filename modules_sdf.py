@@ -28,6 +28,7 @@ from sdf_rendering import (
 from utils.cameras import Cameras
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.derivatives import gradient
+from utils.errors import ConfigError
 from utils.rays import Surface, camera_rays
 from utils.views import Sources, Targets, TrainingViews
 from utils.weights import convolution_kinds, encoder_kind, load_first_weights
@@ -67,22 +68,20 @@ class BlendSettings:
     precision: str = "fp32"
 
 
-class ImageBasedModel(nn.Module):
-    """Phi, E, G and D of the paper.
+class ImageNetworks(nn.Module):
+    """E and D as they are called: images in [0, 1], any precision; pre-training needs no more.
 
     Args:
-        sdf: points (..., 3) to (...,).
-        encoder: images in [-1, 1] (K, 3, H, W) to features (K, C, H, W).
-        aggregation: features (..., C) and directions (..., 3) to weights (...,).
-        decoder: features (T, C, H, W) to images (T, 3, H, W).
         settings: alternatives of METHOD 5.
+        networks: encoder, images in [-1, 1] (K, 3, H, W) to features (K, C, H, W); decoder,
+            features (T, C, H, W) to images (T, 3, H, W); and what else there is. Parameters keep
+            the order in which they are given.
     """
 
-    def __init__(self, sdf: nn.Module, encoder: nn.Module, aggregation: nn.Module,
-                 *, decoder: nn.Module, settings: BlendSettings) -> None:
+    def __init__(self, settings: BlendSettings, **networks: nn.Module) -> None:
         super().__init__()
-        self.sdf, self.encoder = sdf, encoder
-        self.aggregation, self.decoder = aggregation, decoder
+        for name, network in networks.items():
+            self.add_module(name, network)
         self.settings = settings
 
     def encode(self, images: Tensor) -> Tensor:
@@ -110,6 +109,27 @@ class ImageBasedModel(nn.Module):
         if self.settings.precision == "bf16":
             return maps.contiguous(memory_format=torch.channels_last)
         return maps
+
+    def lay_out_weights(self) -> None:
+        """The same for the weights of both."""
+        if self.settings.precision == "bf16":
+            self.encoder.to(memory_format=torch.channels_last)
+            self.decoder.to(memory_format=torch.channels_last)
+
+
+class ImageBasedModel(ImageNetworks):
+    """Phi, E, G and D of the paper.
+
+    Args:
+        sdf: points (..., 3) to (...,).
+        encoder, decoder, settings: as in `ImageNetworks`.
+        aggregation: features (..., C) and directions (..., 3) to weights (...,).
+    """
+
+    def __init__(self, sdf: nn.Module, encoder: nn.Module, aggregation: nn.Module,
+                 *, decoder: nn.Module, settings: BlendSettings) -> None:
+        super().__init__(settings, sdf=sdf, encoder=encoder, aggregation=aggregation,
+                         decoder=decoder)
 
     def correspond(self, targets: Targets, sources: Sources,
                    occ_threshold: float) -> Correspondence:
@@ -344,9 +364,31 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     if cnn.resnet_weights and not is_rgb:
         load_resnet_weights(encoder, cnn.resnet_weights)
     load_first_weights(model, run, sdf)
-    if settings.precision == "bf16":
-        model.encoder.to(memory_format=torch.channels_last)
-        model.decoder.to(memory_format=torch.channels_last)
+    model.lay_out_weights()
+    return model
+
+
+def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) -> ImageNetworks:
+    """E and D alone, with the first weights of the flags, for pre-training.
+
+    Args:
+        convolution: standard, partial or meta; see `modules_unet.ImageEncoder`.
+    Raises:
+        ConfigError: the features are plain RGB, which nothing can be learned of.
+    """
+    if cnn.feature_type == "rgb":
+        raise ConfigError("--feature_type rgb has neither encoder nor decoder, so that there is "
+                          "nothing to pre-train; use learned")
+    features = cnn.model_image_encoder_features
+    encoder = ImageEncoder(num_features=features, depth=cnn.model_image_encoder_depth,
+                           kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolution)
+    precision = conv_precision(cnn.precision, run.device, True)
+    model = ImageNetworks(BlendSettings(precision=precision), encoder=encoder,
+                          decoder=FeatureDecoder(num_features=features, convolution=convolution))
+    if cnn.resnet_weights:
+        load_resnet_weights(encoder, cnn.resnet_weights)
+    load_first_weights(model, run)
+    model.lay_out_weights()
     return model
 
 

@@ -1,6 +1,7 @@
 """Photographs and masks: 8-bit files to tensors' numbers, with one clear error for each defect."""
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Where a PNG keeps its bit depth, counted from the start of the file.
 PNG_BIT_DEPTH_OFFSET = 24
 FORMATS = ("PNG", "JPEG")
+#: First line or lines of a binary PPM: kind, width, height, greatest value.
+PPM_HEAD_BYTES = 512
+PPM_HEAD = re.compile(rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 _KINDS = {"L": "a greyscale image", "1": "a black and white image", "P": "a palette image",
           "LA": "a greyscale image with alpha", "RGBA": "an image with an alpha channel",
           "PA": "a palette image with alpha", "CMYK": "a CMYK image"}
@@ -37,10 +41,23 @@ def read_image(path: Path, im_scale: float = 1.0) -> np.ndarray:
     Raises:
         SceneError: missing, unreadable, truncated, too large, or not 8-bit RGB.
     """
-    with _opened(path) as image:
+    return _shrunk(read_rgb8(path).astype(np.float32) / 255, im_scale)
+
+
+def read_rgb8(path: Path, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
+    """The levels of an 8-bit RGB image as they are stored.
+
+    Args:
+        path: the file.
+        formats: Pillow's names of the formats that are admitted.
+    Returns:
+        (H, W, 3) uint8 RGB.
+    Raises:
+        SceneError: as `read_image`.
+    """
+    with _opened(path, formats=formats) as image:
         _check_rgb(path, image)
-        pixels = np.asarray(image, np.uint8)
-    return _shrunk(pixels.astype(np.float32) / 255, im_scale)
+        return np.array(image, np.uint8)
 
 
 def read_mask(path: Path, im_scale: float = 1.0, *, least_foreground: int = 1) -> np.ndarray:
@@ -102,7 +119,8 @@ def scaled_size(size: tuple[int, int], im_scale: float) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: Path, decode: bool = True) -> Iterator[Image.Image]:
+def _opened(path: Path, decode: bool = True,
+            formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """The file opened (and wholly decoded) by Pillow; its errors become SceneErrors."""
     if not path.is_file():
         raise SceneError(f"{path}: no such file, need a PNG or JPEG image; copy it there or take "
@@ -110,7 +128,7 @@ def _opened(path: Path, decode: bool = True) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(path, formats=formats)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
             if decode:
@@ -136,7 +154,7 @@ def _check_rgb(path: Path, image: Image.Image) -> None:
 
 def _kind_of(path: Path, image: Image.Image) -> str:
     """'RGB' for an 8-bit RGB image, otherwise words for what it is."""
-    bits = _png_bit_depth(path)
+    bits = _bit_depth(path)
     if bits == 16 or image.mode[0] in "IF":
         return "a 16-bit image" if image.mode[0] != "F" else "a floating point image"
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -146,10 +164,12 @@ def _kind_of(path: Path, image: Image.Image) -> str:
     return _KINDS.get(image.mode, f"an image of mode {image.mode}")
 
 
-def _png_bit_depth(path: Path) -> int | None:
-    """Bits of a channel in a PNG, None for other files: Pillow reads 16-bit RGB silently as 8."""
+def _bit_depth(path: Path) -> int | None:
+    """Bits of a channel in a PNG or PPM, None for others: Pillow reads 16-bit RGB silently as 8."""
     with open(path, "rb") as stream:
-        head = stream.read(PNG_BIT_DEPTH_OFFSET + 1)
+        head = stream.read(PPM_HEAD_BYTES)
+    if ppm := PPM_HEAD.match(head):
+        return 16 if int(ppm[3]) > 255 else 8
     if not head.startswith(PNG_SIGNATURE) or len(head) <= PNG_BIT_DEPTH_OFFSET:
         return None
     return head[PNG_BIT_DEPTH_OFFSET]

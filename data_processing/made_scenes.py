@@ -187,11 +187,11 @@ def make_scene_set(settings: MakeSceneConfig) -> list[Path]:
     return folders
 
 
-def parse_resolution(text: str) -> tuple[int, int]:
-    """(W, H) of a text such as `128x96`. Raises ConfigError for anything else."""
+def parse_resolution(text: str, *, flag: str = "resolution") -> tuple[int, int]:
+    """(W, H) of a text such as `128x96`; ConfigError, which names the flag, for anything else."""
     found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
     if not found:
-        raise ConfigError(f"--resolution is {text!r}, need WIDTHxHEIGHT in pixels, e.g. 128x96")
+        raise ConfigError(f"--{flag} is {text!r}, need WIDTHxHEIGHT in pixels, e.g. 128x96")
     return int(found[1]), int(found[2])
 
 

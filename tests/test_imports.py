@@ -11,7 +11,7 @@ ROWS = (
     {"utils"},
     {"modules", "sdf_rendering", "loss_functions", "scheduler", "meta_modules"},
     {"data_processing", "modules_unet", "sdf_meshing"},
-    {"modules_sdf", "training", "meta_training"},
+    {"modules_sdf", "training", "meta_training", "pretraining"},
     {"scene_run"},
     {"experiment_scripts"},
 )

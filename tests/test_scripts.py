@@ -32,8 +32,8 @@ ALL_RESULTS = ["--test_rt", 1, "--test_plot", 1, "--test_cameras", 1, "--test_me
                "--steps_til_pictures", 1, *FULL]
 
 
-#: Frames are written where asked for only, a start by meta-training.
-NOT_WRITTEN = {"video_frames", "meta_start.pth"}
+#: Frames are written where asked for only, a start by meta-training, encdec.pth by pre-training.
+NOT_WRITTEN = {"video_frames", "meta_start.pth", "encdec.pth"}
 
 
 class RunsCode:

@@ -24,8 +24,8 @@ from utils.checkpoints import write_text_atomic
 from utils.config_sections import (
     CnnConfig, DataConfig, RatesConfig, RunConfig, SdfConfig, TracingConfig, ViewsConfig)
 from utils.config_stages import (
-    BenchmarkConfig, LossConfig, MakeSceneConfig, MetaConfig, PretrainConfig, RunTableConfig,
-    TestConfig, TrainedPartsConfig)
+    BenchmarkConfig, LossConfig, MakeFlowConfig, MakeSceneConfig, MetaConfig, PretrainConfig,
+    RunTableConfig, TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Config:
     test: TestConfig | None = None
     pretrain: PretrainConfig | None = None
     make_scene: MakeSceneConfig | None = None
+    make_flow: MakeFlowConfig | None = None
     benchmark: BenchmarkConfig | None = None
     table: RunTableConfig | None = None
 
@@ -75,13 +76,13 @@ SECTION_OF = {
     "run": RunConfig, "rates": RatesConfig, "sdf": SdfConfig, "cnn": CnnConfig,
     "views": ViewsConfig, "data": DataConfig, "tracing": TracingConfig,
     "parts": TrainedPartsConfig, "loss": LossConfig, "meta": MetaConfig, "test": TestConfig,
-    "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "benchmark": BenchmarkConfig,
-    "table": RunTableConfig}
+    "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "make_flow": MakeFlowConfig,
+    "benchmark": BenchmarkConfig, "table": RunTableConfig}
 TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
     "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "test"))
 META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
 PRETRAIN_SECTIONS = (RunConfig, RatesConfig, CnnConfig, DataConfig, PretrainConfig)
-REQUIRED = {"experiment_name": RunConfig, "output": MakeSceneConfig}
+REQUIRED = {"experiment_name": (RunConfig,), "output": (MakeSceneConfig, MakeFlowConfig)}
 
 
 class _Parser(configargparse.ArgumentParser):
@@ -146,8 +147,8 @@ def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
               for name, field in fields.items()}
     _refuse_unsupported(values, sources)
     _warn_of_no_effect(given, fields)
-    for name, section in REQUIRED.items():
-        if section in sections and not values[name]:
+    for name, owners in REQUIRED.items():
+        if set(owners) & set(sections) and not values[name]:
             raise ConfigError(f"--{name} is missing; add --{name} NAME to the command line, or a "
                               f"line `{name} = NAME` to the config file")
     _check_together(values)

@@ -146,6 +146,15 @@ class PretrainConfig:
     convolution_type: str = flag("standard", "convolutions of encoder and decoder",
                                  choices=("standard", "partial", "meta"))
     input_image_loss: int = switch(1, "1: the first image itself is decoded and scored too")
+    crop_size: str = flag("256x192", "random crops that are trained on, WxH; size of made pairs",
+                          unit="pixels")
+    num_workers: int = flag(0, "processes that prepare pairs; 0: the training process itself",
+                            minimum=0)
+    num_micro_batches: int = flag(0, "parts of a batch, each normalised by its own statistics; "
+                                  "their gradients are averaged; 0: one a process", minimum=0)
+    pictures: str = flag("", "folder of pictures that made pairs are textured with; empty: "
+                         "procedural textures")
+    eval_path: str = flag("", "folder of withheld pairs that are scored; empty: made ones")
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,17 @@ class MakeSceneConfig:
     scene_format: str = flag("processed", "format of the folder", choices=("processed", "idr"))
     supersampling: int = flag(3, "rays along each side of a pixel", minimum=1)
     overwrite: int = switch(0, "1: replace an earlier scene in the same folder")
+
+
+@dataclass(frozen=True)
+class MakeFlowConfig:
+    """What the generator of image pairs with flow makes."""
+
+    output: str = flag("", "folder that is written (required)")
+    num_pairs: int = flag(100, "pairs to make", minimum=1)
+    resolution: str = flag("512x384", "size of the images, WxH", unit="pixels")
+    seed: int = flag(0, "seed of all pairs", minimum=0)
+    pictures: str = flag("", "folder of pictures for the textures; empty: procedural ones")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 #: All that a run writes into its folder; `--restart 1` deletes these names and nothing else.
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
-             "video.mp4", "video_frames", "report.html", "meta_start.pth")
+             "video.mp4", "video_frames", "report.html", "meta_start.pth", "encdec.pth")
 
 
 class RunFolder:

@@ -181,17 +181,20 @@ def with_checkpoint(config: Config, path: str | Path | None) -> Config:
     return replace(config, run=run)
 
 
-def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig) -> None:
+def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig | None = None) -> None:
     """Fill a new model: the sphere, then whatever the checkpoint flags name.
 
     Args:
-        model: with attributes named as NETWORKS.
+        model: with attributes named as NETWORKS, or some of them.
+        run: its checkpoint flags.
+        sdf: tells the sphere; None for a model without SDF.
     Raises:
         CheckpointError: a file does not fit (`--checkpoint_strict 0` takes what fits).
         ConfigError: no sphere is shipped for these flags.
     """
-    files = weight_files(run)
-    if sdf.init_sphere and not files["sdf"]:
+    files = {network: path for network, path in weight_files(run).items()
+             if hasattr(model, network)}
+    if sdf is not None and sdf.init_sphere and not files["sdf"]:
         path = sphere_asset(sdf)
         if not path.is_file():
             raise ConfigError(

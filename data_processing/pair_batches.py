@@ -1,0 +1,236 @@
+"""Batches of image pairs: random crops, colour changes, and an order that only seed and step tell.
+
+Sample number n of a run is step * batch_size + position. Which pair it is and how it is cut and
+coloured follow from (seed, n), so that neither worker processes, nor a stop and a resume, nor the
+number of training processes change what a step sees.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_processing.flow_pairs import FlowPair, PairSource
+from utils.errors import SceneError, UserError
+
+#: Streams of random numbers beside those of made pairs: changes to a sample, order of an epoch.
+CHANGES, ORDER = 2, 3
+#: Ranges of the colour changes: brightness, a channel's gain, contrast, saturation, gamma.
+BRIGHTNESS, GAIN, CONTRAST, SATURATION, GAMMA = 0.1, 0.1, 0.25, 0.4, 0.25
+#: Grey of an RGB colour (Rec. 601).
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs of one size, as the networks want them.
+
+    Attributes:
+        image_0, image_1: (B, 3, H, W) RGB in [0, 1].
+        flow_10: (B, 2, H, W) pixels, from image 1 to image 0.
+        known_mask: (B, 1, H, W) bool, what is known of the pixel of image 1 is right.
+        seen_mask: (B, 1, H, W) bool, known, and not occluded in image 0.
+    """
+
+    image_0: Tensor
+    image_1: Tensor
+    flow_10: Tensor
+    known_mask: Tensor
+    seen_mask: Tensor
+
+    def to(self, device: torch.device) -> PairBatch:
+        """On another device."""
+        return PairBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def as_batch(pairs: Sequence[FlowPair]) -> PairBatch:
+    """Pairs of one size as a batch; images may be uint8 levels or floats in [0, 1]."""
+    def maps(values: Sequence[np.ndarray]) -> Tensor:
+        """Stacked, channels first."""
+        stacked = np.stack(values)
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(stacked, -1, 1)))
+
+    def colours(values: Sequence[np.ndarray]) -> Tensor:
+        """The same in [0, 1]."""
+        found = maps(values)
+        return found.float() / 255 if found.dtype == torch.uint8 else found
+
+    known = [pair.known_mask[..., None] for pair in pairs]
+    seen = [(pair.known_mask & ~pair.occluded_mask)[..., None] for pair in pairs]
+    return PairBatch(colours([pair.image_0 for pair in pairs]),
+                     colours([pair.image_1 for pair in pairs]),
+                     maps([pair.flow_10 for pair in pairs]), maps(known), maps(seen))
+
+
+def crop_pair(pair: FlowPair, size: tuple[int, int], rng: np.random.Generator) -> FlowPair:
+    """Cut a random window out of image 1, and out of image 0 the window that it came from.
+
+    Image 0's window is moved by the median flow, so that most of what is seen stays inside; the
+    flow is lessened by as much.
+
+    Args:
+        pair: at least as large as the window.
+        size: (W, H) in pixels.
+        rng: drawn from.
+    Raises:
+        SceneError: the pair is smaller.
+    """
+    height, width = pair.known_mask.shape
+    if width < size[0] or height < size[1]:
+        raise SceneError(f"pair {pair.name} is {width}x{height}, need at least the crops' "
+                         f"{size[0]}x{size[1]}; give --crop_size {min(width, size[0])}x"
+                         f"{min(height, size[1])} or less")
+    room = np.array([width - size[0], height - size[1]])
+    corner = np.array([rng.integers(room[0] + 1), rng.integers(room[1] + 1)])
+    window = _window(corner, size)
+    seen = (pair.known_mask & ~pair.occluded_mask)[window]
+    flow = pair.flow_10[window]
+    moved = np.rint(np.median(flow[seen], axis=0)).astype(int) if seen.any() else 0
+    from_corner = np.clip(corner + moved, 0, room)
+    shift = (from_corner - corner).astype(np.float32)
+    return replace(pair, image_0=pair.image_0[_window(from_corner, size)],
+                   image_1=pair.image_1[window], flow_10=np.where(seen[..., None], flow - shift, 0),
+                   known_mask=pair.known_mask[window], occluded_mask=pair.occluded_mask[window])
+
+
+def _window(corner: np.ndarray, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a window."""
+    return (slice(int(corner[1]), int(corner[1]) + size[1]),
+            slice(int(corner[0]), int(corner[0]) + size[0]))
+
+
+def change_colours(pair: FlowPair, rng: np.random.Generator) -> FlowPair:
+    """The same random change of brightness, contrast, saturation and gamma for both images.
+
+    Returns:
+        The pair with float32 images in [0, 1].
+    """
+    gain = 1 + rng.uniform(-GAIN, GAIN, 3)
+    contrast = 1 + rng.uniform(-CONTRAST, CONTRAST)
+    saturation = 1 + rng.uniform(-SATURATION, SATURATION)
+    brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS)
+    gamma = np.exp(rng.uniform(-GAMMA, GAMMA))
+
+    def changed(image: np.ndarray) -> np.ndarray:
+        """One of the images."""
+        grey = (image @ LUMA)[..., None]
+        colours = grey + saturation * (image - grey)
+        colours = (colours / 255 - 0.5) * contrast * gain + 0.5 + brightness
+        return (np.clip(colours, 0, 1) ** gamma).astype(np.float32)
+
+    return replace(pair, image_0=changed(pair.image_0), image_1=changed(pair.image_1))
+
+
+class TrainingSamples(Dataset):
+    """Cut and coloured pairs by sample number.
+
+    Args:
+        source: of whole pairs.
+        size: (W, H) of the crops in pixels.
+        seed: of order, crops and colours.
+    """
+
+    def __init__(self, source: PairSource, size: tuple[int, int], seed: int) -> None:
+        self.source, self.size, self.seed = source, size, seed
+
+    def __getitem__(self, number: int) -> FlowPair | UserError:
+        """Sample `number`; an error comes as a value, as raised in a worker it loses its type."""
+        rng = np.random.default_rng([self.seed, CHANGES, number])
+        try:
+            pair = self.source.pair(self.pair_index(number))
+            return change_colours(crop_pair(pair, self.size, rng), rng)
+        except UserError as error:
+            return error
+
+    def pair_index(self, number: int) -> int:
+        """Which pair it is: each once in an epoch, in an order of its own; or one never seen."""
+        if self.source.is_endless:
+            return number
+        epoch, position = divmod(number, len(self.source))
+        return int(_order(self.seed, epoch, len(self.source))[position])
+
+
+@lru_cache(2)
+def _order(seed: int, epoch: int, num_pairs: int) -> np.ndarray:
+    return np.random.default_rng([seed, ORDER, epoch]).permutation(num_pairs)
+
+
+class BatchStream:
+    """The micro-batches of each step, in order, from any step on.
+
+    Args:
+        samples: by number.
+        batch_size: samples of a step over all processes.
+        micro: how many parts a step's batch has.
+        share: which of the parts are wanted here.
+        num_workers: processes that prepare them; 0: this one.
+    """
+
+    def __init__(self, samples: TrainingSamples, batch_size: int, *, micro: int = 1,
+                 share: Sequence[int] = (0,), num_workers: int = 0) -> None:
+        if batch_size % micro:
+            raise ValueError(f"batch_size {batch_size} is no multiple of {micro} parts")
+        self.samples, self.batch_size, self.micro = samples, batch_size, micro
+        self.share, self.num_workers = tuple(share), num_workers
+        self._next_step, self._loaded = -1, iter(())
+
+    def numbers(self, step: int, part: int) -> range:
+        """Sample numbers of one part of a step's batch."""
+        size = self.batch_size // self.micro
+        first = step * self.batch_size + part * size
+        return range(first, first + size)
+
+    def at(self, step: int) -> list[PairBatch]:
+        """The parts of a step's batch that are wanted here.
+
+        Raises:
+            UserError: a pair cannot be read.
+        """
+        if step != self._next_step:
+            self._loaded = self._load_from(step)
+        self._next_step = step + 1
+        parts = [next(self._loaded) for _ in self.share]
+        for error in (part for part in parts if isinstance(part, UserError)):
+            self.close()
+            raise error
+        return parts
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._next_step, self._loaded = -1, iter(())
+
+    def _load_from(self, step: int) -> Iterator[PairBatch | UserError]:
+        return iter(DataLoader(
+            self.samples, batch_sampler=_Numbers(self, step), num_workers=self.num_workers,
+            collate_fn=_collate, worker_init_fn=_one_thread,
+            generator=torch.Generator()))                  # not the global one: it is resumed
+
+
+class _Numbers:
+    """Sample numbers of all parts from a step on, without end."""
+
+    def __init__(self, stream: BatchStream, step: int) -> None:
+        self.stream, self.step = stream, step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.step
+        while True:
+            yield from (list(self.stream.numbers(step, part)) for part in self.stream.share)
+            step += 1
+
+
+def _collate(samples: list[FlowPair | UserError]) -> PairBatch | UserError:
+    """A batch, or the first error."""
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) \
+        or as_batch(samples)
+
+
+def _one_thread(worker: int) -> None:
+    """OpenCV's threads do not survive the fork that made a worker."""
+    cv2.setNumThreads(0)

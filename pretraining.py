@@ -1,0 +1,338 @@
+"""Pre-training of encoder and decoder on image pairs with flow (METHOD 7).
+
+E(I_0), warped by the flow from image 1 to image 0 and zero where that is occluded, is decoded
+against I_1, and D(E(I_0)) against I_0: features that survive being moved, and a decoder that fills
+small holes. A step's batch consists of micro-batches, each normalised in E by its own statistics;
+gradients and running statistics are their means. N processes that share the micro-batches so do
+what one process does with all of them.
+"""
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_processing.flow_pairs import FlowPair, FolderPairs, PairSource
+from data_processing.made_flow import WITHHELD, MadePairs
+from data_processing.made_scenes import parse_resolution
+from data_processing.pair_batches import BatchStream, PairBatch, TrainingSamples, as_batch
+from loss_functions import image_loss
+from scheduler import learning_rate_factor
+from sdf_meshing import write_curve
+from sdf_rendering import sample_maps
+from utils.averaging import WeightAverage
+from utils.checkpoints import load_checkpoint, load_state, write_text_atomic
+from utils.config import Config
+from utils.config_sections import RatesConfig
+from utils.distributed import (
+    Ranks, average_gradients, average_tensors, broadcast_int, failing_together)
+from utils.errors import ConfigError
+from utils.loop import Loop, LoopOptions, Progress
+from utils.metrics import psnr_foreground
+from utils.pictures import error_map, save_png, sheet, to_uint8
+from utils.run import Run, RunFolder
+from utils.weights import save_networks
+
+log = logging.getLogger(__name__)
+
+TRAINED = ("encoder", "decoder")
+#: `--dataset_path` that asks for made pairs, as an empty one does.
+MADE = "made"
+NUM_MADE_SCORED = 8       # made pairs that are scored where no folder is given
+MOST_SCORED = 50          # of a folder's pairs, at even distances
+NUM_DRAWN = 4             # pairs of the picture sheet
+WEIGHTS_FILE = "encdec.pth"
+#: What is not counted, in the sheet's error pictures.
+GREY = 128
+STOP = -1                 # the step that tells the other processes to end
+COLUMNS = ("image 0", "reconstruction", "image 1", "image 1 from warped\nfeatures of image 0",
+           "its error, black 0 to\nyellow 0.2, grey: unseen")
+
+
+def warp(maps: Tensor, flow_10: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of image 0 as image 1 sees them: W(x) = maps(x + flow_10(x)), bilinear.
+
+    Args:
+        maps: (B, C, H, W) on image 0's pixels.
+        flow_10: (B, 2, H, W), pixels.
+    Returns:
+        (B, C, H, W), differentiable in maps, and (B, 1, H, W) bool, inside image 0, whose border
+        is half a pixel beyond the outer centres; outside it the border is repeated.
+    """
+    height, width = flow_10.shape[2:]
+    size = torch.tensor([width, height], dtype=flow_10.dtype, device=flow_10.device)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    at = torch.stack([x, y], -1).to(flow_10) + flow_10.permute(0, 2, 3, 1)     # (B, H, W, 2)
+    inside = ((at >= -0.5) & (at <= size - 0.5)).all(-1)[:, None]
+    grid = at * (2 / (size - 1).clamp(min=1)) - 1          # first and last centre at -1 and 1
+    return sample_maps(maps, grid[:, None])[:, 0], inside
+
+
+class PairTrainer:
+    """Encoder, decoder and optimiser over a stream of pairs; a `Task` of the loop.
+
+    Args:
+        model: `modules_sdf.ImageNetworks`, trained in place.
+        stream: of the micro-batches that are this process's.
+        scored: withheld pairs.
+        rates: first rate, its decay, and the average that is scored and stored.
+        input_image_loss: decode image 0 itself too.
+        ranks: the processes; each makes a trainer of its own with the same weights.
+    """
+
+    def __init__(self, model: nn.Module, stream: BatchStream, scored: PairSource, *,
+                 rates: RatesConfig, input_image_loss: bool, ranks: Ranks = Ranks()) -> None:
+        self.model, self.stream, self.scored, self.rates = model, stream, scored, rates
+        self.input_image_loss, self.ranks = input_image_loss, ranks
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=rates.lr)
+        self.average = WeightAverage(model, TRAINED, rates.average_decay)
+        self._latest: tuple[int, dict[str, dict[str, float]]] | None = None
+        self.statistics = [value for module in model.modules()
+                           if isinstance(module, nn.BatchNorm2d)
+                           for value in (module.running_mean, module.running_var)]
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """One step of all processes; the others do their share in `follow`.
+
+        Returns:
+            Unweighted losses and their total, means over the whole batch, detached scalars.
+        Raises:
+            FloatingPointError: a loss or gradient is not finite; nothing was updated.
+            UserError: a pair cannot be read, or another process is gone.
+        """
+        broadcast_int(step, self.ranks)
+        return self._step(step)
+
+    def follow(self) -> None:
+        """What all processes but the main one do: their share of its steps, until it ends."""
+        while (step := broadcast_int(STOP, self.ranks)) != STOP:
+            self._step(step)
+
+    def finish(self) -> None:
+        """Tell the other processes that the run is over."""
+        broadcast_int(STOP, self.ranks)
+
+    def _step(self, step: int) -> dict[str, Tensor]:
+        with failing_together(self.ranks):
+            losses = self._accumulate(self.stream.at(step))
+        parameters = list(self.model.parameters())
+        average_gradients(parameters, self.ranks)
+        average_tensors([*self.statistics, *losses.values()], self.ranks)
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError("the gradient is not finite, the losses are")
+        self.optimizer.param_groups[0]["lr"] = self.rates.lr * learning_rate_factor(
+            step, self.rates.lr_encdec_decay_steps, self.rates.lr_decay_factor)
+        self.optimizer.step()
+        self.average.update()
+        return losses
+
+    def _accumulate(self, batches: Sequence[PairBatch]) -> dict[str, Tensor]:
+        """Mean gradients, losses and running statistics of this process's micro-batches."""
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        before = [value.clone() for value in self.statistics]
+        sums = [torch.zeros_like(value) for value in self.statistics]
+        means: dict[str, Tensor] = {}
+        for batch in batches:
+            torch._foreach_copy_(self.statistics, before)
+            losses = self.losses(batch.to(before[0].device))
+            losses["total"] = sum(losses.values())
+            if not torch.isfinite(losses["total"]):
+                bad = [name for name, value in losses.items() if not torch.isfinite(value)]
+                raise FloatingPointError(f"loss not finite: {', '.join(bad)}")
+            (losses["total"] / len(batches)).backward()
+            torch._foreach_add_(sums, self.statistics)
+            for name, value in losses.items():
+                means[name] = means.get(name, 0) + value.detach() / len(batches)
+        torch._foreach_copy_(self.statistics, [value / len(batches) for value in sums])
+        return means
+
+    def losses(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Mean L1 of both reconstructions; unknown pixels are left out.
+
+        Args:
+            batch: on the model's device.
+        """
+        features = self.model.encode(batch.image_0)
+        warped, inside = warp(features, batch.flow_10)
+        maps = [warped * (batch.seen_mask & inside)]
+        if self.input_image_loss:
+            maps.append(features)
+        images = self.model.decode(torch.cat(maps)).split(len(features))      # D knows no batch
+        found = {"warped": image_loss(images[0], batch.image_1, batch.known_mask)}
+        if self.input_image_loss:
+            found["input"] = image_loss(images[1], batch.image_0,
+                                        torch.ones_like(batch.known_mask))
+        return {name: value / len(features) for name, value in found.items()}
+
+    def score(self, step: int) -> dict[str, float]:
+        """Mean figures of the withheld pairs, of the averaged weights."""
+        found = list(self.figures().values())
+        return {name: float(np.mean([figures[name] for figures in found]))
+                for name in found[0]} if found else {}
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """PSNR of each withheld pair in dB: reconstruction over all pixels of image 0; warped
+        reconstruction, and for comparison image 0 itself warped, over the pixels of image 1 that
+        are seen in image 0. They are kept until the next step."""
+        if self._latest is not None and self._latest[0] == self.average.num_updates:
+            return self._latest[1]
+        found, model = {}, self.average.averaged_model().eval()
+        for index in self._evenly(MOST_SCORED):
+            pair = self.scored.pair(index)
+            batch, counts, images = self._reconstruct(model, pair)
+            plain = warp(batch.image_0, batch.flow_10)[0]
+            if counts.any():
+                found[pair.name] = {
+                    "psnr_reconstruction": psnr_foreground(images[0], batch.image_0[0],
+                                                           torch.ones_like(counts)),
+                    "psnr_warped": psnr_foreground(images[1], batch.image_1[0], counts),
+                    "psnr_image_warped": psnr_foreground(plain[0], batch.image_1[0], counts)}
+        self._latest = self.average.num_updates, found
+        return found
+
+    def _reconstruct(self, model: nn.Module, pair: FlowPair) -> tuple[PairBatch, Tensor, Tensor]:
+        """(batch of one, (1, H, W) bool what counts, (2, 3, H, W) both reconstructions)."""
+        batch = as_batch([pair]).to(self.statistics[0].device)
+        with torch.no_grad():
+            features = model.encode(batch.image_0)
+            warped, inside = warp(features, batch.flow_10)
+            counts = batch.seen_mask & inside
+            images = [model.decode(maps)[0] for maps in (features, warped * counts)]
+        return batch, counts[0].cpu(), torch.stack(images)
+
+    def _evenly(self, most: int) -> list[int]:
+        """Numbers of at most so many withheld pairs, at even distances."""
+        count = len(self.scored)
+        return [i * count // min(most, count) for i in range(min(most, count))]
+
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
+        """A sheet of withheld pairs: images, reconstructions, error."""
+        rows, labels, model = [], [], self.average.averaged_model().eval()
+        for index in self._evenly(NUM_DRAWN):
+            pair = self.scored.pair(index)
+            batch, counts, images = self._reconstruct(model, pair)
+            error = error_map(images[1], batch.image_1[0])
+            error[~counts[0].numpy()] = GREY
+            rows.append([pair.image_0, to_uint8(images[0]), pair.image_1, to_uint8(images[1]),
+                         error])
+            labels.append(f"pair\n{pair.name}")
+        return {"pairs": sheet(rows, labels, COLUMNS, f"after {step} steps")} if rows else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimiser and average; the stream needs the step's number alone."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict(), "batch_size": self.stream.batch_size,
+                "micro": self.stream.micro}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave; ValueError where the batches are others."""
+        for name in ("batch_size", "micro"):
+            if state[name] != getattr(self.stream, name):
+                raise ValueError(f"{name} was {state[name]}, is {getattr(self.stream, name)}")
+        load_state(self.model, state["model"], "the run's checkpoint")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        self._latest = None
+
+
+def open_pairs(config: Config) -> tuple[PairSource, PairSource]:
+    """Pairs to train on and withheld pairs, by the flags.
+
+    Raises:
+        ConfigError, SceneError: no such folder, or nothing in it.
+    """
+    path, flags, seed = config.data.dataset_path, config.pretrain, config.run.seed
+    size = parse_resolution(flags.crop_size, flag="crop_size")
+    training: PairSource = FolderPairs(path) if path not in ("", MADE) else \
+        MadePairs(size, seed, pictures=flags.pictures)
+    scored: PairSource = FolderPairs(flags.eval_path) if flags.eval_path else \
+        MadePairs(size, seed, pictures=flags.pictures, stream=WITHHELD, num_pairs=NUM_MADE_SCORED)
+    return training, scored
+
+
+def build_pair_trainer(model: nn.Module, training: PairSource, scored: PairSource,
+                       config: Config, *, ranks: Ranks) -> PairTrainer:
+    """A trainer by the flags.
+
+    Args:
+        model: on this process's device.
+        training, scored: pairs.
+        config: with the sections of pre-training.
+        ranks: the processes.
+    Raises:
+        ConfigError: the batch cannot be divided as asked.
+    """
+    flags, batch_size = config.pretrain, config.run.batch_size
+    micro = flags.num_micro_batches or ranks.size
+    if batch_size % micro or micro % ranks.size:
+        raise ConfigError(f"--batch_size {batch_size} in {micro} micro-batches on {ranks.size} "
+                          "processes: need a batch size that is a multiple of the micro-batches, "
+                          "and as many of those for each process; give other numbers")
+    samples = TrainingSamples(training, parse_resolution(flags.crop_size, flag="crop_size"),
+                              config.run.seed)
+    stream = BatchStream(samples, batch_size, micro=micro, share=ranks.share(micro),
+                         num_workers=flags.num_workers)
+    return PairTrainer(model, stream, scored, rates=config.rates,
+                       input_image_loss=bool(flags.input_image_loss), ranks=ranks)
+
+
+def pretrain(trainer: PairTrainer, run: Run, options: LoopOptions) -> Progress | None:
+    """Train on all processes; only the main one writes.
+
+    Returns:
+        How far it came; None on processes that only follow.
+    """
+    try:
+        if not trainer.ranks.is_main:
+            if run.start is not None:
+                trainer.load_state_dict(load_checkpoint(run.start)["task"])
+            trainer.follow()
+            return None
+        progress = Loop(trainer, run, options).run()
+        trainer.finish()
+        return progress
+    finally:
+        trainer.stream.close()
+
+
+def write_pretraining(trainer: PairTrainer, folder: RunFolder, *,
+                      curve: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """Write weights, figures, curve and picture sheet of a run.
+
+    Args:
+        trainer: after its last step.
+        folder: of the run.
+        curve: rows of figures against steps; figures before training are those of step 0.
+        facts: further entries of metrics.json.
+    Returns:
+        Figures and paths as text.
+    """
+    pairs = trainer.figures()
+    names = list(next(iter(pairs.values()), {}))
+    after = {name: float(np.mean([figures[name] for figures in pairs.values()])) for name in names}
+    first = next((row for row in curve if row["step"] == 0), {})
+    before = {name: first.get(name) for name in names}
+    metrics = {"before": before, "mean": after, "pairs": pairs, **facts}
+    model = trainer.average.averaged_model()
+    files = [folder.path / WEIGHTS_FILE, folder.path / "metrics.json",
+             write_curve(curve, folder.path / "curve.csv")]
+    save_networks(files[0], encoder=model.encoder, decoder=model.decoder)
+    write_text_atomic(files[1], json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    for name, picture in trainer.pictures(facts["steps"]).items():
+        files.append(folder.pictures / f"{name}.png")
+        save_png(files[-1], picture)
+    lines = [f"PSNR [dB], mean of {len(pairs)} pairs: before, after"]
+    lines += [f"  {name.removeprefix('psnr_'):16}{_text(before[name])}  {after[name]:6.2f}"
+              for name in names]
+    return "\n".join([*lines, "", "written:", *(f"  {path}" for path in files)])
+
+
+def _text(value: float | None) -> str:
+    return "   n/a" if value is None else f"{value:6.2f}"
