@@ -34,7 +34,7 @@ class FastTracer:
     """A tracer with few SDF evaluations; the plain one settles what is doubtful.
 
     Hits are those of the plain tracer to its threshold. Its losses differ in what is left out: soft
-    mask terms under 1e-5, and eikonal points outside the unit sphere.
+    mask terms under 4e-4, and eikonal points outside the unit sphere.
 
     Args:
         plain: the plain tracer, `trace(sdf, rays)`.
