@@ -220,3 +220,13 @@ class RunTableConfig:
                                  "nothing", bare=True)
     table_only: int = switch(0, "1: make the table of what is finished, and run nothing",
                              bare=True)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Which finished runs are put side by side."""
+
+    runs: tuple[str, ...] = flag((), "folders of finished runs of one scene", element=str)
+    labels: tuple[str, ...] = flag((), "a name for each, _ for a space; none: the folders' names",
+                                   element=str)
+    comparison: str = flag("comparison.png", "the sheet of pictures that is written")
