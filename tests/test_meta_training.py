@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from tiny_runs import (
-    ROOT, call, config_of, differing, final_state, flags_of, meta_config_of, script,
+    ROOT, SMALL, call, config_of, differing, final_state, flags_of, meta_config_of, script,
     start_as_ranks)
 
 from data_processing.scene_pool import open_pool
@@ -247,3 +247,25 @@ def test_defaults_of_the_curve_are_the_releases_steps():
                                      200) and config.run.eval_interval == 100
     assert config.tracing.occ_threshold == config_of("--experiment_name",
                                                      "x").tracing.occ_threshold
+
+
+def test_a_table_has_runs_from_scratch_and_from_the_start(meta_train, tiny_scene, tiny_sphere,
+                                                          tmp_path, capsys):
+    """run_table.py runs both scripts, each in a process of its own, and finds their results."""
+    start_file = meta_train("meta") / "meta_start.pth"
+    pairs = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    lines = [f"{flag[2:]} = {value}" for flag, value in pairs.items()]
+    (tmp_path / "plain.txt").write_text("\n".join([*lines, f"checkpoint_sdf = {tiny_sphere}"]))
+    (tmp_path / "learned.txt").write_text("\n".join([*lines, "meta_parts = features",
+                                                     f"checkpoint_sdf = {tiny_sphere}"]))
+    call("run_table", "--configs", tmp_path / "plain.txt", tmp_path / "learned.txt", "--scenes",
+         tiny_scene, "--num_steps", 1, "--at_steps", 0, 1, "--meta_initialization", start_file,
+         "--run_flags", "--device cpu", "--output", tmp_path / "table")
+    rows = json.loads((tmp_path / "table" / "table.json").read_text())
+    assert "1 of 1" in (tmp_path / "table" / "table.md").read_text()
+    runs = {path.name: final_state(path) for path in (tmp_path / "table" / "runs").iterdir()
+            if path.is_dir()}
+    assert len(runs) == 2 and rows
+    learned = next(state for name, state in runs.items() if name.startswith("learned"))
+    assert learned["config"]["run"]["checkpoint_img_encoder"] == str(start_file)
+    assert learned["config"]["run"]["checkpoint_sdf"] == str(tiny_sphere)
