@@ -12,21 +12,23 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E402
 from data_processing.scenes import load_scene  # noqa: E402
 from data_processing.splits import resolve_split  # noqa: E402
 from data_processing.writers import write_scene  # noqa: E402
-from modules_sdf import build_model, trace_views  # noqa: E402
+from modules_sdf import build_model, conv_precision, trace_views  # noqa: E402
 from sdf_rendering import ReferenceTracer  # noqa: E402
 from training import build_scene_trainer  # noqa: E402
 from utils.benchmarking import (  # noqa: E402
-    Jobs, Variant, format_rows, interleaved, matmul_rate)
+    Jobs, Variant, format_rows, interleaved, matmul_rate, median_seconds)
 from utils.checkpoints import write_text_atomic  # noqa: E402
 from utils.chunked_autograd import chunk_size  # noqa: E402
 from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
@@ -150,7 +152,19 @@ class Subject:
                 "image_step": lambda: self.step(IMAGE_STEP), "buffers": self.buffers,
                 "render_frame": self.render_frame, "sdf_forward": self.sdf_forward,
                 "sdf_gradient": self.sdf_gradient, "eikonal": self.eikonal,
-                "agreement": self.agreement}
+                "agreement": self.agreement, "operations": self.operations}
+
+    def operations(self) -> dict[str, float]:
+        """FLOP of the matrix products and convolutions of both steps, backward passes included."""
+        found = {}
+        for name, number in (("shape", SHAPE_STEP), ("image", IMAGE_STEP)):
+            with FlopCounterMode(display=False) as counter:
+                self.trainer.train_step(number)
+            counts = counter.get_flop_counts()["Global"]
+            convolutions = sum(flop for op, flop in counts.items() if "convolution" in str(op))
+            found[f"{name}_conv"] = convolutions
+            found[f"{name}_matmul"] = sum(counts.values()) - convolutions
+        return found
 
     def step(self, number: int) -> dict[str, float]:
         """A training step."""
@@ -292,17 +306,48 @@ def table(result: dict) -> str:
         rows.append([f"  peak of a shape step, {row['views']} views {row['width']} wide, MiB",
                      *peaks, ""])
     agreement = result["agreement"]
+    limits = [f"{name} step: {flop[0] / 1e9:.0f} GFLOP of convolutions, {flop[1] / 1e9:.0f} of "
+              f"matrix products, at these rates {least:.0f} ms"
+              for name, flop, least in step_limits(result)]
     lines = [f"{result['device']}, {result['threads']} threads, torch {result['torch']}, "
              f"{result['scene']} at {result['resolution']}", format_rows(rows),
              f"matrix product {result['matmul_flops'] / 1e9:.0f} GFLOP/s; SDF forward "
              f"{result['sdf_points_per_second'] / 1e6:.2f} Mpoints/s = "
-             f"{result['sdf_forward_fraction_of_matmul']:.0%} of it",
+             f"{result['sdf_forward_fraction_of_matmul']:.0%} of it; convolution "
+             f"{result['conv_flops'] / 1e9:.0f} GFLOP/s", *limits,
              f"hits more than {APART:g} apart: {agreement['apart']:.3%} of rays that both call "
              f"hits; hit or miss disagrees: {agreement['disagree']:.3%} of rays, "
              f"{agreement['num_inside']:.0f} of {agreement['rays']:.0f} in the mask's interior, of "
              "which dense sampling finds the fast one wrong in "
              f"{agreement['num_wrong_inside']:.0f}"]
     return "\n".join(lines)
+
+
+def conv_rate(device: torch.device) -> float:
+    """The decoder's widest convolution as training computes it, forward, FLOP/s."""
+    precision = torch.bfloat16 if conv_precision("auto", device.type, True) == "bf16" \
+        else torch.float32
+    maps = torch.randn(4, 192, 96, 128, device=device, dtype=precision)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    layer = torch.nn.Conv2d(192, 64, 3, padding=1).to(maps)
+    layer = layer.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        seconds = median_seconds(lambda: layer(maps), device)
+    return 2 * 9 * 192 * 64 * 4 * 96 * 128 / seconds
+
+
+def step_limits(result: dict) -> list[tuple[str, tuple[float, float], float]]:
+    """For both steps: FLOP (convolutions, matrix products), and their time at measured rates, ms.
+
+    No step can be faster without doing less: sines, memory and everything else come on top.
+    """
+    counts = result["operations"]
+    rows = []
+    for name in ("shape", "image"):
+        flop = counts[f"{name}_conv"], counts[f"{name}_matmul"]
+        rows.append((name, flop, (flop[0] / result["conv_flops"]
+                                  + flop[1] / result["matmul_flops"]) * 1e3))
+    return rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -318,12 +363,14 @@ def main(argv: list[str] | None = None) -> None:
         width = load_scene(path).cameras.resolution[0]
         rate = matmul_rate(device, torch.float32)
         measured = measure(path, size[0] / width, config)
-        agreement = measure(path, size[0] / width, config, names=("fast",), jobs=("agreement",))
+        once = measure(path, size[0] / width, replace(config, repeats=1), names=("fast",),
+                       jobs=("agreement", "operations"))
         per_second = NUM_SDF_POINTS / measured["sdf_forward"]["fast"]["ms"] * 1e3
         result = {
             "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "scene": Path(config.scene).name or "made-up scene", "resolution": config.resolution,
-            "ratios": ratios_of(measured), "agreement": agreement["agreement"]["fast"],
+            "ratios": ratios_of(measured), "agreement": once["agreement"]["fast"],
+            "operations": once["operations"]["fast"], "conv_flops": conv_rate(device),
             "measured": measured, "matmul_flops": rate,
             "sdf_points_per_second": per_second,
             "sdf_forward_fraction_of_matmul": per_second * FLOP_PER_POINT / rate}
