@@ -146,6 +146,9 @@ class PretrainConfig:
     convolution_type: str = flag("standard", "convolutions of encoder and decoder",
                                  choices=("standard", "partial", "meta"))
     input_image_loss: int = switch(1, "1: the first image itself is decoded and scored too")
+    lr_warmup_steps: int = flag(200, "first steps, in which the rate rises to lr; at once, most "
+                                "features of the encoder die in the first ten", unit="steps",
+                                minimum=0)
     crop_size: str = flag("256x192", "random crops that are trained on, WxH; size of made pairs",
                           unit="pixels")
     num_workers: int = flag(0, "processes that prepare pairs; 0: the training process itself",
