@@ -37,7 +37,7 @@ def read_image(path: Path, im_scale: float = 1.0) -> np.ndarray:
     Raises:
         SceneError: missing, unreadable, truncated, too large, or not 8-bit RGB.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         found = _kind_of(path, image)
         if found != "RGB":
             raise SceneError(f"{path}: {found}, need 8-bit RGB; convert it with: "
@@ -58,7 +58,7 @@ def read_mask(path: Path, im_scale: float = 1.0, *, least_foreground: int = 1) -
     Raises:
         SceneError: missing, unreadable, truncated, too large, or not 8-bit.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         found = _kind_of(path, image)
         if "16-bit" in found or image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
             raise SceneError(f"{path}: {found}, need an 8-bit mask; convert it with: "
@@ -79,7 +79,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         SceneError: missing, unreadable or too large.
     """
-    with _opened(path, decode=False) as image:
+    with opened(path, decode=False) as image:
         return image.size
 
 
@@ -96,7 +96,7 @@ def scaled_size(size: tuple[int, int], im_scale: float) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: Path, decode: bool = True) -> Iterator[Image.Image]:
+def opened(path: Path, decode: bool = True) -> Iterator[Image.Image]:
     """The file opened (and wholly decoded) by Pillow; its errors become SceneErrors."""
     if not path.is_file():
         raise SceneError(f"{path}: no such file, need a PNG or JPEG image; copy it there or take "
