@@ -85,6 +85,7 @@ class Capture:
         points_world: (N, 3) float64 points of the scene, or None.
         model: (4, 4) object to world that the source states itself, or None.
         left_out: a line for each frame that was not taken, with the reason.
+        least_foreground: smallest 8-bit value of a mask file that counts as object.
     """
 
     source: str
@@ -93,6 +94,7 @@ class Capture:
     points_world: np.ndarray | None = None
     model: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
+    least_foreground: int = 128
 
 
 def make_capture(source: str, root: Path, views: list[CapturedView], **more: Any) -> Capture:

@@ -66,10 +66,13 @@ def is_mask_name(path: Path) -> bool:
     return path.stem.lower().endswith(MASK_ENDS)
 
 
-def mask_levels(levels: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 of a mask file to coverage in [0, 1]; masks of 0 and 1 count as of 0 and 255."""
-    highest = int(levels.max()) if levels.size else 0
-    return (levels > 0).astype(np.float32) if highest <= 1 else levels.astype(np.float32) / 255
+def mask_coverage(levels: np.ndarray, least_foreground: int = 128) -> np.ndarray:
+    """(H, W) uint8 of a mask file to 0 and 1 in float32.
+
+    Masks of 0 and 1 count as of 0 and 255, so that they are not taken for empty.
+    """
+    least = least_foreground if levels.max(initial=0) > 1 else 1
+    return (levels >= least).astype(np.float32)
 
 
 def border_colour(image: np.ndarray) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_processing.captures import CapturedView, Lens
 from data_processing.images import opened
-from data_processing.import_masks import mask_levels
+from data_processing.import_masks import mask_coverage
 from utils.errors import SceneError
 
 #: How much the shapes (width over height) of images that belong together may differ.
@@ -103,9 +103,12 @@ def fitting_views(views: tuple[CapturedView, ...], max_size: int) -> tuple[
     return kept, (max(1, round(common[0] * scale)), max(1, round(common[1] * scale))), left_out
 
 
-def read_photo(view: CapturedView) -> Photo:
-    """A photograph, its alpha or mask file, and its lens at the image's size.
+def read_photo(view: CapturedView, least_foreground: int = 128) -> Photo:
+    """A photograph, its mask file or alpha, and its lens at the image's size.
 
+    Args:
+        view: of a capture.
+        least_foreground: smallest value of a mask file that counts as object.
     Raises:
         SceneError: a file is missing, damaged, or of another shape.
     """
@@ -122,7 +125,8 @@ def read_photo(view: CapturedView) -> Photo:
             raise SceneError(f"{view.mask}: {levels.shape[1]}x{levels.shape[0]}, but "
                              f"{view.image.name} is {size[0]}x{size[1]}, need the same shape; "
                              "scale or crop it alike")
-        coverage = cv2.resize(mask_levels(levels), size, interpolation=cv2.INTER_LINEAR)
+        coverage = cv2.resize(mask_coverage(levels, least_foreground), size,
+                              interpolation=cv2.INTER_LINEAR)
     return Photo(rgb, coverage, view.lens.resized(size))
 
 

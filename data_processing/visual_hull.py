@@ -26,8 +26,8 @@ SURE_CELLS = 2.0
 LEAST_VIEWS = 2
 #: Distance that stands for "outside, nobody knows how far", object units.
 FAR_OUTSIDE = 10.0
-#: Samples along a ray for each cell that it can pass.
-SAMPLES_PER_CELL = 1.5
+#: Least step along a ray, in cells.
+LEAST_STEP = 0.5
 CHUNK = 1 << 18
 
 
@@ -206,7 +206,7 @@ def _grown_outside(distance: Tensor, cell: float) -> Tensor:
 
 
 def hull_masks(hull: Hull, cameras: Cameras, *, radius: float | None = None) -> Tensor:
-    """Outlines of the hull in every view, by samples along each pixel's ray.
+    """Outlines of the hull in every view, by steps along each pixel's ray.
 
     Args:
         hull: object space.
@@ -234,21 +234,25 @@ def _grid_points(hull: Hull) -> Tensor:
 
 
 def _least_along(grid: Tensor, hull: Hull, origins: Tensor, dirs: Tensor) -> Tensor:
-    """(R,) least distance on the part of each ray that passes the hull's cube."""
+    """(R,) least distance on the part of each ray that passes the hull's cube.
+
+    Steps are as long as the distance allows, as outside it is a lower bound, and at least
+    LEAST_STEP of a cell. A ray ends at its first point that is not outside.
+    """
     inverse = 1 / torch.where(dirs.abs() < 1e-9, torch.full_like(dirs, 1e-9), dirs)
     low, high = ((hull.center + sign * hull.half - origins) * inverse for sign in (-1, 1))
     near = torch.minimum(low, high).amax(-1).clamp_min(0)
     far = torch.maximum(low, high).amin(-1)
     least = torch.full((len(dirs),), FAR_OUTSIDE)
-    hitting = (far > near).nonzero()[:, 0]
-    num = int(len(hull.distance) * SAMPLES_PER_CELL)
-    steps = torch.linspace(0, 1, num)
-    for index in hitting.split(max(1, CHUNK * 4 // num)):
-        t = near[index, None] + (far - near)[index, None] * steps      # (r, num)
-        points = origins[index, None] + dirs[index, None] * t[..., None]
-        uvw = ((points - hull.center) / hull.half).flip(-1)[None, None]
-        values = functional.grid_sample(grid, uvw, align_corners=True, padding_mode="border")
-        least[index] = values[0, 0, 0].amin(-1)
+    alive, t = (far > near).nonzero()[:, 0], near.clone()
+    while len(alive):
+        points = origins[alive] + dirs[alive] * t[alive, None]
+        uvw = ((points - hull.center) / hull.half).flip(-1)[None, None, None]
+        value = functional.grid_sample(grid, uvw, align_corners=True,
+                                       padding_mode="border")[0, 0, 0, 0]
+        least[alive] = torch.minimum(least[alive], value)
+        t[alive] += value.clamp_min(LEAST_STEP * hull.cell)
+        alive = alive[(value > 0) & (t[alive] < far[alive])]
     return least
 
 

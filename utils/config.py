@@ -24,8 +24,8 @@ from utils.checkpoints import write_text_atomic
 from utils.config_sections import (
     CnnConfig, DataConfig, RatesConfig, RunConfig, SdfConfig, TracingConfig, ViewsConfig)
 from utils.config_stages import (
-    BenchmarkConfig, LossConfig, MakeSceneConfig, MetaConfig, PretrainConfig, TestConfig,
-    TrainedPartsConfig)
+    BenchmarkConfig, CheckConfig, ImportConfig, LossConfig, MakeSceneConfig, MetaConfig,
+    PretrainConfig, TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
@@ -68,13 +68,16 @@ class Config:
     pretrain: PretrainConfig | None = None
     make_scene: MakeSceneConfig | None = None
     benchmark: BenchmarkConfig | None = None
+    importing: ImportConfig | None = None
+    check: CheckConfig | None = None
 
 
 SECTION_OF = {
     "run": RunConfig, "rates": RatesConfig, "sdf": SdfConfig, "cnn": CnnConfig,
     "views": ViewsConfig, "data": DataConfig, "tracing": TracingConfig,
     "parts": TrainedPartsConfig, "loss": LossConfig, "meta": MetaConfig, "test": TestConfig,
-    "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "benchmark": BenchmarkConfig}
+    "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "benchmark": BenchmarkConfig,
+    "importing": ImportConfig, "check": CheckConfig}
 TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
     "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "test"))
 META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
