@@ -1,4 +1,4 @@
-"""What is wrong with cameras that do not fit: usual mistakes are undone, and what then fits is named.
+"""What is wrong with cameras that do not fit: usual mistakes are undone, what then fits is named.
 
 Each hypothesis is one mistake that people make when they move cameras from tool to tool. Undone,
 the matches must obey the epipolar geometry and the masks must agree on a hull.
@@ -20,12 +20,16 @@ from utils.cameras import Cameras, projection_from_intrinsics
 
 FLIP = np.diag([1.0, -1, -1, 1])
 #: Views, grid and outline size that a hypothesis is tested with: it is quick, and coarse.
-TEST_VIEWS, TEST_GRID, TEST_WIDTH, TEST_REACH = 14, 56, 96, 1.7
+TEST_VIEWS, TEST_GRID, TEST_WIDTH, TEST_REACH = 10, 44, 72, 1.7
+#: The distance of a scene is the one that this share of its pairs stays below.
+MOST_PAIRS = 0.85
 #: Factors that intrinsics of another image size are usually off by.
 SIZE_FACTORS = (0.125, 0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 1.25, 4 / 3, 1.5, 5 / 3,
                 2.0, 2.5, 3.0, 4.0, 5.0, 8.0)
 #: What must be reached for a hypothesis to explain the data.
 GOOD_DISTANCE, GOOD_AGREEMENT, GOOD_IN_FRONT = 2.0, 0.7, 0.9
+#: Clearly better is a distance of less than this share.
+CLEARLY = 0.4
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,16 @@ class Evidence:
     """What a scene offers to test cameras with.
 
     Attributes:
-        geometry: the cameras as they are.
+        geometry: the cameras as they were read.
         matches: points that views share, pixels of the images as they are.
         masks: (V, 1, H, W) bool, or None.
+        is_opencv: whether the file that they are from is to have OpenCV's camera axes.
     """
 
     geometry: Geometry
     matches: Sequence[PairMatches]
     masks: Tensor | None
+    is_opencv: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def score(evidence: Evidence) -> Score:
     geometry, matches = evidence.geometry, evidence.matches
     distances = epipolar_distances(geometry, matches)
     known = np.isfinite(distances).any() if len(distances) else False
-    distance = float(np.nanmedian(distances)) if known else np.nan
+    distance = float(np.nanquantile(distances, MOST_PAIRS)) if known else np.nan
     in_front = share_in_front(geometry, matches) if known else np.nan
     if known and distance > 3 * GOOD_DISTANCE:
         return Score(distance, np.nan if evidence.masks is None else 0.0, in_front)
@@ -130,18 +136,34 @@ def small_masks(masks: Tensor, width: int) -> Tensor:
     return functional.interpolate(masks.float(), size=size, mode="area") >= 0.5
 
 
-def explain(evidence: Evidence) -> tuple[Hypothesis, Score] | None:
-    """The hypothesis that makes cameras, matches and masks fit best; None where none does."""
-    scored = [(hypothesis, score(hypothesis.undo(evidence))) for hypothesis in hypotheses()]
-    good = [pair for pair in scored if pair[1].is_good]
+def explain(evidence: Evidence, now: Score) -> tuple[Hypothesis, Score] | None:
+    """The hypothesis that makes cameras, matches and masks fit best, and clearly better than now.
+
+    Returns:
+        it and its score; None where there is none.
+    """
+    scored = [(hypothesis, score(hypothesis.undo(evidence)))
+              for hypothesis in hypotheses(evidence)]
+    good = [pair for pair in scored if pair[1].is_good and _is_clearly_better(pair[1], now)]
     return max(good, key=lambda pair: pair[1].worth) if good else None
 
 
-def hypotheses() -> list[Hypothesis]:
-    """All mistakes that are tried."""
-    out = [Hypothesis("masks_inverted", "the masks are inverted: the object is black in them",
-                      "invert every mask: white (255) on the object, black (0) elsewhere",
-                      lambda e: replace(e, masks=None if e.masks is None else ~e.masks))]
+def _is_clearly_better(new: Score, now: Score) -> bool:
+    """Whether one measure is much better and none is much worse."""
+    if new.distance > 2 * now.distance or new.agreement < now.agreement - 0.05:
+        return False
+    return (new.distance < CLEARLY * now.distance or new.in_front > now.in_front + 0.3
+            or new.agreement > now.agreement + 0.15)
+
+
+def hypotheses(evidence: Evidence) -> list[Hypothesis]:
+    """All mistakes that are tried on the evidence."""
+    return [*_image_mistakes(), *_pose_mistakes(evidence.is_opencv), *_size_mistakes(evidence),
+            *_order_mistakes()]
+
+
+def _image_mistakes() -> list[Hypothesis]:
+    out = []
     for turns, words in ((1, "90 degrees clockwise"), (2, "180 degrees"),
                          (3, "90 degrees counter-clockwise")):
         out.append(Hypothesis(
@@ -151,49 +173,61 @@ def hypotheses() -> list[Hypothesis]:
     out.append(Hypothesis(
         "images_mirrored", "the images are mirrored left to right against their cameras",
         "mirror images and masks back", _mirrored))
-    for code, words, cure, change in _pose_changes():
-        out.append(Hypothesis(code, words, cure, lambda e, change=change: replace(
-            e, geometry=replace(e.geometry, view=change(e.geometry.view)))))
-    for factor in SIZE_FACTORS:
-        out.append(Hypothesis(
-            "intrinsics_size", f"the intrinsics are for images {1 / factor:.3g} times as large",
-            f"multiply focal lengths and principal points by {factor:.3g}, or give the images in "
-            "the size that was calibrated", lambda e, factor=factor: _rescaled(e, factor)))
-    for step, words in ((1, "the next"), (-1, "the previous")):
-        out.append(Hypothesis(
-            "order_shifted", f"each image has the camera of {words} one", "pair cameras and images "
-            "anew: both in the order of the file names, counting from the same number",
-            lambda e, step=step: replace(e, geometry=_reordered(e.geometry, step))))
-    out.append(Hypothesis(
-        "order_reversed", "the images are in the reverse order of their cameras", "pair cameras "
-        "and images anew: both in the order of the file names", lambda e: replace(
-            e, geometry=_reordered(e.geometry, 0))))
     return out
 
 
-def _pose_changes() -> list[tuple]:
-    """Code, what is wrong, cure, and what makes the right view matrices (V, 4, 4)."""
-    axes_cure = "flip the y and z axes of every camera (negate rows 2 and 3 of world-to-camera)"
-    return [
-        ("poses_opencv", "the poses have OpenCV camera axes (y down, looking along +z) where OpenGL "
-         "ones are due, or the other way round", axes_cure, lambda view: FLIP @ view),
-        ("poses_inverted", "the poses are camera-to-world where world-to-camera is due, or the "
-         "other way round", "invert every pose matrix", np.linalg.inv),
-        ("poses_inverted_opencv", "the poses are camera-to-world where world-to-camera is due, and "
-         "their camera axes are OpenCV's where OpenGL ones are due, or the other way round",
-         f"invert every pose matrix, then {axes_cure}", lambda view: FLIP @ np.linalg.inv(view)),
-        ("poses_inverted_opencv", "the poses are camera-to-world where world-to-camera is due "
-         "(OpenCV axes)", "invert every pose matrix before the axes are changed",
-         lambda view: FLIP @ np.linalg.inv(FLIP @ view)),
+def _size_mistakes(evidence: Evidence) -> list[Hypothesis]:
+    """Intrinsics of other sizes: the usual factors, and the one that the matches ask for."""
+    factors = list(SIZE_FACTORS)
+    if evidence.matches:
+        grid = np.geomspace(0.1, 10, 121)
+        for _ in range(3):
+            found = [np.nanmedian(epipolar_distances(_rescaled(evidence, f).geometry,
+                                                     evidence.matches)) for f in grid]
+            best = grid[int(np.argmin(found))]
+            width = grid[1] / grid[0]
+            grid = np.geomspace(best / width, best * width, 17)
+        factors.append(float(best))
+    return [Hypothesis(
+        "intrinsics_size", f"the intrinsics are for images {1 / factor:.3g} times as large",
+        f"multiply focal lengths and principal points by {factor:.3g}, or give the images in the "
+        "size that was calibrated", lambda e, factor=factor: _rescaled(e, factor))
+        for factor in factors if abs(factor - 1) > 0.03]
+
+
+def _order_mistakes() -> list[Hypothesis]:
+    cure = "pair cameras and images anew: both in the order of the file names, from the same number"
+    mistakes = ((1, "order_shifted", "each image has the camera of the previous one"),
+                (-1, "order_shifted", "each image has the camera of the next one"),
+                (0, "order_reversed", "the images are in the reverse order of their cameras"))
+    return [Hypothesis(code, found, cure, lambda e, step=step: replace(
+        e, geometry=_reordered(e.geometry, step))) for step, code, found in mistakes]
+
+
+def _pose_mistakes(is_opencv: bool) -> list[Hypothesis]:
+    """Mistakes with pose matrices, as they stand in a file of the due convention."""
+    due, other = ("OpenCV", "OpenGL") if is_opencv else ("OpenGL", "OpenCV")
+    axes = f"the camera axes are {other}'s where {due}'s are due (y and z point the other way)"
+    flip = "negate rows 2 and 3 of every world-to-camera matrix"
+    inverted = "the poses are camera-to-world where world-to-camera is due, or the other way round"
+    mistakes: tuple[tuple[str, str, str, Callable[[np.ndarray], np.ndarray]], ...] = (
+        ("poses_axes", axes, flip, lambda pose: FLIP @ pose),
+        ("poses_inverted", inverted, "invert every pose matrix", np.linalg.inv),
+        ("poses_inverted_axes", f"{inverted}, and {axes}", f"invert every pose matrix, then {flip}",
+         lambda pose: FLIP @ np.linalg.inv(pose)),
         ("poses_transposed", "the rotations of the poses are transposed",
-         "transpose the 3x3 rotation of every pose and leave its shift", _transposed)]
+         "transpose the 3x3 rotation of every pose and leave its shift", _transposed))
+    file_axes = FLIP if is_opencv else np.eye(4)
+    return [Hypothesis(code, found, cure, lambda e, change=change: replace(
+        e, geometry=replace(e.geometry, view=file_axes @ change(file_axes @ e.geometry.view))))
+        for code, found, cure, change in mistakes]
 
 
-def _transposed(view: np.ndarray) -> np.ndarray:
-    """Rotations transposed as they stand in an OpenCV file, shifts kept."""
-    out = FLIP @ view
-    out[:, :3, :3] = out[:, :3, :3].transpose(0, 2, 1)
-    return FLIP @ out
+def _transposed(pose: np.ndarray) -> np.ndarray:
+    """Rotations transposed, shifts kept."""
+    out = pose.copy()
+    out[:, :3, :3] = pose[:, :3, :3].transpose(0, 2, 1)
+    return out
 
 
 def _reordered(geometry: Geometry, step: int) -> Geometry:
@@ -219,15 +253,16 @@ def _turned(evidence: Evidence, turns: int) -> Evidence:
             3: lambda p: np.stack([height - 1 - p[:, 1], p[:, 0]], 1)}[turns]
     size = (height, width) if turns % 2 else (width, height)
     masks = evidence.masks
-    return Evidence(replace(evidence.geometry, size=size), _moved(evidence.matches, move),
-                    None if masks is None else torch.rot90(masks, turns, (2, 3)))
+    return replace(evidence, geometry=replace(evidence.geometry, size=size),
+                   matches=_moved(evidence.matches, move),
+                   masks=None if masks is None else torch.rot90(masks, turns, (2, 3)))
 
 
 def _mirrored(evidence: Evidence) -> Evidence:
     width = evidence.geometry.size[0]
     matches = _moved(evidence.matches, lambda p: np.stack([width - 1 - p[:, 0], p[:, 1]], 1))
-    return Evidence(evidence.geometry, matches,
-                    None if evidence.masks is None else evidence.masks.flip(3))
+    return replace(evidence, matches=matches,
+                   masks=None if evidence.masks is None else evidence.masks.flip(3))
 
 
 def _moved(matches: Sequence[PairMatches],

@@ -63,7 +63,8 @@ def check_sheet(scene: Scene, result: CheckResult) -> np.ndarray:
     worst = result.findings[0] if result.findings else None
     title = f"{scene.name}: {worst.severity}: {worst.code}" if worst else \
         f"{scene.name}: no findings"
-    parts = [camera_plot(scene.cameras.to(torch.float32), shown, [], title=title)]
+    parts = [camera_plot(scene.cameras.to(torch.float32), shown, [], title,
+                         names=("other views", "views shown below", ""))]
     for start in range(0, len(shown), PER_ROW):
         parts.append(_block(scene, result, shown[start:start + PER_ROW]))
     return stack_vertically(parts)

@@ -18,6 +18,8 @@ from torch import Tensor
 WORKING_SIDE = 640
 MAX_ENLARGED = 3.0
 NUM_FEATURES = 1000
+#: Level that the bright parts of every photograph are brought to, so that dark ones have features.
+BRIGHT = 200
 #: A match must be this much better than the second best.
 MATCH_RATIO = 0.75
 #: Matches must agree with some epipolar geometry to this many working pixels to be used at all.
@@ -107,7 +109,9 @@ def _features(detector, image: Tensor, mask: Tensor | None, scale: float) -> tup
     within = None
     if mask is not None:
         within = cv2.resize(mask.numpy().astype(np.uint8) * 255, size)
-    points, descriptors = detector.detectAndCompute(grey, within)
+    level = np.percentile(grey if within is None or not within.any() else grey[within > 0], 95)
+    even = np.clip(grey * (BRIGHT / max(level, 1.0)), 0, 255).astype(np.uint8)
+    points, descriptors = detector.detectAndCompute(even, within)
     places = np.array([point.pt for point in points], np.float64).reshape(-1, 2)
     smooth = cv2.blur(grey.astype(np.float32), (PATCH, PATCH))
     index = places.round().astype(int).clip(0, np.array(size) - 1)

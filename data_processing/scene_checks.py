@@ -1,16 +1,18 @@
 """Can a scene be trained on? Findings in plain words, each with what was measured and its cure."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_processing.check_hypotheses import (GOOD_DISTANCE, Evidence, explain, score,
-                                              small_masks)
+from data_processing.check_hypotheses import (GOOD_DISTANCE, GOOD_IN_FRONT, Evidence, Score,
+                                              explain, mask_agreement, score, small_masks)
 from data_processing.epipolar import (Geometry, PairMatches, epipolar_distances, exposures,
                                       match_pairs, pairs_to_compare)
+from data_processing.idr_format import is_idr_folder
 from data_processing.scenes import Scene
 from data_processing.visual_hull import (Hull, carve, hull_masks, outline_agreement,
                                          touches_border)
@@ -18,20 +20,25 @@ from utils.cameras import intrinsics_from_projection
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 #: The hull is carved in this cube (object units) and shown at this width (pixels).
-HULL_HALF, HULL_GRID, OUTLINE_WIDTH = 1.5, 112, 160
+HULL_HALF, HULL_GRID, OUTLINE_WIDTH = 1.5, 96, 128
 #: Agreement of masks and hull below which they do not fit. A thin solid loses a pixel on each side
 #: to the grid: the bird of the TUM scenes, wings of two pixels, reaches 0.8.
 LEAST_AGREEMENT = 0.65
 #: A single view is odd when it agrees so much less than the median view.
 ODD_DROP = 0.25
-#: A single view is odd when its matches miss by so many working pixels, and times the median.
-ODD_PIXELS, ODD_TIMES = 4.0, 5.0
+#: A single view is odd when its best pair misses by so many working pixels, and times the median.
+ODD_PIXELS, ODD_TIMES = 2.5, 5.0
+#: From this distance on (working pixels) usual mistakes are tried, as another fits better, perhaps.
+SUSPECT_DISTANCE = 1.0
+#: Masks that cover this much of the frame's border in most views are those of the background.
+BORDER_SHARE, MOST_MASKS = 0.6, 0.7
 #: Loss of agreement when the hull is cut to the unit sphere: more means that the object sticks out.
 OUTSIDE_LOSS = 0.05
 #: The object should fill this much of the unit sphere's radius, or detail is lost.
 LEAST_RADIUS = 0.25
-#: Brightness of a view against the others, as a factor, that is one stop.
-EXPOSURE_LIMIT = 2.0
+#: Brightness of a view against the others, as a factor, 1.3 stops. The
+#: fixed lights of the DTU scans make 0.52 to 1.3.
+EXPOSURE_LIMIT = 2.5
 #: Images are the same when small copies differ by less than this, mean of [0, 1].
 SAME_IMAGE = 0.002
 THUMBNAIL = (48, 64)
@@ -97,16 +104,15 @@ def check_scene(scene: Scene) -> CheckResult:
     geometry = Geometry(scene.cameras.view.double().numpy(), k, size)
     masks = scene.masks if scene.has_masks else None
     matches = _matches(scene, masks, geometry)
-    epipolar = _of_views(len(scene), matches, epipolar_distances(geometry, matches))
+    distances = epipolar_distances(geometry, matches)
     hull, outlines, agreement = _hull(scene)
-    evidence = Evidence(geometry, matches, masks)
-    odd_masks = [] if masks is None else _mask_findings(scene)
-    findings = [*_camera_findings(scene, evidence, epipolar, agreement), *odd_masks,
-                *_duplicates(scene), *_exposure_findings(scene, matches)]
-    if not any(finding.severity == ERROR for finding in findings):
-        findings += _place_findings(scene, hull, agreement)
-    findings += _notes(scene)
+    is_opencv = bool(scene.path) and is_idr_folder(Path(scene.path))
+    evidence = Evidence(geometry, matches, masks, is_opencv)
+    findings = _camera_findings(scene, evidence, distances, agreement, hull=hull)
+    findings += [*([] if masks is None else _mask_findings(scene)), *_duplicates(scene),
+                 *_exposure_findings(scene, matches), *_notes(scene)]
     order = (ERROR, WARNING, NOTE)
+    epipolar = _of_views(len(scene), matches, distances)
     return CheckResult(tuple(sorted(findings, key=lambda f: order.index(f.severity))),
                        _facts(scene, matches, epipolar, agreement, hull=hull), epipolar, agreement,
                        hull, outlines)
@@ -139,50 +145,82 @@ def _hull(scene: Scene) -> tuple[Hull | None, Tensor | None, np.ndarray]:
     return hull, outlines, outline_agreement(outlines, masks).numpy()
 
 
-def _camera_findings(scene: Scene, evidence: Evidence, epipolar: np.ndarray,
-                     agreement: np.ndarray) -> list[Finding]:
+def _camera_findings(scene: Scene, evidence: Evidence, distances: np.ndarray,
+                     agreement: np.ndarray, *, hull: Hull | None) -> list[Finding]:
     """Cameras against matches and masks: what is wrong as a whole, else single odd views."""
+    inverted = _inverted(evidence)
+    if inverted:
+        return inverted
     now = score(evidence)
-    # The scene's own hull is finer than that of the score, and object space may be what is wrong.
-    if evidence.masks is not None and not now.agreement >= LEAST_AGREEMENT:
-        now = type(now)(now.distance, max(now.agreement, float(np.nanmedian(agreement))),
-                        now.in_front)
-    fits_masks = evidence.masks is None or now.agreement >= LEAST_AGREEMENT
-    if not now.distance > GOOD_DISTANCE and not now.in_front < 0.9 and fits_masks:
-        return _odd_views(scene, epipolar, agreement)
-    explained = explain(evidence)
-    figures = (f"matches miss their epipolar lines by {now.distance:.1f} pixels of 640"
-               if np.isfinite(now.distance) else "no matches")
     if evidence.masks is not None:
-        figures += f", masks and their hull agree to {now.agreement:.2f}"
+        now = replace(now, agreement=max(now.agreement, float(np.median(agreement))))
+    places = _place_findings(scene, hull, agreement)
+    fits = (not now.distance > GOOD_DISTANCE and not now.in_front < GOOD_IN_FRONT
+            and not now.agreement < LEAST_AGREEMENT)
+    if fits and not now.distance > SUSPECT_DISTANCE and not places:
+        return _odd_views(scene, evidence, distances, agreement)
+    explained = explain(evidence, now)
     if explained is not None:
         hypothesis, better = explained
-        undone = []
-        if np.isfinite(better.distance):
-            undone.append(f"{better.distance:.1f} pixels")
-        if np.isfinite(better.agreement):
-            undone.append(f"{better.agreement:.2f}")
-        return [Finding(hypothesis.code, ERROR, f"{hypothesis.found} ({figures}; undone: "
-                        f"{', '.join(undone)})", hypothesis.cure)]
-    odd = _outvoted(scene) if evidence.masks is not None else []
-    if odd:
-        return [Finding("odd_views", ERROR, f"{_names(scene, odd)}: mask or camera contradicts the "
-                        f"other views ({figures})", "mend the mask or calibrate these views again, "
-                        "or take them out")]
-    return [Finding("cameras_do_not_fit", ERROR, f"cameras, images and masks do not fit ({figures})"
-                    ", and no usual mistake explains it", "calibrate again, and check that images, "
-                    "masks and cameras are of the same pictures in the same order")]
+        return [Finding(hypothesis.code, ERROR, f"{hypothesis.found} ({_figures(now)}; undone: "
+                        f"{_figures(better)})", hypothesis.cure)]
+    odd = _odd_views(scene, evidence, distances, agreement)
+    if fits or odd:
+        return odd + places
+    voted = _outvoted(scene) if evidence.masks is not None else []
+    if voted:
+        return [Finding("odd_views", ERROR, f"{_names(scene, voted)}: mask or camera contradicts "
+                        f"the other views ({_figures(now)})", "mend the mask or calibrate these "
+                        "views again, or take them out")]
+    return [Finding("cameras_do_not_fit", ERROR, "cameras, images and masks do not fit "
+                    f"({_figures(now)}), and no usual mistake explains it", "calibrate again, and "
+                    "check that images, masks and cameras are of the same pictures in one order")]
 
 
-def _odd_views(scene: Scene, epipolar: np.ndarray, agreement: np.ndarray) -> list[Finding]:
+def _figures(found: Score) -> str:
+    """A score in words."""
+    parts = []
+    if np.isfinite(found.distance):
+        parts.append(f"matches miss their epipolar lines by {found.distance:.1f} pixels of 640")
+    if np.isfinite(found.agreement):
+        parts.append(f"masks and their hull agree to {found.agreement:.2f}")
+    if found.in_front < GOOD_IN_FRONT:
+        parts.append(f"{1 - found.in_front:.0%} of the points lie behind the cameras")
+    return ", ".join(parts)
+
+
+def _inverted(evidence: Evidence) -> list[Finding]:
+    """Masks that cover the border of most frames, and whose inverse has a hull."""
+    masks = evidence.masks
+    if masks is None:
+        return []
+    rim = torch.cat([masks[:, 0, 0], masks[:, 0, -1], masks[:, 0, :, 0], masks[:, 0, :, -1]], 1)
+    covered = (rim.float().mean(1) > BORDER_SHARE).float().mean()
+    if covered < MOST_MASKS or bool(masks.all()):
+        return []
+    agreement = mask_agreement(evidence.geometry, ~masks)
+    if agreement < LEAST_AGREEMENT:
+        return []
+    return [Finding("masks_inverted", ERROR, "the masks are inverted: they cover the border of "
+                    f"{covered:.0%} of the frames, and inverted agree with their hull to "
+                    f"{agreement:.2f}", "invert every mask: white (255) on the object, black (0) "
+                    "elsewhere")]
+
+
+def _odd_views(scene: Scene, evidence: Evidence, distances: np.ndarray,
+               agreement: np.ndarray) -> list[Finding]:
     """Single views that fit worse than the others."""
-    out, typical = [], np.nanmedian(epipolar) if np.isfinite(epipolar).any() else np.nan
-    odd = [i for i, value in enumerate(epipolar)
-           if value > max(ODD_PIXELS, ODD_TIMES * typical)]
+    out = []
+    usable = distances[np.isfinite(distances)]
+    limit = max(ODD_PIXELS, ODD_TIMES * float(np.median(usable))) if len(usable) else np.inf
+    odd = _blamed(len(scene), list(evidence.matches), distances, limit)
     if odd:
+        worst = max(d for pair, d in zip(evidence.matches, distances)
+                    if (pair.first in odd or pair.second in odd) and np.isfinite(d))
         out.append(Finding("odd_views", ERROR, f"{_names(scene, odd)}: matches miss their epipolar "
-                           f"lines by {np.max(epipolar[odd]):.1f} pixels of 640, the median view by "
-                           f"{typical:.1f}", "calibrate these views again or take them out"))
+                           f"lines by up to {worst:.1f} pixels of 640, the median pair by "
+                           f"{np.median(usable):.1f}", "calibrate these views again or take them "
+                           "out"))
     typical = np.nanmedian(agreement) if np.isfinite(agreement).any() else np.nan
     odd = [i for i, value in enumerate(agreement)
            if value < typical - ODD_DROP and scene.masks[i].float().mean() >= LEAST_MASK]
@@ -191,6 +229,26 @@ def _odd_views(scene: Scene, epipolar: np.ndarray, agreement: np.ndarray) -> lis
                            f"hull of all to {np.min(agreement[odd]):.2f}, the median one to "
                            f"{typical:.2f}", "mend these masks or take the views out"))
     return out
+
+
+def _blamed(num_views: int, matches: list[PairMatches], distances: np.ndarray,
+            limit: float) -> list[int]:
+    """Views all of whose pairs miss by more than `limit`, those with the most such pairs first.
+
+    A pair blames one view: what is left of its partner's pairs speaks for the partner.
+    """
+    pairs = [(pair.first, pair.second, bool(d > limit)) for pair, d in zip(matches, distances)
+             if np.isfinite(d)]
+    out = []
+    while True:
+        bad = {view: [is_bad for *both, is_bad in pairs if view in both]
+               for view in range(num_views)}
+        guilty = [view for view, votes in bad.items() if votes and all(votes)]
+        if not guilty:
+            return sorted(out)
+        worst = max(guilty, key=lambda view: len(bad[view]))
+        out.append(worst)
+        pairs = [pair for pair in pairs if worst not in pair[:2]]
 
 
 def _outvoted(scene: Scene) -> list[int]:
@@ -246,14 +304,15 @@ def _size_findings(scene: Scene, hull: Hull, agreement: np.ndarray) -> list[Find
     if hull.is_empty or float(np.median(agreement)) < LEAST_AGREEMENT:
         return [Finding("normalization", ERROR, "the masks agree on an object, but not inside "
                         f"{HULL_HALF} radii of the unit sphere", cure)]
-    masks = small_masks(scene.masks, OUTLINE_WIDTH)
-    inner = hull_masks(hull, scene.cameras.resized(masks.shape[3], masks.shape[2]), radius=1.0)
-    loss = float(np.median(agreement - outline_agreement(inner, masks).numpy()))
+    radius, loss = float(hull.points().norm(dim=-1).max()), 0.0
+    if radius > 1:
+        masks = small_masks(scene.masks, OUTLINE_WIDTH)
+        inner = hull_masks(hull, scene.cameras.resized(masks.shape[3], masks.shape[2]), radius=1.0)
+        loss = float(np.median(agreement - outline_agreement(inner, masks).numpy()))
     if loss > OUTSIDE_LOSS:
         return [Finding("object_outside_sphere", ERROR, "the object sticks out of the unit sphere: "
                         f"cut to it the hull loses {loss:.2f} of its agreement with the masks",
                         cure)]
-    radius = float(hull.points().norm(dim=-1).max())
     if radius < LEAST_RADIUS:
         return [Finding("object_small", WARNING, f"the object fills {radius:.2f} of the unit "
                         "sphere's radius", cure)]
@@ -283,14 +342,19 @@ def _duplicates(scene: Scene) -> list[Finding]:
 
 
 def _exposure_findings(scene: Scene, matches: list[PairMatches]) -> list[Finding]:
+    """Views that show the same points much brighter or darker; without matches, the object."""
     factors = exposures(len(scene), matches)
+    inside = scene.masks.float()
+    level = ((scene.images.mean(1, keepdim=True) * inside).sum((1, 2, 3))
+             / inside.sum((1, 2, 3)).clamp_min(1)).numpy()
+    factors = np.where(np.isfinite(factors), factors, level / max(float(np.median(level)), 1e-6))
     odd = [i for i, value in enumerate(factors)
            if value > EXPOSURE_LIMIT or value < 1 / EXPOSURE_LIMIT]
     if not odd:
         return []
     values = ", ".join(f"{factors[i]:.2f}" for i in odd[:MOST_NAMED])
     return [Finding("exposure", WARNING, f"{_names(scene, odd)}: {values} times as bright as the "
-                    "others show the same points", "photograph with fixed exposure and white "
+                    "others show it", "photograph with fixed exposure and white "
                     "balance, or take these views out")]
 
 
