@@ -57,6 +57,14 @@ def scaled(scene: Scene, factor: float) -> Scene:
     return with_cameras(scene, intrinsics=k)
 
 
+def with_views(scene: Scene, chosen) -> Scene:
+    """Some of the views."""
+    chosen = list(chosen)
+    return replace(scene, images=scene.images[chosen], masks=scene.masks[chosen],
+                   cameras=scene.cameras[chosen],
+                   view_names=tuple(scene.view_names[i] for i in chosen))
+
+
 def views(scene: Scene) -> np.ndarray:
     return scene.cameras.view.double().numpy()
 
@@ -102,6 +110,7 @@ def test_each_mistake_is_named(ball, code, change):
 def test_masks_alone_name_mistakes_too(ball):
     """Without texture nothing matches; the hull still tells."""
     smooth = replace(ball, images=torch.full_like(ball.images, 0.5))
+    smooth = with_views(smooth, range(0, 14, 2))
     assert ("error", "intrinsics_size") in codes(scaled(smooth, 2.0))
     assert ("error", "poses_axes") in codes(with_cameras(smooth, FLIP @ views(smooth)))
 
@@ -125,7 +134,7 @@ def test_object_space_of_the_wrong_size(ball, factor, code):
 
 
 def test_cameras_inside_the_sphere():
-    scene = ball_scene(0.6, num_views=12)
+    scene = ball_scene(0.6, num_views=8, resolution=(80, 60))
     model = scene.cameras.model.clone()
     model[:3, :3] *= 3.2
     assert ("warning", "cameras_in_sphere") in codes(
@@ -146,9 +155,7 @@ def test_duplicates(ball):
     found = check_scene(replace(ball, images=images)).findings
     assert any(f.code == "duplicates" and f.severity == "error" and "005 = 009" in f.found
                for f in found)
-    order = [*range(len(ball)), 2]
-    twice = replace(ball, images=ball.images[order], masks=ball.masks[order],
-                    cameras=ball.cameras[order], view_names=(*ball.view_names, "again"))
+    twice = with_views(ball, [*range(len(ball)), 2])
     assert codes(twice) == {("warning", "duplicates")}
 
 
