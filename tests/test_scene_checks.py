@@ -115,6 +115,17 @@ def test_masks_alone_name_mistakes_too(ball):
     assert ("error", "poses_axes") in codes(with_cameras(smooth, FLIP @ views(smooth)))
 
 
+def test_masks_alone_name_one_wrong_camera(ball):
+    """View 3 has the camera of view 11: its mask contradicts the hull of all others."""
+    view = views(ball)
+    view[3] = view[11]
+    smooth = with_cameras(replace(ball, images=torch.full_like(ball.images, 0.5)), view)
+    shifted = replace(smooth, masks=smooth.masks.clone())
+    shifted.masks[3] = shifted.masks[3].roll(45, 2)
+    found = [f for f in check_scene(shifted).findings if f.severity == "error"]
+    assert [f.code for f in found] == ["odd_views"] and "view 003" in found[0].found
+
+
 def test_matches_alone_name_mistakes_too(ball):
     """Without masks OpenCV axes and mirrored images differ by what lies in front alone."""
     bare = replace(ball, has_masks=False, masks=torch.ones_like(ball.masks))
