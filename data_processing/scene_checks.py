@@ -27,7 +27,7 @@ LEAST_AGREEMENT = 0.65
 #: A single view is odd when it agrees so much less than the median view.
 ODD_DROP = 0.25
 #: A single view is odd when its best pair misses by so many working pixels, and times the median.
-ODD_PIXELS, ODD_TIMES = 2.0, 5.0
+ODD_PIXELS, ODD_TIMES = 2.5, 5.0
 #: From this distance on (working pixels) usual mistakes are tried, as another fits better, perhaps.
 SUSPECT_DISTANCE = 1.0
 #: Masks that cover this much of the frame's border in most views are those of the background.

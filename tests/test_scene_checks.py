@@ -71,7 +71,7 @@ def views(scene: Scene) -> np.ndarray:
 
 def one_rolled(scene: Scene) -> Scene:
     view = views(scene)
-    angle = np.radians(8)
+    angle = np.radians(14)
     view[6, :2] = np.array([[np.cos(angle), -np.sin(angle)],
                             [np.sin(angle), np.cos(angle)]]) @ view[6, :2]
     return with_cameras(scene, view)
