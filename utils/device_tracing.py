@@ -146,7 +146,8 @@ def first_rows(mask: Tensor, count: int) -> Tensor:
 class DeviceTracer(FastTracer):
     """A tracer for GPUs: the host never waits. See the module's text.
 
-    Hits are those of the plain tracer to its threshold. Its losses differ as those of `FastTracer`.
+    Hits are those of the plain tracer to its threshold. Its losses differ as those of `FastTracer`,
+    but all soft mask terms count, and the grid has fine nodes everywhere.
 
     Args:
         num_mask_samples: points of each ray among which the least SDF is searched.
