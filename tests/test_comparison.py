@@ -73,6 +73,31 @@ def test_bad_input_is_named(folders, tmp_path):
         write_comparison(folders, str(tmp_path / "x.png"))
 
 
+def changed(folder, **changes):
+    """The run in a folder, with other entries in metrics.json."""
+    path = folder / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"mean": None}, "'mean' of metrics.json is None"), ({"views": None}, "'views' of"),
+    ({"views": ["004"]}, "'views' of"), ({"mean": {"psnr": "20"}}, "'mean.psnr' of.*'20'"),
+    ({"train_seconds": "12"}, "'train_seconds' of.*needed a number")])
+def test_damaged_metrics_are_named(folders, changes, words):
+    with pytest.raises(UserError, match=f"slow: no results.*{words}"):
+        read_run(changed(folders[0], **changes))
+
+
+def test_a_missing_training_time_reads_not_available(folders):
+    table = compare([read_run(changed(folders[0], train_seconds=None)), read_run(folders[1])])
+    assert re.search(r"training, s +n/a +12", table)
+    path = folders[0] / "metrics.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items()
+                                if key != "train_seconds"}))
+    assert re.search(r"training, s +n/a +12", compare([read_run(x) for x in folders]))
+
+
 def test_runs_without_a_common_view_or_without_pictures(folders, tmp_path):
     other = write_run(tmp_path / "other", 22.0, views=("007",))
     with pytest.raises(UserError, match="no scored view in common"):

@@ -48,13 +48,30 @@ def read_run(folder: str | Path) -> FinishedRun:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         with open(folder / "curve.csv", newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get("psnr")]
-        metrics["mean"], metrics["views"]                  # whatever else it has, these are read
+        _check_types(metrics)
         return FinishedRun(folder.name, folder, metrics,
                            {int(row["step"]): float(row["psnr"]) for row in rows})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: no results of a finished run ({error}); give folders such as "
                         "logs/demo, in which a run has written metrics.json and curve.csv"
                         ) from error
+
+
+def _check_types(metrics: dict[str, Any]) -> None:
+    """That what is read of metrics.json is what it should be.
+
+    Raises:
+        KeyError: an entry is missing.
+        TypeError: one is something else.
+    """
+    for name in ("mean", "views"):
+        if not isinstance(metrics[name], dict):
+            raise TypeError(f"'{name}' of metrics.json is {metrics[name]!r}, needed a dictionary")
+    numbers = {f"mean.{key}": metrics["mean"].get(key) for key in COLUMNS}
+    numbers["train_seconds"] = metrics.get("train_seconds")
+    for name, value in numbers.items():
+        if not (value is None or isinstance(value, (int, float))):
+            raise TypeError(f"'{name}' of metrics.json is {value!r}, needed a number")
 
 
 def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
@@ -75,8 +92,9 @@ def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
             rows.append([title, *("n/a" if value is None else f"{value:.{decimals}f}"
                                   for value in values)])
     rows.append(["steps", *(str(run.metrics.get("steps", "n/a")) for run in runs)])
-    rows.append(["training, s", *(f"{run.metrics.get('train_seconds', float('nan')):.0f}"
-                                  for run in runs)])
+    seconds = [run.metrics.get("train_seconds") for run in runs]
+    rows.append(["training, s", *("n/a" if value is None else f"{value:.0f}"
+                                  for value in seconds)])
     return format_rows(rows)
 
 
