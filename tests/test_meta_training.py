@@ -196,6 +196,53 @@ def test_losses_that_are_not_finite_name_scene_and_step(tiny_scenes, tiny_sphere
     assert differing(before, trainer.slow) == []
 
 
+def root_of_zero(model, task):
+    """A query loss that is 0, with a gradient of 0 times infinity; two inner steps are sound."""
+    weight, sound = next(model.parameters()), [task.losses] * 2
+    task.losses = lambda plan: sound.pop()(plan) if sound else \
+        {"total": (weight.sum() * 0).abs().sqrt()}
+
+
+def infinite_weight(model, task):
+    """Inner steps that end with a weight that is not finite."""
+    step = task.train_step
+
+    def last(number):
+        losses = step(number)
+        with torch.no_grad():
+            next(model.parameters()).view(-1)[0] = torch.inf if number == 1 else 0.0
+        return losses
+    task.train_step = last
+
+
+def masked_as_on_a_gpu(model, task):
+    """There weights stay finite, and the total alone says that a step was not (FiniteGuard)."""
+    step = task.train_step
+    task.train_step = lambda number: step(number) | {"total": torch.tensor(torch.nan)}
+
+
+@pytest.mark.parametrize("algorithm, spoil", [
+    ("fomaml", root_of_zero), ("reptile", infinite_weight), ("reptile", masked_as_on_a_gpu)])
+def test_updates_that_are_not_finite_never_reach_the_slow_weights(tiny_scenes, tiny_sphere,
+                                                                  algorithm, spoil):
+    trainer = trainer_of(tiny_scenes, tiny_sphere, "--meta_algorithm", algorithm,
+                         "--meta_batch_size", 2)
+    before, make = clones(trainer.slow), trainer.make_task
+    spoiled = trainer.pool.entries[trainer.scene_of(0, 1)].outline.path.name
+
+    def making(model, scene, generator):
+        task = make(model, scene, generator)
+        if scene.name == spoiled:
+            spoil(model, task)
+        return task
+
+    trainer.make_task = making
+    with pytest.raises(FloatingPointError, match=f"^scene {spoiled}: .*not finite"):
+        trainer.train_step(0)
+    assert differing(before, trainer.slow) == []
+    assert trainer.adam is None or not trainer.adam.optimizer.state
+
+
 def test_a_part_that_is_not_trained_keeps_its_start(tiny_scenes, tiny_sphere):
     for algorithm in ("reptile", "fomaml"):
         trainer = trainer_of(tiny_scenes, tiny_sphere, "--train_image_encoder", 0,
