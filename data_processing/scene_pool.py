@@ -199,11 +199,12 @@ def _entry(folder: Path, data: DataConfig, meta: MetaConfig, is_scored: bool) ->
         size = tuple(max(1, round(side * meta.max_image_side / longest))
                      for side in outline.resolution)
         outline = replace(outline, resolution=size)
-    lists = {"train_views": data.train_views, "test_views": data.test_views}
+    asked = {"train_views": data.train_views, "test_views": data.test_views,
+             "num_train_views": data.num_train_views}
     if is_scored:
-        split = resolve_split(outline.num_views, data.dataset_name, **lists)
+        split = resolve_split(outline.num_views, data.dataset_name, **asked)
     else:
-        split = Split(meta_views(outline.num_views, data.dataset_name, **lists), ())
+        split = Split(meta_views(outline.num_views, data.dataset_name, **asked), ())
     return PoolEntry(outline, split, scale)
 
 

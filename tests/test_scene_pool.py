@@ -127,6 +127,18 @@ def test_a_single_withheld_scene_may_be_given(tiny_scenes):
     assert len(scene.scene) == NUM_VIEWS
 
 
+def test_as_few_views_as_asked_for_are_trained_on(tiny_scenes):
+    """Evenly spread; withheld views stay. A scene with fewer views is named."""
+    pool = pool_of(tiny_scenes, "--num_train_views", 3)
+    assert [pool[i].views.names for i in range(3)] == [
+        ("000", "003", "005"), ("000", "002", "004"), ("000", "002", "003")]
+    scored = pool_of(tiny_scenes, "--num_train_views", 3, is_scored=True)
+    assert scored[0].split.train == (0, 2, 5) and scored[0].split.test == (4,)
+    assert len(scored[0].views) == 3 and len(scored[0].scene) == NUM_VIEWS
+    with pytest.raises(SceneError, match="(?s)1 of 3 .*c_tori.*--num_train_views is 5, need 2 to 4"):
+        pool_of(tiny_scenes, "--num_train_views", 5)
+
+
 def test_views_with_empty_masks_are_left_out(copy, caplog):
     def blacken(*views):
         for view in views:
@@ -148,6 +160,8 @@ def test_views_of_meta_training_are_the_methods():
     assert meta_views(22, "nlr") == tuple(range(16, 22))
     assert meta_views(24, "shapenet") == tuple(range(24)) and meta_views(5) == tuple(range(5))
     assert meta_views(49, "dtu", train_views="0-3") == (0, 1, 2, 3)
+    assert meta_views(49, "dtu", num_train_views=3) == (0, 24, 48)
+    assert meta_views(22, "nlr", num_train_views=2) == (16, 21)
     assert meta_views(5, "nlr", train_views="all", test_views="1") == (0, 2, 3, 4)
     assert meta_views(5, test_views="1") == (0, 2, 3, 4)
     with pytest.raises(ConfigError, match="22 views"):
