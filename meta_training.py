@@ -8,6 +8,7 @@ batch alone: not on the number of processes, nor on where a run was stopped.
 """
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -201,6 +202,7 @@ class MetaTrainer:
                 if name in names}
 
     def _try_on(self, index: int) -> dict[str, float]:
+        gc.collect()                           # tasks that can score refer to themselves
         scene, num_steps = self.trials[index], self.meta.meta_eval_steps
         put_weights(self.model, self.slow)
         task = self.make_trial(self.model, scene, self.generator("trial", index))

@@ -1,7 +1,9 @@
 """Meta-training on tiny scenes: order, rates, resume to the bit, several processes."""
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from functools import partial
 
 import pytest
@@ -262,6 +264,31 @@ def test_withheld_scenes_are_scored_before_and_after(meta_train, tiny_scenes, tm
                for name in ("psnr", "start_psnr"))
     plain = final_state(meta_train("plain"))["task"]
     assert differing(plain, final_state(tmp_path / "tried")["task"]) == []
+
+
+def test_tasks_let_go_of_their_scenes(tiny_scenes, tiny_sphere):
+    """A task that lived on would keep a scene that the pool has dropped."""
+    trainer = trainer_of(tiny_scenes, tiny_sphere, "--meta_batch_size", 2,
+                         "--meta_eval_steps", 1)
+    config = meta_config_of(*flags_of("unused", tiny_scenes))
+    trainer.trials = open_pool(config.data, config.meta, is_scored=True)
+    tasks = []
+    make = trainer.make_task
+
+    def watched(*args):
+        task = make(*args)
+        tasks.append(weakref.ref(task))
+        return task
+
+    trainer.make_task = trainer.make_trial = watched
+    gc.disable()
+    try:
+        trainer.train_step(0)
+        assert [task() for task in tasks] == [None, None]
+        trainer.score(1)
+        assert len(tasks) == 5 and [task() for task in tasks[:4]] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_a_start_is_specialised(meta_train, tiny_scene, tmp_path):
