@@ -97,8 +97,10 @@ class MetaConfig:
     max_image_side: int = flag(0, "images with longer sides are made smaller to this when scenes "
                                "are read, after load_im_scale; 0: none are", unit="pixels",
                                minimum=0)
-    scene_memory_mb: int = flag(2048, "scenes are kept in memory up to this size", unit="MiB",
-                                minimum=1)
+    scene_memory_mb: int = flag(2048, "pixels of all scenes in memory, the one in use and the one "
+                                "that is read among them, in each process, and as much again for "
+                                "withheld scenes; a scene that alone is larger is read all the "
+                                "same", unit="MiB", minimum=1)
 
 
 #: What train_sdf_ibr_meta.py and test_sdf_ibr_meta.py have other defaults for (METHOD 7); in
