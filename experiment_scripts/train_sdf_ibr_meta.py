@@ -22,20 +22,29 @@ from data_processing.scene_pool import open_pool  # noqa: E402
 from meta_training import MetaTrainer, meta_train  # noqa: E402
 from scene_run import model_of, task_on_scene  # noqa: E402
 from sdf_meshing import write_curve  # noqa: E402
-from utils.config import META_SECTIONS, parse_config  # noqa: E402
+from utils.config import META_SECTIONS, Config, parse_config  # noqa: E402
 from utils.config_stages import META_DEFAULTS  # noqa: E402
-from utils.distributed import finish_ranks, start_ranks  # noqa: E402
+from utils.distributed import Ranks, finish_ranks, start_ranks  # noqa: E402
 from utils.loop import loop_options  # noqa: E402
 from utils.run import run_script, start_run  # noqa: E402
 from utils.weights import NETWORKS, save_networks, with_meta_start  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, open the scenes, meta-train, save."""
+    """Parse, then meta-train in this process and those that torchrun started beside it."""
     config = parse_config(META_SECTIONS, argv, defaults=META_DEFAULTS)
     if config.meta.meta_initialization:
         config = with_meta_start(config)
-    run, ranks = start_run(config), start_ranks(config.run.device)
+    ranks = start_ranks(config.run.device)
+    try:
+        train(config, ranks)
+    finally:
+        finish_ranks()
+
+
+def train(config: Config, ranks: Ranks) -> None:
+    """Scenes, model, meta-training, results."""
+    run = start_run(config, is_main=ranks.is_main)
     pool = open_pool(config.data, config.meta, seed=config.run.seed)
     trainer = MetaTrainer(model_of(config, run.device), pool, partial(task_on_scene, config=config),
                           meta=config.meta, rates=config.rates, seed=config.run.seed, ranks=ranks)
@@ -48,7 +57,6 @@ def main(argv: list[str] | None = None) -> None:
         save_networks(path, **{name: getattr(model, name) for name in NETWORKS})
         write_curve(progress.curve, run.folder.path / "curve.csv")
         print(f"{path}: {progress.step} outer steps, {progress.seconds:.0f} s")
-    finish_ranks()
 
 
 if __name__ == "__main__":
