@@ -102,8 +102,8 @@ def read_pfm(path: Path, num_channels: int = 1) -> np.ndarray:
     first, length = _head_of(path, PFM_HEADER_BYTES, "a .pfm file")
     head = PFM_HEADER.match(first)
     if head is None or float(head[4]) == 0:
-        raise SceneError(f"{path}: begins with {first[:16]!r}, need a float map's header (Pf, width "
-                         "and height, scale); give a .pfm file")
+        raise SceneError(f"{path}: begins with {first[:16]!r}, need a float map's header (Pf, "
+                         "width and height, scale); give a .pfm file")
     channels = 3 if head[1] == b"PF" else 1
     if channels != num_channels:
         raise SceneError(f"{path}: {channels} channels ({head[1].decode()}), need {num_channels} "
