@@ -3,7 +3,7 @@
     python experiment_scripts/train_sdf_ibr_meta.py --config_filepath configs/nlrpp_dtu_meta.txt \
         --experiment_name meta --dataset_path DTU/meta
 
-DATASET_PATH holds a folder for each scene, of any formats and sizes. An outer step takes 64 steps on
+DATASET_PATH holds a folder for each scene, of any formats and sizes. An outer step is 64 steps on
 one scene (about 50 s at 64x48 on one core). LOGGING_ROOT/EXPERIMENT_NAME/meta_start.pth is for
 test_sdf_ibr_meta.py. Started again, it goes on. Several processes share each meta-batch:
 
