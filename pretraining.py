@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from utils.config import Config
 from utils.config_sections import RatesConfig
 from utils.config_stages import PretrainConfig
 from utils.distributed import (
-    Ranks, average_gradients, average_tensors, broadcast_int, failing_together)
+    Ranks, average_gradients, average_tensors, broadcast_int, broadcast_tensors, failing_together)
 from utils.errors import ConfigError
 from utils.loop import Loop, LoopOptions, Progress
 from utils.metrics import psnr_foreground
@@ -93,6 +94,7 @@ class PairTrainer:
         self.optimizer = torch.optim.Adam(model.parameters(), lr=rates.lr)
         self.average = WeightAverage(model, TRAINED, rates.average_decay)
         self._latest: tuple[int, dict[str, dict[str, float]]] | None = None
+        self._is_shared = ranks.size == 1
         self.statistics = [value for module in model.modules()
                            if isinstance(module, nn.BatchNorm2d)
                            for value in (module.running_mean, module.running_var)]
@@ -119,6 +121,8 @@ class PairTrainer:
         broadcast_int(STOP, self.ranks)
 
     def _step(self, step: int) -> dict[str, Tensor]:
+        if not self._is_shared:
+            self._share_start()
         with failing_together(self.ranks):
             losses = self._accumulate(self.stream.at(step))
         parameters = list(self.model.parameters())
@@ -133,6 +137,23 @@ class PairTrainer:
         self.optimizer.step()
         self.average.update()
         return losses
+
+    def _share_start(self) -> None:
+        """Give all processes the main one's networks and Adam's state, new or resumed: others may
+        not see the run's folder."""
+        state, parameters = self.optimizer.state, list(self.model.parameters())
+        counts = torch.tensor([int(state[p]["step"]) if p in state else 0 for p in parameters],
+                              device=self.ranks.device)
+        broadcast_tensors([*self.model.state_dict().values(), counts], self.ranks)
+        for parameter, count in zip(parameters, counts.tolist(), strict=True):
+            if count and not self.ranks.is_main:
+                state[parameter] = {"step": torch.tensor(float(count)),
+                                    "exp_avg": torch.zeros_like(parameter),
+                                    "exp_avg_sq": torch.zeros_like(parameter)}
+        moments = [state[p][name] for p in parameters if p in state
+                   for name in ("exp_avg", "exp_avg_sq")]
+        broadcast_tensors(moments, self.ranks)
+        self._is_shared = True
 
     def _accumulate(self, batches: Sequence[PairBatch]) -> dict[str, Tensor]:
         """Mean gradients, losses and running statistics of this process's micro-batches."""
@@ -260,19 +281,22 @@ def open_pairs(config: Config) -> tuple[PairSource, PairSource]:
 
 
 def build_pair_trainer(model: nn.Module, training: PairSource, scored: PairSource,
-                       config: Config, *, ranks: Ranks) -> PairTrainer:
-    """A trainer by the flags.
+                       config: Config, *, ranks: Ranks, start: Path | None = None) -> PairTrainer:
+    """A trainer by the flags. Where no flag says into how many micro-batches a batch is divided, a
+    run that goes on keeps its number, on however many processes.
 
     Args:
         model: on this process's device.
         training, scored: pairs.
         config: with the sections of pre-training.
         ranks: the processes.
+        start: the checkpoint that the main one goes on from, or None.
     Raises:
-        ConfigError: the batch cannot be divided as asked.
+        ConfigError: the batch cannot be divided as asked, or as the run so far was.
+        CheckpointError: the start cannot be read.
     """
     flags, batch_size = config.pretrain, config.run.batch_size
-    micro = flags.num_micro_batches or ranks.size
+    micro = flags.num_micro_batches or _micro_so_far(start, ranks) or ranks.size
     if batch_size % micro or micro % ranks.size:
         raise ConfigError(f"--batch_size {batch_size} in {micro} micro-batches on {ranks.size} "
                           "processes: need a batch size that is a multiple of the micro-batches, "
@@ -284,16 +308,24 @@ def build_pair_trainer(model: nn.Module, training: PairSource, scored: PairSourc
     return PairTrainer(model, stream, scored, rates=config.rates, flags=flags, ranks=ranks)
 
 
+def _micro_so_far(start: Path | None, ranks: Ranks) -> int:
+    """The number of micro-batches of the run that the main process goes on with; 0: none."""
+    micro = 0
+    with failing_together(ranks):
+        if start is not None and ranks.is_main:
+            task = load_checkpoint(start).get("task")
+            micro = task.get("micro") if isinstance(task, dict) else 0
+    return broadcast_int(micro if isinstance(micro, int) else 0, ranks)
+
+
 def pretrain(trainer: PairTrainer, run: Run, options: LoopOptions) -> Progress | None:
-    """Train on all processes; only the main one writes.
+    """Train on all processes; only the main one reads and writes the run's folder.
 
     Returns:
         How far it came; None on processes that only follow.
     """
     try:
         if not trainer.ranks.is_main:
-            if run.start is not None:
-                trainer.load_state_dict(load_checkpoint(run.start)["task"])
             trainer.follow()
             return None
         progress = Loop(trainer, run, options).run()

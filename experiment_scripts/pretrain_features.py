@@ -41,13 +41,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(config: Config, ranks: Ranks) -> None:
     """Data, model, training, results."""
+    run = start_run(config, is_main=ranks.is_main)
     training, scored = open_pairs(config)
-    run = start_run(config)
     if ranks.device.type == "cpu":
         keep_freed_memory()
     model = build_image_networks(config.cnn, config.run,
                                  convolution=config.pretrain.convolution_type).to(ranks.device)
-    trainer = build_pair_trainer(model, training, scored, config, ranks=ranks)
+    trainer = build_pair_trainer(model, training, scored, config, ranks=ranks,
+                                 start=run.start)
     options = loop_options(config.run, max(len(training) // config.run.batch_size, 1))
     progress = pretrain(trainer, run, replace(options, score_steps=(0, *options.score_steps)))
     if progress is not None:

@@ -1,11 +1,14 @@
 """Processes that train together: means over ranks, who fails, and one process alone."""
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 import torch
 from tiny_runs import start_as_ranks
 from torch import nn
 
+from utils import distributed
 from utils.distributed import (
     Ranks, average_gradients, average_tensors, broadcast_int, failing_together, finish_ranks,
     start_ranks, sum_over_ranks)
@@ -87,11 +90,14 @@ finish_ranks()
 
 
 def test_a_rank_that_dies_is_named(project_root):
+    """At once, though one that lives has hours to answer; until then the other says it waits."""
     ended = start_as_ranks("-c", PRELUDE + """
+import time
 from datetime import timedelta
-distributed.ROLL_CALL = timedelta(seconds=0.5)
+distributed.ROLL_CALL, distributed.PATIENCE = timedelta(seconds=0.5), timedelta(seconds=0.2)
 average_tensors([torch.ones(2)], ranks)
 if ranks.rank == 1:
+    time.sleep(1)
     os._exit(9)
 try:
     average_tensors([torch.ones(2)], ranks)
@@ -100,11 +106,22 @@ except RankError as error:
 """, cwd=project_root)
     assert [code for code, _ in ended] == [0, 9], ended
     assert "rank 1 of 2 is gone" in ended[0][1] and "last checkpoint" in ended[0][1]
+    assert "rank 0 of 2 has waited 0:00:00.200000 for the others" in ended[0][1]
+    assert "gives up after 6:00:00" in ended[0][1]
 
 
 def test_ranks_that_cannot_meet_are_an_error(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(RankError, match="rank 0 of 2 cannot reach"):
+        start_ranks("cpu")
+
+
+def test_a_rank_that_never_starts_is_not_waited_for_long(project_root, monkeypatch):
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(distributed, "JOINING", timedelta(seconds=0.5))
     with pytest.raises(RankError, match="rank 0 of 2 cannot reach"):
         start_ranks("cpu")

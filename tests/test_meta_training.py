@@ -17,7 +17,7 @@ from meta_modules import copy_weights
 from meta_training import FIGURES, MetaTrainer
 from scene_run import model_of, task_on_scene
 from utils.checkpoints import load_checkpoint
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, SceneError
 from utils.weights import NETWORKS, read_networks
 
 SHORT = ["--num_meta_steps", 2, "--load_pcd", 0]
@@ -179,6 +179,14 @@ def test_two_processes_do_as_one_and_a_lost_one_ends_the_run(meta_train, tiny_sc
         assert state["step"] == 2 and state["task"]["batch_size"] == 2
         for name, value in whole["task"]["model"].items():
             torch.testing.assert_close(state["task"]["model"][name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_run_that_fails_leaves_the_group(meta_train, tmp_path, monkeypatch):
+    module, left = script("train_sdf_ibr_meta"), []
+    monkeypatch.setattr(module, "finish_ranks", lambda: left.append(True))
+    with pytest.raises(SceneError):
+        meta_train("run", "--dataset_path", tmp_path / "nowhere")
+    assert left == [True]
 
 
 def test_another_algorithm_does_not_go_on(meta_train):

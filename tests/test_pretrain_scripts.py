@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from flow_cases import write_flyingchairs2
-from tiny_runs import SCRIPTS, call, call_as_user, config_of, differing, final_state, start
+from tiny_runs import (
+    ROOT, SCRIPTS, call, call_as_user, config_of, differing, final_state, start, start_as_ranks)
 
 import pretraining
 from data_processing.flow_pairs import FolderPairs
@@ -18,6 +19,25 @@ from utils.checkpoints import load_checkpoint
 
 SMALL = ("--crop_size 24x16 --precision fp32 --model_image_encoder_depth 1 --num_threads 1 "
          "--steps_til_pictures 0 --device cpu").split()
+
+#: Rank 1 sees another folder than rank 0, and ends in step 2 as if it was killed.
+LOST = """
+import json, os, sys
+sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "tests")]
+import pretraining
+from tiny_runs import call_as_user
+
+inner, rank = pretraining.PairTrainer._step, int(os.environ["RANK"])
+
+def dying(self, step):
+    if rank == 1 and step == 2:
+        os._exit(9)
+    return inner(self, step)
+
+pretraining.NUM_MADE_SCORED, pretraining.PairTrainer._step = 1, dying
+root = ["--logging_root", sys.argv[3] if rank == 0 else "elsewhere"]
+call_as_user("pretrain_features", *root, *json.loads(sys.argv[2]))
+"""
 
 
 def pretrain(root, *flags):
@@ -94,20 +114,39 @@ def test_two_processes_do_what_one_does(tmp_path, monkeypatch):
                   SCRIPTS / "pretrain_features.py", "--logging_root", tmp_path / "two",
                   "--experiment_name", "run", *flags, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    assert ended.stdout.count("written:") == 1
+    assert ended.stdout.count("written:") == 1 and ended.stderr.count("seed 0, cpu") == 1
     one = pretrain(tmp_path / "one", *flags, "--num_micro_batches", 2)
-    states = [final_state(path)["task"] for path in (one, tmp_path / "two" / "run")]
-    for name, value in states[0]["model"].items():
-        other = states[1]["model"][name]
-        if not value.is_floating_point():
-            continue
-        difference = (value - other).abs()
-        assert difference.max() <= 4.1e-4, name           # two steps, apart in opposite ways
-        assert difference.mean() < 1e-6, name
-    means = [state["optimizer"]["state"][0]["exp_avg"] for state in states]
+    assert_nearly_the_same(final_state(one), final_state(tmp_path / "two" / "run"))
+
+
+def assert_nearly_the_same(one, two):
+    """Two states after two steps of 1e-4."""
+    for name, value in one["task"]["model"].items():
+        if value.is_floating_point():
+            difference = (value - two["task"]["model"][name]).abs()
+            assert difference.max() <= 4.1e-4, name       # two steps, apart in opposite ways
+            assert difference.mean() < 1e-6, name
+    means = [state["task"]["optimizer"]["state"][0]["exp_avg"] for state in (one, two)]
     torch.testing.assert_close(*means, rtol=1e-3, atol=1e-7)
-    resumed = pretrain(tmp_path / "two", *flags, "--num_steps", 3, "--num_micro_batches", 2)
-    assert final_state(resumed)["step"] == 3              # on another number of processes
+
+
+def test_one_process_two_of_which_one_is_lost_and_one_again(tmp_path, monkeypatch):
+    """A run goes on with its number of micro-batches on any number of processes, also where not
+    all of them see its folder; a lost one is named."""
+    monkeypatch.setattr(pretraining, "NUM_MADE_SCORED", 1)
+    flags = [*SMALL, "--batch_size", 4, "--lr", 1e-4, "--lr_warmup_steps", 0,
+             "--experiment_name", "run"]
+    whole = pretrain(tmp_path / "whole", *flags, "--num_steps", 2, "--num_micro_batches", 2)
+    pretrain(tmp_path / "parts", *flags, "--num_steps", 1, "--num_micro_batches", 2)
+    several = [str(flag) for flag in (*flags, "--num_steps", 3, "--steps_til_ckpt", 1)]
+    ended = start_as_ranks("-c", LOST, ROOT, json.dumps(several), tmp_path / "parts", cwd=tmp_path)
+    assert [code for code, _ in ended] == [2, 9], ended
+    assert "error: rank 1 of 2 is gone" in ended[0][1] and "Traceback" not in ended[0][1]
+    state = final_state(tmp_path / "parts" / "run")
+    assert (state["step"], state["task"]["micro"]) == (2, 2)
+    assert_nearly_the_same(final_state(whole), state)
+    state = final_state(pretrain(tmp_path / "parts", *flags, "--num_steps", 3))
+    assert (state["step"], state["task"]["micro"]) == (3, 2)
 
 
 def fails(capsys, script, *flags):

@@ -71,7 +71,8 @@ def run_of(root, *flags, steps=3, score_steps=(0,)):
     run = start_run(config)
     model = build_image_networks(config.cnn, config.run,
                                  convolution=config.pretrain.convolution_type)
-    trainer = build_pair_trainer(model, *open_pairs(config), config, ranks=Ranks())
+    trainer = build_pair_trainer(model, *open_pairs(config), config, ranks=Ranks(),
+                                 start=run.start)
     options = LoopOptions(num_steps=steps, save_interval=2, score_steps=score_steps)
     progress = pretrain(trainer, run, options)
     return trainer, run, progress
@@ -269,6 +270,14 @@ def test_a_run_with_other_batches_does_not_go_on(tmp_path):
         run_of(tmp_path, "--num_micro_batches", 2, steps=2)
 
 
+def test_a_run_keeps_its_number_of_micro_batches(tmp_path):
+    run_of(tmp_path, "--num_micro_batches", 2, steps=1)
+    trainer, *_ = run_of(tmp_path, steps=2)
+    assert trainer.stream.micro == 2 and final_state(tmp_path / "run")["step"] == 2
+    with pytest.raises(ConfigError, match="batch_size 3 in 2 micro-batches on 1 processes"):
+        run_of(tmp_path, "--batch_size", 3, steps=3)
+
+
 def test_results_hold_weights_figures_and_pictures(tmp_path):
     trainer, run, progress = run_of(tmp_path, steps=2)
     text = write_pretraining(trainer, run.folder, curve=progress.curve,
@@ -299,8 +308,8 @@ def test_a_folder_is_trained_on_and_scored(tmp_path):
 def test_flags_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="batch_size 4 in 3 micro-batches on 1 proc"):
         trainer_of("--num_micro_batches", 3)
-    with pytest.raises(ConfigError, match="batch_size 4 in 3 micro-batches on 3 processes"):
-        trainer_of(ranks=Ranks(0, 3))
+    with pytest.raises(ConfigError, match="batch_size 4 in 4 micro-batches on 3 processes"):
+        trainer_of("--num_micro_batches", 4, ranks=Ranks(0, 3))
     with pytest.raises(ConfigError, match="--crop_size is '24', need"):
         trainer_of("--crop_size", 24)
     with pytest.raises(ConfigError, match="feature_type rgb.*nothing to pre-train"):

@@ -149,6 +149,8 @@ def test_threads_and_log_level_are_those_of_the_flags(tmp_path):
         begin(tmp_path, "--num_threads", 2, "--verbose_logging", 1)
         assert torch.get_num_threads() == 2
         assert logging.getLogger().level == logging.DEBUG
+        start_run(config_of("--experiment_name", "run", "--verbose_logging", 1), is_main=False)
+        assert logging.getLogger().level == logging.WARNING
     finally:
         torch.set_num_threads(before)
 

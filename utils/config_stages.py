@@ -156,7 +156,8 @@ class PretrainConfig:
     num_workers: int = flag(0, "processes that prepare pairs; 0: the training process itself",
                             minimum=0)
     num_micro_batches: int = flag(0, "parts of a batch, each normalised by its own statistics; "
-                                  "their gradients are averaged; 0: one a process", minimum=0)
+                                  "their gradients are averaged; 0: as the run so far, else one a "
+                                  "process", minimum=0)
     pictures: str = flag("", "folder of pictures that made pairs are textured with; empty: "
                          "procedural textures")
     eval_path: str = flag("", "folder of withheld pairs that are scored; empty: made ones")

@@ -2,11 +2,16 @@
 
 `torchrun --nproc_per_node N script.py ...` starts N ranks; without it there is one, and everything
 here returns at once. Sums run over the ranks in their order, so the same ranks give the same bits.
+
+A rank that dies is noticed at once: its connections close, and torchrun ends the others. One that
+lives and does not answer ends the run after TIMEOUT, which the longest share of a step, scores and
+checkpoints between steps must not exceed; ranks that wait say so every PATIENCE.
 """
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +26,9 @@ from utils.run import pick_device
 
 log = logging.getLogger(__name__)
 
-#: A rank that neither answers nor dies ends the run after this time; a step must be shorter.
-TIMEOUT = timedelta(minutes=30)
+JOINING = timedelta(minutes=10)      # in which all ranks must have started
+TIMEOUT = timedelta(hours=6)         # of a rank that neither answers nor dies
+PATIENCE = timedelta(minutes=5)      # of a rank that waits, before it says so
 ROLL_CALL = timedelta(seconds=5)     # in which survivors tell that they are there
 MESSAGE_BYTES = 600                  # of an error's text that the other ranks are told
 
@@ -58,7 +64,7 @@ def start_ranks(device: str) -> Ranks:
         device: auto, cpu or cuda; each rank of a machine takes a GPU of its own.
     Raises:
         ConfigError: there is no such device, or fewer GPUs than ranks on this machine.
-        RankError: the others cannot be reached.
+        RankError: the others cannot be reached, or do not start within JOINING.
     """
     found = pick_device(device)
     size = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
@@ -73,12 +79,14 @@ def start_ranks(device: str) -> Ranks:
         torch.cuda.set_device(local)
         found = torch.device("cuda", local)
     try:
-        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=TIMEOUT)
+        store, _, _ = next(dist.rendezvous("env://", timeout=JOINING))
+        store.set(f"joined/{rank}", "here")
+        store.wait([f"joined/{other}" for other in range(size)], JOINING)
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", store=store, rank=rank,
+                                world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise RankError(f"rank {rank} of {size} cannot reach the others ({_first_line(error)}); "
                         "start all of them with torchrun") from error
-    if rank > 0:
-        logging.getLogger().setLevel(logging.WARNING)
     return Ranks(rank, size, found)
 
 
@@ -193,12 +201,16 @@ def _gather_texts(text: str, ranks: Ranks) -> list[str]:
     lines = [torch.empty_like(line, device=ranks.device) for _ in range(ranks.size)]
     with _naming_who_is_gone(ranks):
         dist.all_gather(lines, line.to(ranks.device))
+        lines = [part.cpu() for part in lines]             # here a GPU's host waits
     return [bytes(part.tolist()).rstrip(b"\0").decode(errors="ignore") for part in lines]
 
 
 @contextmanager
 def _naming_who_is_gone(ranks: Ranks) -> Iterator[None]:
-    """Turn what the backend says of a lost rank into a RankError that names it."""
+    """Turn what the backend says of a lost rank into a RankError that names it; say how long
+    the block has waited."""
+    is_over = threading.Event()
+    threading.Thread(target=_say_that_it_waits, args=(ranks, is_over), daemon=True).start()
     try:
         yield
     except RuntimeError as error:
@@ -207,6 +219,17 @@ def _naming_who_is_gone(ranks: Ranks) -> Iterator[None]:
             f"the ranks lost each other ({_first_line(error)})"
         raise RankError(f"{which}; its own message says why. The same command goes on from the "
                         "last checkpoint, on any number of ranks") from error
+    finally:
+        is_over.set()
+
+
+def _say_that_it_waits(ranks: Ranks, is_over: threading.Event) -> None:
+    """A line every PATIENCE until it is over."""
+    waited = PATIENCE
+    while not is_over.wait(PATIENCE.total_seconds()):
+        log.warning("rank %d of %d has waited %s for the others; it gives up after %s", ranks.rank,
+                    ranks.size, waited, TIMEOUT)
+        waited += PATIENCE
 
 
 def _absent(ranks: Ranks) -> list[int]:

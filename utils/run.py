@@ -161,12 +161,13 @@ class Run:
             save_config(replace(self.config, run=replace(self.config.run, restart=0)), path)
 
 
-def start_run(config: Config, *, is_training: bool = True) -> Run:
+def start_run(config: Config, *, is_training: bool = True, is_main: bool = True) -> Run:
     """Choose device and threads, seed everything, and look for a checkpoint to go on from.
 
     Args:
         config: of the run.
         is_training: False for evaluations.
+        is_main: False in the other processes of a run, which log warnings alone.
     Raises:
         ConfigError: see `RunFolder` and `pick_device`.
     """
@@ -179,7 +180,8 @@ def start_run(config: Config, *, is_training: bool = True) -> Run:
     run_log = RunLog()
     start = folder.find_start(restart=is_training and bool(config.run.restart),
                               resume=not is_training or bool(config.run.resume))
-    logging.getLogger().setLevel(logging.DEBUG if config.run.verbose_logging else logging.INFO)
+    level = logging.DEBUG if config.run.verbose_logging else logging.INFO
+    logging.getLogger().setLevel(level if is_main else logging.WARNING)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else \
         f"{torch.get_num_threads()} threads"
     log.info("%s: seed %d, %s (%s), torch %s, revision %s", folder.path, config.run.seed, device,
