@@ -55,7 +55,7 @@ def read_rgb8(path: Path, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
     Raises:
         SceneError: as `read_image`.
     """
-    with _opened(path, formats=formats) as image:
+    with opened(path, formats=formats) as image:
         _check_rgb(path, image)
         return np.array(image, np.uint8)
 
@@ -72,7 +72,7 @@ def read_mask(path: Path, im_scale: float = 1.0, *, least_foreground: int = 1) -
     Raises:
         SceneError: missing, unreadable, truncated, too large, or not 8-bit.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         found = _kind_of(path, image)
         if "16-bit" in found or image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
             raise SceneError(f"{path}: {found}, need an 8-bit mask; convert it with: "
@@ -93,13 +93,13 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         SceneError: missing, unreadable or too large.
     """
-    with _opened(path, decode=False) as image:
+    with opened(path, decode=False) as image:
         return image.size
 
 
 def check_image(path: Path) -> None:
     """Raise SceneError where `read_image` would, as far as an image's head and end tell."""
-    with _opened(path, decode=False) as image:
+    with opened(path, decode=False) as image:
         _check_rgb(path, image)
         if not _is_whole(path):
             raise SceneError(f"{path}: truncated image (its end is missing), need a whole PNG or "
@@ -119,8 +119,8 @@ def scaled_size(size: tuple[int, int], im_scale: float) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: Path, decode: bool = True,
-            formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+def opened(path: Path, decode: bool = True,
+           formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """The file opened (and wholly decoded) by Pillow; its errors become SceneErrors."""
     if not path.is_file():
         raise SceneError(f"{path}: no such file, need a PNG or JPEG image; copy it there or take "

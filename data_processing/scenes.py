@@ -67,7 +67,8 @@ class Scene:
 
 def load_scene(folder: str | Path, *, im_scale: float = 1.0,
                scene_normalization: str = DEFAULT_ORDER, work_radius: float = 0.99,
-               scene_radius_scale: float = 1.0, load_pcd: bool = True) -> Scene:
+               scene_radius_scale: float = 1.0, load_pcd: bool = True,
+               allow_behind: bool = False) -> Scene:
     """Read a scene folder of either format, found by looking.
 
     Args:
@@ -77,13 +78,15 @@ def load_scene(folder: str | Path, *, im_scale: float = 1.0,
         work_radius: radius in object space that a normalising ball is scaled to.
         scene_radius_scale: factor on the radius of that ball.
         load_pcd: whether `merged/point_cloud_world.ply` may be read for the normalisation.
+        allow_behind: read a scene whose cameras all look away from the object, to say why they do.
     Raises:
         SceneError: the folder is not a scene or its files are bad; the message names the file.
         ConfigError: an option is out of range.
     """
     folder = Path(folder).expanduser()
     found, model = _read_cameras(folder, scene_normalization, work_radius=work_radius,
-                                 scene_radius_scale=scene_radius_scale, load_pcd=load_pcd)
+                                 scene_radius_scale=scene_radius_scale, load_pcd=load_pcd,
+                                 allow_behind=allow_behind)
     images, masks = _read_pixels(found, im_scale)
     has_masks = found.files[0].mask is not None
     if not has_masks:
@@ -147,16 +150,18 @@ def check_training_views(scene: Scene, split: Split) -> None:
 
 
 def _read_cameras(folder: Path, scene_normalization: str, *, work_radius: float,
-                  scene_radius_scale: float, load_pcd: bool) -> tuple[FoundScene, np.ndarray]:
+                  scene_radius_scale: float, load_pcd: bool,
+                  allow_behind: bool = False) -> tuple[FoundScene, np.ndarray]:
     """All of a scene but its pixels: files and cameras, and the model matrix."""
-    found = _read_folder(folder, bool(load_pcd))
+    found = read_folder(folder, bool(load_pcd))
     model = resolve_model_matrix(folder, scene_normalization, found.sources,
                                  work_radius=work_radius, scene_radius_scale=scene_radius_scale)
-    _check_in_front(folder, found, model)
+    if not allow_behind:
+        _check_in_front(folder, found, model)
     return found, model
 
 
-def _read_folder(folder: Path, load_pcd: bool) -> FoundScene:
+def read_folder(folder: Path, load_pcd: bool) -> FoundScene:
     """The folder by the reader whose files it has."""
     try:
         if not folder.is_dir():

@@ -15,10 +15,13 @@ from utils.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
 from utils.errors import ConfigError, WriteError
 
 POINTS_FILE = "surface_points_world.ply"
+#: What an import puts beside the scene.
+REPORT_FILES = ("report.txt", "check.png")
 #: What a folder written by each format may hold; overwriting deletes nothing else.
 PROCESSED_FILES = ("*_rgb.png", "*_rgb_meta.npy", "*_mask.png", "model_matrix.npy",
-                   "scene_stats.npy", POINTS_FILE)
-IDR_FILES = ("image", "image/*.png", "mask", "mask/*.png", "cameras_sphere.npz", POINTS_FILE)
+                   "scene_stats.npy", POINTS_FILE, *REPORT_FILES)
+IDR_FILES = ("image", "image/*.png", "mask", "mask/*.png", "cameras_sphere.npz", POINTS_FILE,
+             *REPORT_FILES)
 
 
 def write_scene(scene: Scene, folder: Path | str, scene_format: str, *,

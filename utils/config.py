@@ -24,8 +24,8 @@ from utils.checkpoints import write_text_atomic
 from utils.config_sections import (
     CnnConfig, DataConfig, RatesConfig, RunConfig, SdfConfig, TracingConfig, ViewsConfig)
 from utils.config_stages import (
-    BenchmarkConfig, LossConfig, MakeFlowConfig, MakeSceneConfig, MetaConfig, PretrainConfig,
-    RunTableConfig, TestConfig, TrainedPartsConfig)
+    BenchmarkConfig, CheckConfig, ImportConfig, LossConfig, MakeFlowConfig, MakeSceneConfig,
+    MetaConfig, PretrainConfig, RunTableConfig, TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ class Config:
     make_flow: MakeFlowConfig | None = None
     benchmark: BenchmarkConfig | None = None
     table: RunTableConfig | None = None
+    importing: ImportConfig | None = None
+    check: CheckConfig | None = None
 
 
 SECTION_OF = {
@@ -77,7 +79,8 @@ SECTION_OF = {
     "views": ViewsConfig, "data": DataConfig, "tracing": TracingConfig,
     "parts": TrainedPartsConfig, "loss": LossConfig, "meta": MetaConfig, "test": TestConfig,
     "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "make_flow": MakeFlowConfig,
-    "benchmark": BenchmarkConfig, "table": RunTableConfig}
+    "benchmark": BenchmarkConfig, "table": RunTableConfig,
+    "importing": ImportConfig, "check": CheckConfig}
 TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
     "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "test"))
 META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)

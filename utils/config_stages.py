@@ -186,6 +186,34 @@ class MakeFlowConfig:
 
 
 @dataclass(frozen=True)
+class ImportConfig:
+    """What the import of a capture reads and writes."""
+
+    input: str = flag("", "folder of the capture (required)")
+    output: str = flag("", "scene folder that is written (required)")
+    source: str = flag("auto", "what the capture is; auto: recognised by its files",
+                       choices=("auto", "transforms", "colmap", "middlebury", "idr", "processed",
+                                "photos"))
+    background: str = flag("none", "colour of a plain background to make masks from; none: masks "
+                           "are files or alpha", choices=("none", "black", "white", "auto"))
+    clean_masks: int = switch(0, "1: small holes and specks of the masks are removed")
+    normalization: str = flag("auto", "what centre and radius come from; auto: the first there is",
+                              choices=("auto", "given", "masks", "points", "cameras"))
+    max_size: int = flag(800, "longest side of the images written; 0: as they are", unit="pixels",
+                         minimum=0)
+    scene_format: str = flag("processed", "format of the folder", choices=("processed", "idr"))
+    num_threads: int = flag(0, "threads of the search for cameras; 0: all", minimum=0)
+    overwrite: int = switch(0, "1: replace an earlier scene in the same folder")
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """What the check of a scene writes."""
+
+    check_sheet: str = flag("", "picture that is written; empty: logs/check/SCENE.png")
+
+
+@dataclass(frozen=True)
 class BenchmarkConfig:
     """What the benchmark measures."""
 

@@ -72,8 +72,8 @@ def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
     return _to_array(figure)
 
 
-def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int],
-                title: str = "") -> np.ndarray:
+def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], title: str = "", *,
+                names: tuple[str, str, str] = ("not used", "training", "withheld")) -> np.ndarray:
     """All cameras around the unit sphere, object space, from the side and from above.
 
     Args:
@@ -81,6 +81,7 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int],
         train: indices of the training views (blue).
         test: indices of the withheld views (orange); the rest is grey.
         title: a line above all.
+        names: in the legend, of the rest and of both groups.
     Returns:
         (H, W, 3) uint8.
     """
@@ -89,8 +90,8 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int],
         raise ValueError(f"views {chosen} of {len(cameras)} cameras; need indices from 0 to "
                          f"{len(cameras) - 1}")
     others = sorted(set(range(len(cameras))) - set(chosen))
-    groups = [("not used", others, OTHER_COLOUR), ("training", list(train), TRAIN_COLOUR),
-              ("withheld", list(test), TEST_COLOUR)]
+    groups = list(zip(names, (others, list(train), list(test)),
+                      (OTHER_COLOUR, TRAIN_COLOUR, TEST_COLOUR)))
     figure = Figure(figsize=(13, 6.4), dpi=DPI, layout="constrained")
     for place, (name, elevation) in enumerate([("from the side", 30), ("from above", 90)], start=1):
         panel = figure.add_subplot(1, 2, place, projection="3d", proj_type="ortho",

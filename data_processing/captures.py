@@ -1,0 +1,226 @@
+"""A capture: photographs with calibrated cameras as somebody else's tool left them.
+
+The readers of foreign formats hand back a `Capture`; `import_pixels.py` turns it into the pinhole
+photographs of one size that the system trains on.
+"""
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_processing.scene_folder import check_num_views
+from utils.errors import SceneError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+#: Sides beyond this are refused, as are focal lengths this many times the longer side.
+MAX_SIDE, MAX_FOCAL_SHARE = 100_000, 1000.0
+#: Distortion beyond this cannot be a lens: the coefficients belong to another model or unit.
+MAX_DISTORTION = 1e3
+MAX_JSON_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Intrinsics in pixels, OpenCV axes, the centre of the top left pixel at (0, 0).
+
+    Attributes:
+        size: (W, H) of the calibrated images.
+        focal: (fx, fy).
+        center: (cx, cy), the principal point.
+        skew: entry (0, 1) of K.
+        distortion: OpenCV's k1, k2, p1, p2[, k3[, k4, k5, k6]], or k1..k4 of a fisheye; () is none.
+        is_fisheye: whether the coefficients are of OpenCV's equidistant fisheye model.
+    """
+
+    size: tuple[int, int]
+    focal: tuple[float, float]
+    center: tuple[float, float]
+    skew: float = 0.0
+    distortion: tuple[float, ...] = ()
+    is_fisheye: bool = False
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(3, 3) float64 K."""
+        return np.array([[self.focal[0], self.skew, self.center[0]],
+                         [0, self.focal[1], self.center[1]], [0, 0, 1.0]])
+
+    @property
+    def is_distorted(self) -> bool:
+        """Whether images must be resampled to become those of a pinhole."""
+        return self.is_fisheye or any(self.distortion)
+
+    def resized(self, size: tuple[int, int]) -> Lens:
+        """The same lens for images brought to another size; edges of the frame stay edges."""
+        x, y = size[0] / self.size[0], size[1] / self.size[1]
+        return replace(self, size=size, focal=(self.focal[0] * x, self.focal[1] * y),
+                       center=((self.center[0] + 0.5) * x - 0.5, (self.center[1] + 0.5) * y - 0.5),
+                       skew=self.skew * x)
+
+
+@dataclass(frozen=True)
+class CapturedView:
+    """One photograph: `view` (4, 4) float64 is world to camera, OpenGL axes; `mask` may be None."""
+
+    name: str
+    image: Path
+    view: np.ndarray
+    lens: Lens
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What a reader found.
+
+    Attributes:
+        source: in words, what was read.
+        root: the folder that file names are relative to.
+        views: in the order of their names.
+        points_world: (N, 3) float64 points of the scene, or None.
+        model: (4, 4) object to world that the source states itself, or None.
+        left_out: a line for each frame that was not taken, with the reason.
+        least_foreground: smallest 8-bit value of a mask file that counts as object.
+    """
+
+    source: str
+    root: Path
+    views: tuple[CapturedView, ...]
+    points_world: np.ndarray | None = None
+    model: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()
+    least_foreground: int = 128
+
+
+def make_capture(source: str, root: Path, views: list[CapturedView], **more: Any) -> Capture:
+    """A capture with its views sorted and named for files; `more` as in `Capture`.
+
+    Raises:
+        SceneError: fewer views than can be learned from, or one photograph twice.
+    """
+    left_out = more.get("left_out", ())
+    what = f"{source}; {len(left_out)} left out, the first: {left_out[0]}" if left_out else source
+    check_num_views(root, len(views), what)
+    views = sorted(views, key=lambda view: _order(view.name))
+    names = file_names([view.name for view in views])
+    views = [replace(view, name=name) for view, name in zip(views, names)]
+    views.sort(key=lambda view: view.name)
+    return Capture(source, root, tuple(views), **more)
+
+
+def _order(name: str) -> list[tuple[int, int | str]]:
+    """Sorting key that takes numbers in names as numbers."""
+    return [(0, int(part)) if part.isdigit() else (1, part)
+            for part in re.split(r"(\d+)", name) if part]
+
+
+def file_names(names: list[str]) -> list[str]:
+    """Short file names in the given order, whose order by name is the same.
+
+    The stems are kept where they are different and in order, else they get a number in front.
+    """
+    stems = [re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem) or "view" for name in names]
+    if len(set(stems)) == len(stems) and sorted(stems) == stems:
+        return stems
+    digits = len(str(len(stems)))
+    return [f"{i:0{max(3, digits)}d}_{stem}" for i, stem in enumerate(stems)]
+
+
+def inside_folder(folder: Path, text: Any, where: str) -> Path:
+    """The path that a file names, kept inside the folder.
+
+    Args:
+        folder: that names are relative to.
+        text: the name as the file has it.
+        where: file and key, for the message.
+    Raises:
+        SceneError: not a path, or it leads out of the folder.
+    """
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise SceneError(f"{where}: {text!r}, need the path of a file relative to {folder}; "
+                         "write the file again")
+    path = folder / text.replace("\\", "/")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise SceneError(f"{where}: {text!r} leads out of {folder}, need a file inside it; move "
+                         "the images there and mend the path")
+    return path
+
+
+def find_image(path: Path) -> Path | None:
+    """The file itself, or with one of the image suffixes added; None where there is none."""
+    for candidate in (path, *(path.with_name(path.name + suffix) for suffix in IMAGE_SUFFIXES)):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def check_lens(lens: Lens, where: str) -> Lens:
+    """The lens, when its numbers can be those of a camera; raises SceneError naming `where`."""
+    numbers = np.array([*lens.focal, *lens.center, lens.skew, *lens.distortion], np.float64)
+    longest = max(lens.size)
+    if not 0 < min(lens.size) <= longest <= MAX_SIDE:
+        raise SceneError(f"{where}: images of {lens.size[0]}x{lens.size[1]} pixels, need sides of "
+                         f"1 to {MAX_SIDE}; calibrate again")
+    if not np.isfinite(numbers).all():
+        raise SceneError(f"{where}: intrinsics hold NaN or infinity, need finite numbers; "
+                         "calibrate again")
+    if not 0 < min(lens.focal) <= max(lens.focal) <= MAX_FOCAL_SHARE * longest:
+        raise SceneError(f"{where}: focal lengths {lens.focal} for images of {lens.size[0]}x"
+                         f"{lens.size[1]}, need numbers over 0 in pixels; calibrate again")
+    if any(abs(value) > MAX_DISTORTION for value in lens.distortion):
+        raise SceneError(f"{where}: distortion {lens.distortion}, need OpenCV's coefficients; "
+                         "calibrate again")
+    return lens
+
+
+def load_json(path: Path) -> dict:
+    """A JSON file that holds an object; raises SceneError."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise SceneError(f"{path}: more than {MAX_JSON_BYTES:,} bytes, need a file of cameras; "
+                             "check that this is it")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        if isinstance(problem, SceneError):
+            raise
+        raise SceneError(f"{path}: not readable as JSON ({problem}); export or copy it "
+                         "again") from problem
+    if not isinstance(content, dict):
+        raise SceneError(f"{path}: holds a {type(content).__name__}, need an object with frames; "
+                         "export it again")
+    return content
+
+
+def load_lines(path: Path, max_bytes: int) -> list[str]:
+    """Lines of a text file of at most `max_bytes`; raises SceneError."""
+    try:
+        if path.stat().st_size > max_bytes:
+            raise SceneError(f"{path}: more than {max_bytes:,} bytes; check that this is the file")
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise SceneError(f"{path}: not readable as text ({problem}); copy or export it "
+                         "again") from problem
+
+
+def parse_numbers(words: list[str], count: int, where: str) -> list[float]:
+    """Exactly `count` finite numbers; raises SceneError."""
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError as problem:
+        raise SceneError(f"{where}: {problem}, need {count} numbers; export it again") from problem
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise SceneError(f"{where}: {len(numbers)} numbers, or some not finite, need {count} "
+                         "finite ones; export it again")
+    return numbers
+
+
+def rigid_from_rotation(rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """(4, 4) from a (3, 3) rotation and a (3,) shift."""
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = rotation, shift
+    return out

@@ -1,0 +1,124 @@
+"""The check of a scene as a picture and as text: cameras, masks, hull, findings."""
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from data_processing.scene_checks import CheckResult, check_scene, small_masks
+from data_processing.scenes import Scene, load_scene
+from utils.config_sections import DataConfig
+from utils.config_stages import CheckConfig
+from utils.errors import ConfigError
+from utils.pictures import save_png, sheet, stack_vertically, with_outline
+from utils.plots import camera_plot
+
+LOGGER = logging.getLogger(__name__)
+#: Views on a sheet, and in one of its rows.
+MOST_VIEWS, PER_ROW = 14, 7
+#: What mask and hull both show, the mask alone, the hull alone.
+BOTH_COLOUR, MASK_COLOUR, HULL_COLOUR = (255, 255, 255), (220, 60, 40), (50, 110, 230)
+CELL_WIDTH = 200
+
+
+def check_folder(data: DataConfig, check: CheckConfig) -> tuple[CheckResult, Path]:
+    """Check the scene that the flags name, and write its sheet.
+
+    Returns:
+        what was found, and the path of the sheet.
+    Raises:
+        SceneError, ConfigError, WriteError: see `load_scene`, `save_png`.
+    """
+    if not data.dataset_path:
+        raise ConfigError("give the folder of a scene: check_scene.py DIR")
+    scene = load_scene(data.dataset_path, im_scale=data.load_im_scale,
+                       scene_normalization=data.scene_normalization, work_radius=data.work_radius,
+                       scene_radius_scale=data.scene_radius_scale, load_pcd=bool(data.load_pcd),
+                       allow_behind=True)
+    result = check_scene(scene)
+    path = Path(check.check_sheet or Path("logs") / "check" / f"{scene.name}.png").expanduser()
+    save_png(path, check_sheet(scene, result))
+    return result, path
+
+
+def check_text(result: CheckResult, notes: tuple[str, ...] = ()) -> str:
+    """Facts and findings, a line each."""
+    findings = [str(finding) for finding in result.findings] or ["no findings"]
+    return "\n".join([*notes, *result.facts, *findings]) + "\n"
+
+
+def check_sheet(scene: Scene, result: CheckResult) -> np.ndarray:
+    """Cameras round the unit sphere; photographs with the mask's outline; mask against hull.
+
+    The views shown are spread evenly, and the worst are among them.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    shown = _shown_views(result, len(scene))
+    worst = result.findings[0] if result.findings else None
+    title = f"{scene.name}: {worst.severity}: {worst.code}" if worst else \
+        f"{scene.name}: no findings"
+    parts = [camera_plot(scene.cameras.to(torch.float32), shown, [], title,
+                         names=("other views", "views shown below", ""))]
+    for start in range(0, len(shown), PER_ROW):
+        parts.append(_block(scene, result, shown[start:start + PER_ROW]))
+    return stack_vertically(parts)
+
+
+def _shown_views(result: CheckResult, num_views: int) -> list[int]:
+    """Evenly spread views, a few of them replaced by the worst of either measure."""
+    if num_views <= MOST_VIEWS:
+        return list(range(num_views))
+    worst = [int(np.nanargmax(values)) for values in (result.epipolar, -result.agreement)
+             if np.isfinite(values).any()]
+    even = np.linspace(0, num_views - 1, MOST_VIEWS - len(set(worst))).round().astype(int)
+    return sorted({*even.tolist(), *worst})
+
+
+def _block(scene: Scene, result: CheckResult, views: list[int]) -> np.ndarray:
+    """One row of photographs and, with masks, one of masks against the hull."""
+    images = functional.interpolate(scene.images[views], size=_cell(scene), mode="area")
+    masks = functional.interpolate(scene.masks[views].float(), size=_cell(scene), mode="area")
+    photographs = [with_outline(image, mask >= 0.5) if scene.has_masks else
+                   with_outline(image, torch.zeros_like(mask, dtype=torch.bool))
+                   for image, mask in zip(images, masks)]
+    rows, labels = [photographs], ["photograph,\nmask outlined" if scene.has_masks
+                                   else "photograph\n(no masks)"]
+    if result.outlines is not None:
+        small = small_masks(scene.masks[views], result.outlines.shape[3])
+        rows.append([_comparison(mask, result.outlines[view])
+                     for mask, view in zip(small, views)])
+        labels.append("white: mask\nand hull,\nred: mask\nalone, blue:\nhull alone")
+    return sheet(rows, labels, [_label(scene, result, view) for view in views])
+
+
+def _cell(scene: Scene) -> tuple[int, int]:
+    """(height, width) of a picture on the sheet."""
+    width, height = scene.cameras.resolution
+    scale = min(1.0, CELL_WIDTH / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _label(scene: Scene, result: CheckResult, view: int) -> str:
+    """A view's name and figures."""
+    lines = [f"{view}: {scene.view_names[view]}"]
+    if np.isfinite(result.agreement[view]):
+        lines.append(f"agreement {result.agreement[view]:.2f}")
+    if np.isfinite(result.epipolar[view]):
+        lines.append(f"epipolar {result.epipolar[view]:.2f} px")
+    return "\n".join(lines)
+
+
+def _comparison(mask: Tensor, outline: Tensor) -> np.ndarray:
+    """Two (1, H, W) bool masks as one picture."""
+    mask, outline = mask[0].numpy(), outline[0].numpy()
+    picture = np.zeros((*mask.shape, 3), np.uint8)
+    for where, colour in ((mask & outline, BOTH_COLOUR), (mask & ~outline, MASK_COLOUR),
+                          (outline & ~mask, HULL_COLOUR)):
+        picture[where] = colour
+    return picture

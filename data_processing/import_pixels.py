@@ -1,0 +1,210 @@
+"""Photographs of a capture to pinhole images of one size: upright, undistorted, scaled, masked."""
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from data_processing.captures import CapturedView, Lens
+from data_processing.images import opened
+from data_processing.import_masks import mask_coverage
+from utils.errors import SceneError
+
+#: How much the shapes (width over height) of images that belong together may differ.
+SHAPE_TOLERANCE = 0.01
+MASK_THRESHOLD = 0.5
+EXIF_ORIENTATION = 0x0112
+#: The turn that each EXIF orientation but 1 (upright) asks for.
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}
+#: Those that make columns of rows.
+SIDEWAYS = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph as its lens made it: rgb (H, W, 3) float32, coverage (H, W) float32 or None."""
+
+    rgb: np.ndarray
+    coverage: np.ndarray | None
+    lens: Lens
+
+
+@dataclass(frozen=True)
+class PinholeView:
+    """A photograph of a pinhole: `intrinsics` (3, 3) for its size; `mask` (H, W) bool or None."""
+
+    rgb: np.ndarray
+    mask: np.ndarray | None
+    intrinsics: np.ndarray
+
+
+def stored_size(path: Path) -> tuple[tuple[int, int], int]:
+    """(W, H) of the stored pixels, and the EXIF orientation (1 is upright, or not stated)."""
+    with opened(path, decode=False) as image:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        return image.size, orientation if orientation in TURNS else 1
+
+
+def turn_for(path: Path, calibrated: tuple[int, int]) -> int:
+    """The EXIF orientation to apply so that the image has the shape it was calibrated in, or 1.
+
+    Tools differ in whether they turn images before calibrating; the calibrated size tells. Where
+    both fit, the stored pixels are taken.
+    """
+    (width, height), orientation = stored_size(path)
+    if orientation not in SIDEWAYS or same_shape((width, height), calibrated):
+        return 1
+    return orientation if same_shape((height, width), calibrated) else 1
+
+
+def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two (W, H) have the same shape but for rounding."""
+    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) < SHAPE_TOLERANCE
+
+
+def upright_size(view: CapturedView) -> tuple[int, int]:
+    """(W, H) of a view's image after the turn that its calibration asks for."""
+    (width, height), _ = stored_size(view.image)
+    return (height, width) if turn_for(view.image, view.lens.size) in SIDEWAYS else (width, height)
+
+
+def fitting_views(views: tuple[CapturedView, ...], max_size: int) -> tuple[
+        list[CapturedView], tuple[int, int], list[str]]:
+    """The views whose images have the commonest shape, the size for all, and who is left out.
+
+    Args:
+        views: of a capture.
+        max_size: longest side of the result in pixels; 0 keeps the commonest size.
+    Returns:
+        views, (W, H), and a line for each view left out.
+    Raises:
+        SceneError: an image has not the shape that its camera was calibrated for.
+    """
+    sizes = [upright_size(view) for view in views]
+    for view, size in zip(views, sizes):
+        if not same_shape(size, view.lens.size):
+            raise SceneError(f"{view.image}: {size[0]}x{size[1]}, but its camera was calibrated "
+                             f"for {view.lens.size[0]}x{view.lens.size[1]}, need the same shape; "
+                             "turn or crop the image as it was, or calibrate again")
+    common = Counter(sizes).most_common(1)[0][0]
+    kept = [view for view, size in zip(views, sizes) if same_shape(size, common)]
+    left_out = [f"{view.image.name}: {size[0]}x{size[1]} is of another shape than most, "
+                f"{common[0]}x{common[1]}" for view, size in zip(views, sizes)
+                if not same_shape(size, common)]
+    scale = min(1.0, max_size / max(common)) if max_size else 1.0
+    return kept, (max(1, round(common[0] * scale)), max(1, round(common[1] * scale))), left_out
+
+
+def read_photo(view: CapturedView, least_foreground: int = 128) -> Photo:
+    """A photograph, its mask file or alpha, and its lens at the image's size.
+
+    Args:
+        view: of a capture.
+        least_foreground: smallest value of a mask file that counts as object.
+    Raises:
+        SceneError: a file is missing, damaged, or of another shape.
+    """
+    turn = turn_for(view.image, view.lens.size)
+    with opened(view.image) as image:
+        rgb, alpha = _rgb_and_alpha(_turned(image, turn))
+    size = (rgb.shape[1], rgb.shape[0])
+    coverage = alpha
+    if view.mask is not None:
+        with opened(view.mask) as image:
+            needs_turn = turn != 1 and not same_shape(image.size, size)
+            levels = _first_channel(_turned(image, turn if needs_turn else 1))
+        if not same_shape((levels.shape[1], levels.shape[0]), size):
+            raise SceneError(f"{view.mask}: {levels.shape[1]}x{levels.shape[0]}, but "
+                             f"{view.image.name} is {size[0]}x{size[1]}, need the same shape; "
+                             "scale or crop it alike")
+        coverage = cv2.resize(mask_coverage(levels, least_foreground), size,
+                              interpolation=cv2.INTER_LINEAR)
+    return Photo(rgb, coverage, view.lens.resized(size))
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def _rgb_and_alpha(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours (H, W, 3) in [0, 1] before black, and alpha (H, W) where some of it is not 1."""
+    if image.mode[0] in "IF":
+        grey = np.asarray(image, np.float32)
+        grey = grey / (65535 if image.mode[0] == "I" else max(1.0, float(grey.max())))
+        return np.repeat(grey[..., None], 3, -1), None
+    if "A" not in image.mode and "transparency" not in image.info:
+        return np.asarray(image.convert("RGB"), np.float32) / 255, None
+    pixels = np.asarray(image.convert("RGBA"), np.float32) / 255
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    if alpha.min() == 1:
+        return np.ascontiguousarray(pixels[..., :3]), None
+    return pixels[..., :3] * alpha[..., None], alpha
+
+
+def _first_channel(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8: alpha where colours say nothing, else the first channel."""
+    if image.mode[0] in "IF":
+        grey = np.asarray(image, np.float32)
+        return np.where(grey > grey.max() / 2, 255, 0).astype(np.uint8)
+    pixels = np.asarray(image.convert("RGBA"), np.uint8)
+    first, alpha = pixels[..., 0], pixels[..., 3]
+    return alpha if alpha.min() < 255 and first.min() == first.max() else first
+
+
+def pinhole_view(photo: Photo, size: tuple[int, int]) -> PinholeView:
+    """The photograph without distortion and at another size.
+
+    Distortion is removed at full size, showing the largest frame without unknown pixels; then
+    pixels are averaged by area.
+
+    Args:
+        photo: of any lens.
+        size: (W, H) of the result, of the same shape.
+    """
+    rgb, coverage, lens = photo.rgb, photo.coverage, photo.lens
+    if lens.is_distorted:
+        columns, rows, matrix = _undistortion(lens)
+        rgb = cv2.remap(rgb, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        rgb = rgb.clip(0, 1)
+        if coverage is not None:
+            coverage = cv2.remap(coverage, columns, rows, cv2.INTER_LINEAR)
+        lens = replace(lens, focal=(matrix[0, 0], matrix[1, 1]), distortion=(), is_fisheye=False,
+                       center=(matrix[0, 2], matrix[1, 2]))
+    rgb = _resized(rgb, size)
+    mask = None if coverage is None else _resized(coverage, size) >= MASK_THRESHOLD
+    return PinholeView(rgb, mask, lens.resized(size).matrix)
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    smaller = size[0] < pixels.shape[1]
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+@lru_cache(maxsize=4)
+def _undistortion(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns and rows (H, W) to read from, and K (3, 3) of the result."""
+    coefficients = np.array(lens.distortion, np.float64)
+    if lens.is_fisheye:
+        model, coefficients = cv2.fisheye, coefficients[:4]
+        matrix = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(
+            lens.matrix, coefficients, lens.size, np.eye(3), balance=0.0)
+    else:
+        model = cv2
+        matrix, _ = cv2.getOptimalNewCameraMatrix(lens.matrix, coefficients, lens.size, 0)
+    if not np.isfinite(matrix).all() or min(matrix[0, 0], matrix[1, 1]) <= 0:
+        raise SceneError(f"a lens of {lens.size[0]}x{lens.size[1]} with distortion "
+                         f"{lens.distortion} has no pinhole image, need OpenCV's coefficients; "
+                         "calibrate again")
+    columns, rows = model.initUndistortRectifyMap(lens.matrix, coefficients, np.eye(3), matrix,
+                                                  lens.size, cv2.CV_32FC1)
+    return columns, rows, matrix

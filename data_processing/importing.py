@@ -1,0 +1,213 @@
+"""From anybody's folder of pictures to a scene folder: recognise, read, mask, normalise, write."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data_processing.captures import Capture, CapturedView, Lens, make_capture
+from data_processing.colmap_format import model_folder, read_colmap
+from data_processing.idr_format import is_idr_folder
+from data_processing.images import image_size
+from data_processing.import_masks import (background_colour, clean_mask, find_masks,
+                                          mask_from_background)
+from data_processing.import_pixels import fitting_views, pinhole_view, read_photo
+from data_processing.middlebury_format import par_file, read_middlebury
+from data_processing.normalization import Sphere, model_from_sphere
+from data_processing.object_space import choose_object_space
+from data_processing.processed_format import is_processed_folder
+from data_processing.scene_folder import check_num_views
+from data_processing.scenes import Scene, read_folder
+from data_processing.structure_from_motion import (find_cameras, photo_folder,
+                                                   unread_photographs)
+from data_processing.transforms_format import read_transforms, transforms_files
+from utils.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
+from utils.config_stages import ImportConfig
+from utils.errors import ConfigError, SceneError
+
+LOGGER = logging.getLogger(__name__)
+#: Frames that are left out and named one by one; of more, the number is given.
+MOST_NAMED = 5
+NO_MASKS = ("no masks: every pixel counts as object, so the background is modelled too, the shape "
+            "gets no help from outlines and the check cannot use them; better: put masks into "
+            "masks/NAME.png, photograph before a plain background and give --background auto")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A scene ready to be written, and in words how it came about."""
+
+    scene: Scene
+    notes: tuple[str, ...]
+
+
+def recognise(folder: Path) -> str:
+    """The word of `--source` for what lies in a folder.
+
+    Raises:
+        SceneError: nothing that can be read; the message says what was found.
+    """
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "no such folder"
+        raise SceneError(f"{folder}: {what}, need a folder of pictures; check --input")
+    tests: tuple[tuple[str, Callable[[Path], object]], ...] = (
+        ("transforms", transforms_files), ("colmap", model_folder), ("middlebury", par_file),
+        ("processed", is_processed_folder), ("idr", _has_idr_cameras), ("photos", photo_folder))
+    for word, test in tests:
+        if test(folder):
+            return word
+    foreign = unread_photographs(folder)
+    if foreign:
+        raise SceneError(f"{folder}: {len(foreign)} photographs such as {foreign[0].name}, need "
+                         f"PNG or JPEG; convert them: magick mogrify -format jpg "
+                         f"'{foreign[0].parent}/*{foreign[0].suffix}'")
+    raise SceneError(f"{folder}: found no transforms.json, COLMAP model, *_par.txt, cameras.npz, "
+                     "NAME_rgb_meta.npy or photographs; point --input at the folder of one capture")
+
+
+def _has_idr_cameras(folder: Path) -> bool:
+    """Photographs in image/ without cameras are plain photographs."""
+    return is_idr_folder(folder) and bool([*folder.glob("cameras*.npz")])
+
+
+def read_capture(folder: Path, source: str, work: Path, num_threads: int = 0) -> Capture:
+    """The capture of a folder by the reader of `source` (a word of `recognise`).
+
+    Args:
+        work: where structure from motion keeps its files.
+        num_threads: of structure from motion; 0 takes all.
+    """
+    readers = {"transforms": read_transforms, "colmap": read_colmap, "middlebury": read_middlebury,
+               "idr": capture_of_scene, "processed": capture_of_scene,
+               "photos": lambda path: find_cameras(path, work, num_threads or -1)}
+    return readers[source](folder)
+
+
+def capture_of_scene(folder: Path) -> Capture:
+    """A folder of one of our own two formats as a capture, with its own object space."""
+    found = read_folder(folder, True)
+    views = []
+    for i, files in enumerate(found.files):
+        size = image_size(files.image)
+        k = intrinsics_from_projection(torch.from_numpy(found.projection[i]), size).numpy()
+        lens = Lens(size, (k[0, 0], k[1, 1]), (k[0, 2], k[1, 2]), k[0, 1])
+        views.append(CapturedView(files.name, files.image, found.view[i], lens, files.mask))
+    model = None
+    for word in ("cache", "yaml", "pcd"):
+        model = found.sources[word]() if model is None and word in found.sources else model
+    if isinstance(model, Sphere):
+        model = model_from_sphere(model)
+    kind = "processed" if is_processed_folder(folder) else "IDR, NeuS"
+    return make_capture(f"scene folder ({kind})", folder, views, model=model,
+                        least_foreground=found.least_foreground)
+
+
+def import_capture(settings: ImportConfig) -> Imported:
+    """Read, mask and normalise what the flags name; nothing is written.
+
+    Raises:
+        SceneError, ConfigError, MissingExtraError: see the readers.
+    """
+    if not settings.input or not settings.output:
+        raise ConfigError("--input and --output are needed: the folder of the capture and the one "
+                          "to write")
+    folder = Path(settings.input).expanduser()
+    output = Path(settings.output).expanduser()
+    source = recognise(folder) if settings.source == "auto" else settings.source
+    LOGGER.info("%s: read as %s", folder, source)
+    work = output.parent / f"{output.name}_colmap"
+    capture = read_capture(folder, source, work, settings.num_threads)
+    masks = find_masks(capture.root, capture.views) if settings.background == "none" else \
+        [None] * len(capture.views)
+    views = tuple(replace(view, mask=mask) for view, mask in zip(capture.views, masks))
+    views, size, odd = fitting_views(views, settings.max_size)
+    pixels = _read_pixels(views, size, capture.least_foreground)
+    pixels, from_where, without = _with_masks(pixels, settings)
+    cameras = _cameras(pixels, size)
+    scene_masks = torch.stack([p.mask for p in pixels]) if pixels[0].mask is not None else None
+    space = choose_object_space(cameras, scene_masks, capture.points_world, given=capture.model,
+                                word=settings.normalization)
+    cameras = replace(cameras, model=torch.from_numpy(space.model)).to(torch.float32)
+    images = torch.stack([p.image for p in pixels])
+    scene = Scene(output.name, images, _all_or(scene_masks, images), cameras,
+                  view_names=tuple(p.name for p in pixels), has_masks=scene_masks is not None)
+    notes = (f"source: {capture.source}, {len(scene)} views of {size[0]}x{size[1]}",
+             *_left_out([*capture.left_out, *odd, *without]), f"masks: {from_where}",
+             f"object space: {space.reason}")
+    return Imported(scene, notes)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """One view: image (3, H, W), mask (1, H, W) bool or None, K (3, 3), view (4, 4)."""
+
+    name: str
+    image: Tensor
+    mask: Tensor | None
+    intrinsics: np.ndarray
+    view: np.ndarray
+
+
+def _read_pixels(views: list[CapturedView], size: tuple[int, int],
+                 least_foreground: int) -> list[_Pixels]:
+    out = []
+    for view in tqdm(views, desc="reading photographs", unit="view"):
+        pinhole = pinhole_view(read_photo(view, least_foreground), size)
+        mask = None if pinhole.mask is None else torch.from_numpy(pinhole.mask)[None]
+        image = torch.from_numpy(np.ascontiguousarray(pinhole.rgb)).permute(2, 0, 1).contiguous()
+        out.append(_Pixels(view.name, image, mask, pinhole.intrinsics, view.view))
+    return out
+
+
+def _with_masks(pixels: list[_Pixels], settings: ImportConfig) -> tuple[list[_Pixels], str,
+                                                                        list[str]]:
+    """The views with the masks that the flags ask for, where they are from, and who is left out."""
+    left_out = []
+    if settings.background != "none":
+        arrays = [p.image.permute(1, 2, 0).numpy() for p in pixels]
+        colour = background_colour(arrays, settings.background)
+        pixels = [replace(p, mask=torch.from_numpy(mask_from_background(array, colour))[None])
+                  for p, array in zip(pixels, arrays)]
+        level = ", ".join(f"{value:.2f}" for value in colour)
+        from_where = f"what differs from a background of colour ({level})"
+    else:
+        with_mask = [p for p in pixels if p.mask is not None]
+        if not with_mask:
+            return pixels, NO_MASKS, left_out
+        left_out = [f"{p.name}: it has no mask, {len(with_mask)} others have"
+                    for p in pixels if p.mask is None]
+        pixels = with_mask
+        check_num_views(Path(settings.input), len(pixels), "views with a mask")
+        from_where = "given (files or alpha)"
+    if settings.clean_masks:
+        pixels = [replace(p, mask=torch.from_numpy(clean_mask(p.mask[0].numpy()))[None])
+                  for p in pixels]
+        from_where += ", cleaned of specks and holes"
+    return pixels, from_where, left_out
+
+
+def _cameras(pixels: list[_Pixels], size: tuple[int, int]) -> Cameras:
+    """The views' cameras, float64, object space still that of the world."""
+    k = torch.from_numpy(np.stack([p.intrinsics for p in pixels]))
+    view = torch.from_numpy(np.stack([p.view for p in pixels]))
+    return Cameras(view, projection_from_intrinsics(k, size), torch.eye(4).double(), size)
+
+
+def _all_or(masks: Tensor | None, images: Tensor) -> Tensor:
+    """The masks, or all foreground (V, 1, H, W)."""
+    return torch.ones_like(images[:, :1], dtype=torch.bool) if masks is None else masks
+
+
+def _left_out(lines: list[str]) -> list[str]:
+    """What the report says of frames that were not taken."""
+    if not lines:
+        return []
+    named = "; ".join(lines[:MOST_NAMED])
+    more = f"; and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
+    return [f"{len(lines)} left out: {named}{more}"]

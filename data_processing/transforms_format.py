@@ -1,0 +1,141 @@
+"""Reader of `transforms.json`: nerfstudio, instant-ngp and NeRF's synthetic scenes.
+
+A frame's `transform_matrix` is camera to world with OpenGL axes. Intrinsics stand with the frame or
+above all frames, in pixels whose top left corner is (0, 0); `camera_angle_x` is the field of view.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_processing.captures import (Capture, CapturedView, Lens, check_lens, find_image,
+                                      inside_folder, load_json, make_capture)
+from data_processing.images import image_size
+from data_processing.normalization import load_ply_points
+from data_processing.scene_folder import check_rigid
+from utils.errors import SceneError
+
+TRANSFORMS = "transforms.json"
+#: NeRF's synthetic scenes split their frames over files; they are read as one.
+SPLIT_FILES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
+MAX_FRAMES = 100_000
+PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
+FISHEYES = ("OPENCV_FISHEYE", "FISHEYE")
+
+
+def transforms_files(folder: Path) -> list[Path]:
+    """The files to read: transforms.json, else those of a split scene, else none."""
+    if (folder / TRANSFORMS).is_file():
+        return [folder / TRANSFORMS]
+    return [folder / name for name in SPLIT_FILES if (folder / name).is_file()]
+
+
+def read_transforms(folder: Path) -> Capture:
+    """Cameras of a folder with `transforms.json`.
+
+    Frames whose image is missing, and further frames of an image, are left out and listed.
+
+    Raises:
+        SceneError: a file is damaged or lacks what is needed; the message names file and frame.
+    """
+    views, left_out, points = [], [], None
+    taken: set[Path] = set()
+    for path in transforms_files(folder):
+        content = load_json(path)
+        for index, frame in enumerate(_frames(content, path)):
+            where = f"{path}: frame {index}"
+            image = find_image(inside_folder(folder, frame.get("file_path"), f"{where}, file_path"))
+            if image is None or image in taken:
+                why = "no such file" if image is None else "it is listed twice"
+                left_out.append(f"{frame['file_path']}: {why}")
+                continue
+            taken.add(image)
+            views.append(_read_frame(content, frame, image, folder=folder, where=where))
+        if content.get("ply_file_path") is not None:
+            points = _read_points(inside_folder(folder, content["ply_file_path"],
+                                                f"{path}: ply_file_path"), left_out)
+    return make_capture("transforms.json (nerfstudio, instant-ngp)", folder, views,
+                        points_world=points, left_out=tuple(left_out))
+
+
+def _frames(content: dict, path: Path) -> list[dict]:
+    frames = content.get("frames")
+    if not isinstance(frames, list) or not frames or len(frames) > MAX_FRAMES:
+        found = f"{len(frames)} of them" if isinstance(frames, list) else f"{type(frames).__name__}"
+        raise SceneError(f"{path}: frames is {found}, need a list of 1 to {MAX_FRAMES:,} frames; "
+                         "export it again")
+    for index, frame in enumerate(frames):
+        if not isinstance(frame, dict):
+            raise SceneError(f"{path}: frame {index} is a {type(frame).__name__}, need an object "
+                             "with file_path and transform_matrix; export it again")
+    return frames
+
+
+def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
+                where: str) -> CapturedView:
+    """One view; what the frame states goes over what stands above all frames."""
+    matrix = frame.get("transform_matrix")
+    if matrix is None:
+        raise SceneError(f"{where}: no transform_matrix, need camera to world (4, 4); export it "
+                         "again or take the frame out")
+    if isinstance(matrix, list) and len(matrix) == 3:
+        matrix = [*matrix, [0.0, 0.0, 0.0, 1.0]]
+    to_world = check_rigid(matrix, f"{where}, transform_matrix")
+    mask = frame.get("mask_path")
+    if mask is not None:
+        mask = inside_folder(folder, mask, f"{where}, mask_path")
+        if not mask.is_file():
+            raise SceneError(f"{mask}: no such mask ({where}, mask_path), need it; add it, or take "
+                             "mask_path out of every frame")
+    lens = _lens({**content, **frame}, image, where)
+    return CapturedView(str(image.relative_to(folder)), image, np.linalg.inv(to_world), lens, mask)
+
+
+def _lens(values: Mapping[str, Any], image: Path, where: str) -> Lens:
+    """Intrinsics of one frame; sizes that are not stated are those of the image."""
+    def number(key: str, default: float) -> float:
+        value = values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SceneError(f"{where}: {key} is {value!r}, need a number; export it again")
+        return float(value)
+
+    model = str(values.get("camera_model", "OPENCV")).upper()
+    if model not in (*PINHOLES, *FISHEYES):
+        raise SceneError(f"{where}: camera_model {model}, need one of "
+                         f"{', '.join((*PINHOLES, *FISHEYES))}; undistort the images with the tool "
+                         "that calibrated them")
+    actual = image_size(image)
+    size = (number("w", actual[0]), number("h", actual[1]))
+    if not all(math.isfinite(side) for side in size):
+        raise SceneError(f"{where}: images of {size} pixels, need finite sizes; export it again")
+    width, height = (round(side) for side in size)
+    fx = number("fl_x", _focal(number("camera_angle_x", 0), width))
+    fy = number("fl_y", _focal(number("camera_angle_y", 0), height) or fx)
+    if fx == 0:
+        raise SceneError(f"{where}: neither fl_x nor camera_angle_x, need the focal length; "
+                         "export it again")
+    is_fisheye = model in FISHEYES or bool(values.get("is_fisheye", False))
+    keys = ("k1", "k2", "k3", "k4") if is_fisheye else ("k1", "k2", "p1", "p2", "k3", "k4")
+    distortion = [number(key, 0) for key in keys]
+    if not is_fisheye and distortion.pop():
+        raise SceneError(f"{where}: k4 is not 0, need OpenCV's coefficients, which have no such "
+                         "term; undistort the images with the tool that calibrated them")
+    center = (number("cx", width / 2) - 0.5, number("cy", height / 2) - 0.5)
+    return check_lens(Lens((width, height), (fx, fy), center, 0.0, tuple(distortion), is_fisheye),
+                      where)
+
+
+def _focal(angle: float, side: int) -> float:
+    """Pixels of focal length of a field of view in radians; 0 where there is none."""
+    return side / 2 / math.tan(angle / 2) if 0 < angle < math.pi else 0.0
+
+
+def _read_points(path: Path, left_out: list[str]) -> np.ndarray | None:
+    if not path.is_file():
+        left_out.append(f"{path.name}: no such file of points")
+        return None
+    return load_ply_points(path)

@@ -1,0 +1,36 @@
+"""Check whether a scene can be trained on, and say what is wrong in plain words.
+
+    python experiment_scripts/check_scene.py scenes/mine
+
+10 to 30 s for 49 views. Prints figures and findings, each with its cure, and writes a picture of
+cameras, masks and hull. Exit code 0: nothing that keeps the scene from being learned (warnings and
+notes may be printed); 1: at least one error; 2: the folder could not be read.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_processing.check_sheet import check_folder, check_text  # noqa: E402
+from utils.config import parse_config  # noqa: E402
+from utils.config_sections import DataConfig  # noqa: E402
+from utils.config_stages import CheckConfig  # noqa: E402
+from utils.run import run_script  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse (the folder may stand alone), check, print."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv.insert(0, "--dataset_path")
+    config = parse_config([DataConfig, CheckConfig], argv)
+    result, path = check_folder(config.data, config.check)
+    print(f"{check_text(result)}picture: {path}")
+    if result.has_errors:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)
