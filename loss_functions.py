@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from utils.errors import ConfigError
 
+#: Weights of the losses at known surface points (METHOD 6); those of the others are flags.
+CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
 OFF_SURFACE_SHARPNESS = 100.0      # exp(-100 |Phi|): pushes Phi away from 0 off the surface
 
 
