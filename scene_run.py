@@ -6,7 +6,9 @@ training (`training`), which know nothing of each other.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,12 +18,14 @@ from data_processing.scene_pool import PoolScene
 from data_processing.scenes import Scene
 from data_processing.splits import Split
 from modules_sdf import ImageBasedModel, build_model
-from sdf_meshing import write_results
+from sdf_meshing import Exhibit, mean_figures, picture_sheets, write_results
 from shape_fitting import carve_start, fit_hull
-from training import SceneTrainer, build_scene_trainer, exhibit_of, watch
+from training import SceneTrainer, build_scene_trainer
+from utils.cameras import Cameras
 from utils.config import Config
 from utils.errors import ConfigError, SceneError
 from utils.loop import Loop, loop_options, run_facts, steps_per_epoch
+from utils.pose_refinement import moved_along
 from utils.run import start_run
 from utils.views import views_of
 
@@ -113,3 +117,48 @@ def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator
     if scene.scene is not None:
         watch(trainer, scene.scene, scene.split)
     return trainer
+
+
+def exhibit_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,
+               all_views: bool = False) -> Exhibit:
+    """The model as it is after `step` steps, in front of its scene.
+
+    Refined training cameras take the given ones' places. The others stay as they are given, but
+    for the similarity by which the refined cameras as a whole differ (`moved_along`).
+
+    Args:
+        trainer: its training views are the scene's views `split.train`.
+        scene, split: `data_processing`'s.
+        step: tells the occlusion threshold, which is the one training ended with.
+        all_views: score every view; else the withheld, or all training views if none is withheld.
+    """
+    occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
+    model, views = trainer.average.averaged_model(), trainer.current_views()
+    renderer = model.renderer(views, occ_threshold=occ_threshold, tracer=trainer.tracer)
+    if trainer.is_refined:
+        scene = _with_refined(scene, list(split.train), views.cameras.to("cpu"))
+    scored = tuple(range(len(scene))) if all_views else split.test or split.train
+
+    def render(cameras: Cameras, view: int | None) -> Any:
+        return renderer(cameras, split.train.index(view) if view in split.train else None)
+
+    return Exhibit(scene, split.train, scored, render, trainer.model.sdf, renderer.visible,
+                   trainer.views.images.device)
+
+
+def _with_refined(scene: Any, train: list[int], refined: Cameras) -> Any:
+    """The scene with refined training cameras (V,), the others in their frame."""
+    view = moved_along(scene.cameras, scene.cameras[train], refined).view
+    view[train] = refined.view
+    return replace(scene, cameras=replace(scene.cameras, view=view))
+
+
+def watch(trainer: SceneTrainer, scene: Any, split: Any, *, all_views: bool = False) -> None:
+    """Let the loop score the scene's withheld views and draw its picture sheets."""
+
+    def exhibit(step: int) -> Exhibit:
+        return exhibit_of(trainer, scene, split, step=step, all_views=all_views)
+
+    trainer.split = {"train": list(split.train), "test": list(split.test)}
+    trainer.score = lambda step: mean_figures(exhibit(step))
+    trainer.pictures = lambda step: picture_sheets(exhibit(step))

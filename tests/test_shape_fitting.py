@@ -89,7 +89,7 @@ def test_the_hull_is_fitted_from_the_weights_that_there_are(ball_hull):
 
 
 def test_a_hull_is_cut_to_the_ball():
-    """Cameras on one side leave the far side open: what lies beyond the unit sphere is not traced."""
+    """Cameras on one side leave the far side open; nothing beyond the unit sphere is traced."""
     scene = ball_scene(0.6, resolution=(60, 48), num_views=3, arrangement="nlr")
     hull = carve_start(scene.cameras, scene.masks, "ball", resolution=40)
     assert hull.points().norm(dim=-1).max() <= 0.98

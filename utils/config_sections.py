@@ -121,8 +121,8 @@ class SdfConfig:
     posenc_sdf_sigma: float = flag(1.0, "spread of the random frequencies (ff)", minimum=0)
     posenc_sdf_expbands: int = switch(0, "1: the bands grow as powers of two")
     init_sphere: int = switch(0, "1: start from the shipped sphere of radius 0.5")
-    init: str = flag("sphere", "what the surface starts as: the sphere, as init_sphere says, or the "
-                     "visual hull of the training masks, which the SDF is fitted to first",
+    init: str = flag("sphere", "what the surface starts as: the sphere, as init_sphere says, or "
+                     "the visual hull of the training masks, which the SDF is fitted to first",
                      choices=("sphere", "hull"))
     init_regularized: int = switch(0, "1: start from weights that were fitted with regularisation")
     fit_sphere: int = switch(0, "1: fit the SDF to the sphere, nothing else")
