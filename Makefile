@@ -1,4 +1,5 @@
-# make demo: set up .venv, make a scene, train, evaluate.   make test: set up, run the tests.
+# make demo: set up .venv, make a scene, train on it from three starts, compare.
+# make test: set up, run the tests.
 # make check-environment: install environment.yml's pip section into an empty environment.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -31,6 +32,12 @@ $(INSTALLED): requirements.txt pyproject.toml
 demo: $(INSTALLED)
 	test -d scenes/demo || $(PY) experiment_scripts/make_scene.py --output scenes/demo $(DEMO_SCENE)
 	$(PY) experiment_scripts/train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1
+	$(PY) experiment_scripts/train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1 \
+		--experiment_name demo_encdec --checkpoint_img_encoder checkpoints/encdec.pth
+	$(PY) experiment_scripts/test_sdf_ibr_meta.py --config_filepath configs/demo.txt --restart 1 \
+		--experiment_name demo_meta --meta_initialization checkpoints/meta_made.pth
+	$(PY) experiment_scripts/compare_runs.py --runs logs/demo logs/demo_encdec logs/demo_meta \
+		--labels from_scratch pre-trained meta-learned --comparison logs/comparison.png
 
 test: $(INSTALLED)
 	$(PY) -m pytest --cov --cov-report=term

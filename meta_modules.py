@@ -90,6 +90,11 @@ def fomaml_update(module: nn.Module, slow: Mapping[str, Tensor],
     return update
 
 
+def all_finite(update: Mapping[str, Tensor]) -> Tensor:
+    """Whether every entry of an update is finite; scalar bool on its device, so nothing waits."""
+    return torch.stack([value.isfinite().all() for value in update.values()]).all()
+
+
 @torch.no_grad()
 def mean_update(updates: Sequence[Mapping[str, Tensor]]) -> Weights:
     """The mean of several tasks' updates, added in their order."""

@@ -8,9 +8,10 @@ batch alone: not on the number of processes, nor on where a run was stopped.
 """
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 
 from data_processing.scene_pool import PoolScene, ScenePool
 from meta_modules import (
-    OuterAdam, Weights, adapt, copy_weights, fomaml_update, mean_update, move_slow, put_weights,
-    reptile_update)
+    OuterAdam, Weights, adapt, all_finite, copy_weights, fomaml_update, mean_update, move_slow,
+    put_weights, reptile_update)
 from scheduler import OuterPlan, StepPlan, plan_outer_step
 from utils.checkpoints import load_state
 from utils.config_sections import RatesConfig
@@ -87,7 +88,7 @@ class MetaTrainer:
         Returns:
             Means over the batch; "total", "image" and "soft_mask" are means over the inner steps.
         Raises:
-            FloatingPointError: a loss is not finite; the slow weights are as before.
+            FloatingPointError: a loss or an update is not finite; the slow weights are as before.
             RankError: another rank failed or is gone.
         """
         broadcast_int(step, self.ranks)
@@ -118,6 +119,7 @@ class MetaTrainer:
         share = self.ranks.share(self.batch_size)
         with failing_together(self.ranks):
             found = [self._adapt_to_scene(step, position, plan) for position in share]
+            self._check_finite(found, [self.scene_of(step, position) for position in share])
         zeros = {name: torch.zeros_like(value) for name, value in self.slow.items()}
         mean = mean_update([update for update, _ in found]) if found else zeros
         figures = torch.stack([row for _, row in found]).mean(0) if found else \
@@ -150,6 +152,22 @@ class MetaTrainer:
                                    lambda: task.losses(task.plan(k))["total"])
         figures = [sum(row[name] for row in losses) / k for name in MEANS]
         return update, torch.stack([*figures, losses[0]["image"], losses[-1]["image"]])
+
+    def _check_finite(self, found: Sequence[tuple[Weights, Tensor]],
+                      scenes: Sequence[int]) -> None:
+        """Raise FloatingPointError that names the scenes whose update or FIGURES are not finite.
+
+        On a GPU an inner step that is not finite shows in the figures alone. The host reads once
+        an outer step.
+        """
+        if not found:
+            return
+        is_finite = torch.stack([all_finite({**update, "figures": row}) for update, row in found])
+        bad = [self.pool.entries[scene].outline.path.name
+               for scene, good in zip(scenes, is_finite.tolist(), strict=True) if not good]
+        if bad:
+            raise FloatingPointError(f"scene {', '.join(bad)}: a loss, a gradient or the update of "
+                                     "the slow weights is not finite")
 
     def _read_ahead(self, step: int, position: int) -> None:
         """Begin to read the scene that this rank needs next."""
@@ -184,6 +202,7 @@ class MetaTrainer:
                 if name in names}
 
     def _try_on(self, index: int) -> dict[str, float]:
+        gc.collect()                           # tasks that can score refer to themselves
         scene, num_steps = self.trials[index], self.meta.meta_eval_steps
         put_weights(self.model, self.slow)
         task = self.make_trial(self.model, scene, self.generator("trial", index))

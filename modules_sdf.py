@@ -35,6 +35,9 @@ from utils.weights import convolution_kinds, encoder_kind, load_first_weights
 
 TRACE_CHUNK = 1 << 16          # rays traced at once when whole views are rendered
 DEFAULT_ENCODER = "plain"      # from random weights
+#: What D gives before pre-training. On the way from black to it, most features of E would die:
+#: their ReLUs, the last of E, all learn at once to give less.
+GREY = 0.5
 
 
 @dataclass(frozen=True)
@@ -382,9 +385,10 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
     features = cnn.model_image_encoder_features
     encoder = ImageEncoder(num_features=features, depth=cnn.model_image_encoder_depth,
                            kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolution)
+    decoder = FeatureDecoder(num_features=features, convolution=convolution)
+    nn.init.constant_(decoder.out.bias, GREY)
     precision = conv_precision(cnn.precision, run.device, True)
-    model = ImageNetworks(BlendSettings(precision=precision), encoder=encoder,
-                          decoder=FeatureDecoder(num_features=features, convolution=convolution))
+    model = ImageNetworks(BlendSettings(precision=precision), encoder=encoder, decoder=decoder)
     if cnn.resnet_weights:
         load_resnet_weights(encoder, cnn.resnet_weights)
     load_first_weights(model, run)

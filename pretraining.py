@@ -22,13 +22,14 @@ from data_processing.made_flow import WITHHELD, MadePairs
 from data_processing.made_scenes import parse_resolution
 from data_processing.pair_batches import BatchStream, PairBatch, TrainingSamples, as_batch
 from loss_functions import image_loss
-from scheduler import learning_rate_factor
+from scheduler import learning_rate_factor, warmup_factor
 from sdf_meshing import write_curve
 from sdf_rendering import sample_maps
 from utils.averaging import WeightAverage
 from utils.checkpoints import load_checkpoint, load_state, write_text_atomic
 from utils.config import Config
 from utils.config_sections import RatesConfig
+from utils.config_stages import PretrainConfig
 from utils.distributed import (
     Ranks, average_gradients, average_tensors, broadcast_int, failing_together)
 from utils.errors import ConfigError
@@ -81,14 +82,14 @@ class PairTrainer:
         stream: of the micro-batches that are this process's.
         scored: withheld pairs.
         rates: first rate, its decay, and the average that is scored and stored.
-        input_image_loss: decode image 0 itself too.
+        flags: whether image 0 itself is decoded too; steps in which the rate rises.
         ranks: the processes; each makes a trainer of its own with the same weights.
     """
 
     def __init__(self, model: nn.Module, stream: BatchStream, scored: PairSource, *,
-                 rates: RatesConfig, input_image_loss: bool, ranks: Ranks = Ranks()) -> None:
+                 rates: RatesConfig, flags: PretrainConfig, ranks: Ranks = Ranks()) -> None:
         self.model, self.stream, self.scored, self.rates = model, stream, scored, rates
-        self.input_image_loss, self.ranks = input_image_loss, ranks
+        self.flags, self.ranks = flags, ranks
         self.optimizer = torch.optim.Adam(model.parameters(), lr=rates.lr)
         self.average = WeightAverage(model, TRAINED, rates.average_decay)
         self._latest: tuple[int, dict[str, dict[str, float]]] | None = None
@@ -127,7 +128,8 @@ class PairTrainer:
         if not torch.isfinite(norm):
             raise FloatingPointError("the gradient is not finite, the losses are")
         self.optimizer.param_groups[0]["lr"] = self.rates.lr * learning_rate_factor(
-            step, self.rates.lr_encdec_decay_steps, self.rates.lr_decay_factor)
+            step, self.rates.lr_encdec_decay_steps, self.rates.lr_decay_factor) * warmup_factor(
+            step, self.flags.lr_warmup_steps)
         self.optimizer.step()
         self.average.update()
         return losses
@@ -162,11 +164,11 @@ class PairTrainer:
         features = self.model.encode(batch.image_0)
         warped, inside = warp(features, batch.flow_10)
         maps = [warped * (batch.seen_mask & inside)]
-        if self.input_image_loss:
+        if self.flags.input_image_loss:
             maps.append(features)
         images = self.model.decode(torch.cat(maps)).split(len(features))      # D knows no batch
         found = {"warped": image_loss(images[0], batch.image_1, batch.known_mask)}
-        if self.input_image_loss:
+        if self.flags.input_image_loss:
             found["input"] = image_loss(images[1], batch.image_0,
                                         torch.ones_like(batch.known_mask))
         return {name: value / len(features) for name, value in found.items()}
@@ -279,8 +281,7 @@ def build_pair_trainer(model: nn.Module, training: PairSource, scored: PairSourc
                               config.run.seed)
     stream = BatchStream(samples, batch_size, micro=micro, share=ranks.share(micro),
                          num_workers=flags.num_workers)
-    return PairTrainer(model, stream, scored, rates=config.rates,
-                       input_image_loss=bool(flags.input_image_loss), ranks=ranks)
+    return PairTrainer(model, stream, scored, rates=config.rates, flags=flags, ranks=ranks)
 
 
 def pretrain(trainer: PairTrainer, run: Run, options: LoopOptions) -> Progress | None:

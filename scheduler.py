@@ -115,6 +115,11 @@ def learning_rate_factor(step: int, interval: int, decay: float = 0.5) -> float:
     return decay ** sum(step >= level * interval for level in LR_DECAY_LEVELS)
 
 
+def warmup_factor(step: int, num_steps: int) -> float:
+    """Rises evenly to 1 over the first `num_steps` steps; 0: 1 from the start."""
+    return min(1.0, (step + 1) / num_steps) if num_steps > 0 else 1.0
+
+
 def mask_alpha(step: int, start: float, period: int, max_doublings: int) -> float:
     """Sharpness of the soft mask: doubled every `period` steps, at most `max_doublings` times."""
     doublings = 0 if period <= 0 else min(step // period, max_doublings)

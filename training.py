@@ -34,8 +34,9 @@ from utils.views import (
     CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
     check_views, with_poses)
 
-#: alpha * SDF above which the soft-mask term (under 1e-5) of a ray off the mask may be left out.
-NEGLIGIBLE = 12.0
+#: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
+#: third of the points, for 0.1 % of the gradient.
+NEGLIGIBLE = 8.0
 AVERAGED = ("encoder", "aggregation", "decoder")
 
 
@@ -97,7 +98,8 @@ class SceneTrainer:
     def trace(self, index: Tensor) -> None:
         """Put the surface as views `index` see it now into the buffer."""
         if len(index):
-            index = index.to(self.views.images.device)
+            self.buffer.mark_traced(index)
+            index = to_device(index, self.views.images.device)
             result = self.tracer.trace(self.model.sdf, self.buffer.rays(index))
             self.buffer.store(index, result.t, result.hit_mask)
 
@@ -125,6 +127,7 @@ class SceneTrainer:
         losses, weights = {}, {"image": 1.0}
         if plan.train_shape:
             surface, losses = self.shape_losses(views, plan)
+            self.buffer.mark_traced(drawn.targets)
             weights |= {"soft_mask": mask_loss_weight(plan.alpha),
                         "eikonal": self.loss.opt_sdf_eikonal_w, **CLOUD_WEIGHTS}
         if self.crops is None:

@@ -20,14 +20,14 @@ from utils.cameras import Cameras, projection_from_intrinsics
 
 FLIP = np.diag([1.0, -1, -1, 1])
 #: Views, grid and outline size that a hypothesis is tested with: it is quick, and coarse.
-TEST_VIEWS, TEST_GRID, TEST_WIDTH, TEST_REACH = 10, 44, 72, 1.7
+TEST_VIEWS, TEST_GRID, TEST_WIDTH, TEST_REACH = 10, 52, 72, 1.7
 #: The distance of a scene is the one that this share of its pairs stays below.
 MOST_PAIRS = 0.85
 #: Factors that intrinsics of another image size are usually off by.
 SIZE_FACTORS = (0.125, 0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 1.25, 4 / 3, 1.5, 5 / 3,
                 2.0, 2.5, 3.0, 4.0, 5.0, 8.0)
 #: What must be reached for a hypothesis to explain the data.
-GOOD_DISTANCE, GOOD_AGREEMENT, GOOD_IN_FRONT = 2.0, 0.7, 0.9
+GOOD_DISTANCE, GOOD_AGREEMENT, GOOD_IN_FRONT = 2.0, 0.62, 0.9
 #: Clearly better is a distance of less than this share.
 CLEARLY = 0.4
 

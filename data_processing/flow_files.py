@@ -1,11 +1,12 @@
 """Files of image pairs with optical flow: `.flo`, `.pfm`, occlusion pictures, images.
 
 A flow field is (H, W, 2) float32 in pixels, x to the right and y down: the point that pixel
-(i, j) shows is at (i + u, j + v) of the other image. Nothing is allocated before a file's header
-has been held against its length.
+(i, j) shows is at (i + u, j + v) of the other image. Only a file's head is read before what
+it says has been held against the file's length.
 """
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ FLO_HEADER_BYTES = 12
 #: Middlebury's bound: a component beyond it marks an unknown pixel; this is what is written.
 UNKNOWN_BOUND, UNKNOWN_VALUE = 1e9, 1e10
 #: Kind, width, height, and a scale whose sign tells the order of bytes; then one blank.
-PFM_HEADER = re.compile(rb"(P[fF])\s+(\d+)\s+(\d+)\s+([-+]?[0-9.]+(?:[eE][-+]?\d+)?)(?:\r\n|\s)")
+PFM_HEADER = re.compile(rb"(P[fF])\s+(\d{1,9})\s+(\d{1,9})\s+"
+                        rb"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?:\r\n|\s)")
 PFM_HEADER_BYTES = 256
 IMAGE_FORMATS = (*FORMATS, "PPM")
 #: Level from which a pixel of an occlusion picture is occluded.
@@ -48,19 +50,19 @@ def read_flo(path: Path) -> FlowField:
     Raises:
         SceneError: missing, no flow file, of an impossible size, or truncated.
     """
-    data = _bytes_of(path, "a .flo file")
-    if len(data) < FLO_HEADER_BYTES:
-        raise SceneError(f"{path}: {len(data)} bytes, need a header of {FLO_HEADER_BYTES}; copy or "
+    head, length = _head_of(path, FLO_HEADER_BYTES, "a .flo file")
+    if len(head) < FLO_HEADER_BYTES:
+        raise SceneError(f"{path}: {len(head)} bytes, need a header of {FLO_HEADER_BYTES}; copy or "
                          "unpack the file again")
-    magic = np.frombuffer(data, "<f4", 1)[0]
+    magic = np.frombuffer(head, "<f4", 1)[0]
     if magic != np.float32(FLO_MAGIC):
-        is_swapped = np.frombuffer(data, ">f4", 1)[0] == np.float32(FLO_MAGIC)
+        is_swapped = np.frombuffer(head, ">f4", 1)[0] == np.float32(FLO_MAGIC)
         found = "its bytes in big-endian order" if is_swapped else f"the magic number {magic:g}"
         raise SceneError(f"{path}: {found}, need {FLO_MAGIC} (PIEH), little-endian; give a "
                          "Middlebury .flo file")
-    width, height = (int(side) for side in np.frombuffer(data, "<i4", 2, 4))
-    _check_size(path, (width, height), 8, len(data) - FLO_HEADER_BYTES)
-    flow = np.frombuffer(data, "<f4", offset=FLO_HEADER_BYTES).reshape(height, width, 2)
+    width, height = (int(side) for side in np.frombuffer(head, "<i4", 2, 4))
+    _check_size(path, (width, height), 8, length - FLO_HEADER_BYTES)
+    flow = _numbers_of(path, "<f4", FLO_HEADER_BYTES, (height, width, 2))
     with np.errstate(invalid="ignore"):
         known = (np.abs(flow) <= UNKNOWN_BOUND).all(-1)                # NaN compares as False
     return FlowField(np.where(known[..., None], flow, np.float32(0)), known)
@@ -97,10 +99,10 @@ def read_pfm(path: Path, num_channels: int = 1) -> np.ndarray:
     Raises:
         SceneError: missing, no float map, of the other kind, of an impossible size, or truncated.
     """
-    data = _bytes_of(path, "a .pfm file")
-    head = PFM_HEADER.match(data[:PFM_HEADER_BYTES])
+    first, length = _head_of(path, PFM_HEADER_BYTES, "a .pfm file")
+    head = PFM_HEADER.match(first)
     if head is None or float(head[4]) == 0:
-        raise SceneError(f"{path}: begins with {data[:16]!r}, need a float map's header (Pf, width "
+        raise SceneError(f"{path}: begins with {first[:16]!r}, need a float map's header (Pf, width "
                          "and height, scale); give a .pfm file")
     channels = 3 if head[1] == b"PF" else 1
     if channels != num_channels:
@@ -108,11 +110,10 @@ def read_pfm(path: Path, num_channels: int = 1) -> np.ndarray:
                          f"({'PF' if num_channels == 3 else 'Pf'}); give the file of the right "
                          "kind, or write it again with that many")
     width, height = int(head[2]), int(head[3])
-    _check_size(path, (width, height), 4 * channels, len(data) - head.end())
+    _check_size(path, (width, height), 4 * channels, length - head.end())
     order = "<f4" if float(head[4]) < 0 else ">f4"
-    values = np.frombuffer(data, order, offset=head.end()).astype(np.float32)
     shape = (height, width) if channels == 1 else (height, width, 3)
-    return values.reshape(shape)[::-1].copy()
+    return _numbers_of(path, order, head.end(), shape)[::-1].astype(np.float32)
 
 
 def write_pfm(path: Path, values: np.ndarray) -> None:
@@ -147,15 +148,25 @@ def write_occlusion(path: Path, occluded_mask: np.ndarray) -> None:
     save_png(path, np.repeat(levels[..., None], 3, axis=2))
 
 
-def _bytes_of(path: Path, what: str) -> bytes:
-    """The whole file; SceneError where there is none or it cannot be read."""
+def _head_of(path: Path, num_bytes: int, what: str) -> tuple[bytes, int]:
+    """The file's first bytes, and its length; SceneError where there is none or it is unreadable.
+    """
     if not path.is_file():
         raise SceneError(f"{path}: no such file, need {what}; copy it there")
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read(num_bytes), path.stat().st_size
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror}), need {what}; mend its "
                          "permissions") from error
+
+
+def _numbers_of(path: Path, dtype: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers behind a head, once `_check_size` found that there are so many."""
+    try:
+        return np.fromfile(path, dtype, math.prod(shape), offset=offset).reshape(shape)
+    except (OSError, ValueError) as error:
+        raise SceneError(f"{path}: cannot be read any more ({error}); copy it again") from error
 
 
 def _check_size(path: Path, size: tuple[int, int], bytes_a_pixel: int, found: int) -> None:

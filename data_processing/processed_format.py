@@ -112,8 +112,12 @@ def _check_resolution(resolution: object, path: Path, image: Path) -> None:
                          "camera again")
     width, height = image_size(image)
     if abs(width - height * frame[0] / frame[1]) > max(ASPECT_TOLERANCE * width, MAX_ROUNDING):
+        is_turned = abs(height - width * frame[0] / frame[1]) <= max(ASPECT_TOLERANCE * height,
+                                                                     MAX_ROUNDING)
+        cure = "the image is rotated by 90 degrees: turn it back" if is_turned else \
+            "export camera and image alike"
         raise SceneError(f"{path}: a camera for {frame[0]}x{frame[1]}, but {image.name} is "
-                         f"{width}x{height}, need the same shape; export camera and image alike")
+                         f"{width}x{height}, need the same shape; {cure}")
 
 
 def _load_dict(path: Path, keys: tuple[str, ...]) -> dict:

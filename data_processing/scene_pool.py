@@ -1,15 +1,16 @@
 """Scenes of a folder, hundreds if need be: all checked at the start, each read when it is needed.
 
 What was read stays in memory up to a bound; the scenes used least recently leave first. A thread
-can read the next scene while one is trained on.
+can read the next scene while one is trained on. The bound holds for the pixels of all scenes that
+are alive: those kept, the one in use, and the one being read with the copy that reading makes. What
+training makes of a scene (traced surfaces, feature maps, copies on a GPU) is not counted.
 """
 from __future__ import annotations
 
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,33 +50,52 @@ class PoolScene:
 
 @dataclass(frozen=True)
 class PoolEntry:
-    """A scene folder that passed its check, the views to use and the scale to read it at."""
+    """A scene folder that passed its check, the views to use and the scale to read it at.
+
+    `is_scored`: the whole scene is kept beside the views that are trained on.
+    """
 
     outline: SceneOutline
     split: Split
     im_scale: float
+    is_scored: bool = False
 
     @property
     def num_bytes(self) -> int:
-        """Memory of its pixels."""
+        """Memory of its pixels once it is read."""
+        return self._bytes_of(len(self.split.train)) + self.is_scored * self.reading_bytes
+
+    @property
+    def reading_bytes(self) -> int:
+        """Memory of all its views, which are there while it is read."""
+        return self._bytes_of(self.outline.num_views)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory of its pixels while it is read: all views, and a copy of those trained on."""
+        return self._bytes_of(len(self.split.train)) + self.reading_bytes
+
+    def _bytes_of(self, num_views: int) -> int:
         width, height = self.outline.resolution
-        return self.outline.num_views * width * height * (3 * FLOAT_BYTES + MASK_BYTES)
+        return num_views * width * height * (3 * FLOAT_BYTES + MASK_BYTES)
 
 
 class ScenePool:
     """Scenes by number, read when they are asked for.
 
+    The scene asked for last is in use, and stays until another is asked for; whoever holds it, or
+    anything made of it, lets go before that. A scene too large for the bound is read alone.
+
     Args:
         entries: from `check_scenes`.
         read: entry to scene.
-        memory_bytes: bound of what is kept; one scene is kept whatever its size.
+        memory_bytes: bound of the pixels of all scenes that are alive.
     """
 
     def __init__(self, entries: Sequence[PoolEntry], read: Callable[[PoolEntry], PoolScene],
                  memory_bytes: int) -> None:
         self.entries, self.read, self.memory_bytes = tuple(entries), read, memory_bytes
         self._kept: OrderedDict[int, Future[PoolScene]] = OrderedDict()
-        self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scenes")
 
     def __len__(self) -> int:
@@ -83,34 +103,42 @@ class ScenePool:
 
     def __getitem__(self, index: int) -> PoolScene:
         """The scene, from memory or read now; SceneError where its files turn out bad."""
+        if index not in self._kept:
+            wait(self._kept.values())          # the thread reads one after the other anyway
+            self._make_room(self.entries[index].peak_bytes, in_use=0)
+            self._begin(index)
+        self._kept.move_to_end(index)
         try:
-            return self._ask(index).result()
+            return self._kept[index].result()
         except Exception:
-            self._kept.pop(index, None)        # mended, it may be read again
+            del self._kept[index]              # mended, it may be read again
             raise
 
     def read_ahead(self, index: int) -> None:
-        """Begin to read a scene in the background, if it is not there."""
-        self._ask(index)
+        """Begin to read a scene in the background, if it is not there and there is room for it
+        beside the scene in use."""
+        is_reading = any(not found.done() for found in self._kept.values())
+        if index not in self._kept and not is_reading and self._make_room(
+                self.entries[index].peak_bytes, in_use=1):
+            in_use = next(reversed(self._kept), index)
+            self._begin(index)
+            self._kept.move_to_end(in_use)
 
     @property
     def kept(self) -> tuple[int, ...]:
         """Numbers of the scenes in memory, least recently used first."""
         return tuple(self._kept)
 
-    def _ask(self, index: int) -> Future[PoolScene]:
-        with self._lock:
-            if index not in self._kept:
-                self._make_room(self.entries[index].num_bytes)
-                self._kept[index] = self._thread.submit(self.read, self.entries[index])
-            self._kept.move_to_end(index)
-            return self._kept[index]
+    def _begin(self, index: int) -> None:
+        self._kept[index] = self._thread.submit(self.read, self.entries[index])
 
-    def _make_room(self, num_bytes: int) -> None:
+    def _make_room(self, num_bytes: int, *, in_use: int) -> bool:
+        """Drop scenes, but for the last `in_use` ones, until there is room; whether there is."""
         taken = sum(self.entries[index].num_bytes for index in self._kept)
-        while self._kept and taken + num_bytes > self.memory_bytes:
+        while len(self._kept) > in_use and taken + num_bytes > self.memory_bytes:
             index, _ = self._kept.popitem(last=False)
             taken -= self.entries[index].num_bytes
+        return taken + num_bytes <= self.memory_bytes
 
 
 def open_pool(data: DataConfig, meta: MetaConfig, *, path: str = "", flag: str = "dataset_path",
@@ -199,12 +227,13 @@ def _entry(folder: Path, data: DataConfig, meta: MetaConfig, is_scored: bool) ->
         size = tuple(max(1, round(side * meta.max_image_side / longest))
                      for side in outline.resolution)
         outline = replace(outline, resolution=size)
-    lists = {"train_views": data.train_views, "test_views": data.test_views}
+    asked = {"train_views": data.train_views, "test_views": data.test_views,
+             "num_train_views": data.num_train_views}
     if is_scored:
-        split = resolve_split(outline.num_views, data.dataset_name, **lists)
+        split = resolve_split(outline.num_views, data.dataset_name, **asked)
     else:
-        split = Split(meta_views(outline.num_views, data.dataset_name, **lists), ())
-    return PoolEntry(outline, split, scale)
+        split = Split(meta_views(outline.num_views, data.dataset_name, **asked), ())
+    return PoolEntry(outline, split, scale, is_scored)
 
 
 def _options(data: DataConfig, im_scale: float) -> dict[str, Any]:

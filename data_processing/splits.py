@@ -103,13 +103,14 @@ def spread_evenly(views: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def meta_views(num_views: int, dataset_name: str = "", *, train_views: str = "",
-               test_views: str = "") -> tuple[int, ...]:
+               test_views: str = "", num_train_views: int = 0) -> tuple[int, ...]:
     """Views of a scene that meta-training uses: all of them, of nlr views 16..21 (METHOD 2).
 
     Args:
         num_views: views in the scene; scenes of other numbers than the named split's are welcome.
         dataset_name: 'dtu', 'nlr', 'shapenet' or ''.
-        train_views, test_views: as `resolve_split` takes them; what they withhold is left out.
+        train_views, test_views, num_train_views: as `resolve_split` takes them; what they withhold
+            is left out.
     Raises:
         ConfigError: as `resolve_split`, and an nlr scene with fewer views.
     """
@@ -117,9 +118,10 @@ def meta_views(num_views: int, dataset_name: str = "", *, train_views: str = "",
     if not (_is_given(train_views) or _is_given(test_views)):
         if dataset_name == "nlr":
             _check_size(num_views, dataset_name, named)
-            return named.train
+            return spread_evenly(named.train, num_train_views) if num_train_views else named.train
         train_views = ALL
-    return resolve_split(num_views, train_views=train_views, test_views=test_views).train
+    return resolve_split(num_views, train_views=train_views, test_views=test_views,
+                         num_train_views=num_train_views).train
 
 
 def _is_given(text: str) -> bool:

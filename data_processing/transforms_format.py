@@ -98,6 +98,7 @@ def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
 def _lens(values: Mapping[str, Any], image: Path, where: str) -> Lens:
     """Intrinsics of one frame; sizes that are not stated are those of the image."""
     def number(key: str, default: float) -> float:
+        """The number of a key; SceneError where it is something else."""
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SceneError(f"{where}: {key} is {value!r}, need a number; export it again")

@@ -12,24 +12,28 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E402
 from data_processing.scenes import load_scene  # noqa: E402
 from data_processing.splits import resolve_split  # noqa: E402
 from data_processing.writers import write_scene  # noqa: E402
-from modules_sdf import build_model, trace_views  # noqa: E402
+from modules_sdf import build_model, conv_precision, trace_views  # noqa: E402
 from sdf_rendering import ReferenceTracer  # noqa: E402
 from training import build_scene_trainer  # noqa: E402
 from utils.benchmarking import (  # noqa: E402
-    Jobs, Variant, format_rows, interleaved, matmul_rate)
+    Jobs, Variant, format_rows, interleaved, matmul_rate, median_seconds)
 from utils.checkpoints import write_text_atomic  # noqa: E402
+from utils.chunked_autograd import chunk_size  # noqa: E402
 from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config_stages import BenchmarkConfig  # noqa: E402
+from utils.derivatives import gradient  # noqa: E402
 from utils.memory import keep_freed_memory  # noqa: E402
 from utils.rays import camera_rays  # noqa: E402
 from utils.run import pick_device, run_script  # noqa: E402
@@ -39,7 +43,8 @@ from utils.views import views_of  # noqa: E402
 VARIANTS = ("reference", "fast")
 FLOP_PER_POINT = 99_328           # SIREN 3-128-128-128-128-1, multiplications and additions
 NUM_SDF_POINTS = 100_000
-NUM_FIRST_STEPS = 3               # move the surface off the sphere before anything is measured
+NUM_FIRST_STEPS = 10              # of the fast path, after which both variants are measured
+NUM_DENSE_SAMPLES = 2000          # of a ray on which both tracers disagree, to tell which is right
 JOBS = ("shape_step", "image_step", "render_frame", "buffers", "sdf_forward", "sdf_gradient",
         "eikonal")
 SHAPE_STEP, IMAGE_STEP = 3, 53    # steps of the DTU schedule that train the shape, and that do not
@@ -93,6 +98,17 @@ class CountingEvaluator:
         return self.evaluate.value_and_slope(points, dirs)
 
 
+def trainer_of(tracer: str, views, device: torch.device):
+    """A new trainer of the demonstration's flags on all views as sources, seed 0."""
+    config = parse_config(TRAIN_SECTIONS, [
+        "--config_filepath", "configs/demo.txt", "--tracer", tracer, "--device", device.type,
+        "--source_views_per_target", "-1"])
+    torch.manual_seed(0)
+    model = build_model(config.sdf, config.cnn, config.views, config.run,
+                        is_fast=tracer == "fast").to(device)
+    return build_scene_trainer(model, views, config, generator=torch.Generator().manual_seed(0))
+
+
 class Subject:
     """What one variant's process measures.
 
@@ -101,32 +117,34 @@ class Subject:
         scene_path, im_scale: the scene.
         device_name: of the flag.
         num_views: how many views `buffers` traces.
+        num_sources: source views of a step; 0: those of the dtu split.
     """
 
     def __init__(self, tracer: str, scene_path: str, im_scale: float, device_name: str,
-                 num_views: int) -> None:
+                 num_views: int, num_sources: int = 0) -> None:
         device = pick_device(device_name)
         self.is_fast = tracer == "fast"
         if self.is_fast and device.type == "cpu":
             keep_freed_memory()
-        config = parse_config(TRAIN_SECTIONS, [
-            "--config_filepath", "configs/demo.txt", "--tracer", tracer, "--device", device.type])
-        torch.manual_seed(0)
         scene = load_scene(scene_path, im_scale=im_scale)
-        model = build_model(config.sdf, config.cnn, config.views, config.run, is_fast=self.is_fast)
         train = resolve_split(len(scene), "dtu" if len(scene) == 49 else "").train
-        self.trainer = build_scene_trainer(model.to(device), views_of(scene, train, device), config,
-                                           generator=torch.Generator().manual_seed(0))
+        if num_sources:
+            train = [i * (len(scene) - 1) // (num_sources - 1) for i in range(num_sources)]
+        views = views_of(scene, train, device)
+        first = trainer_of("fast", views, device)          # both variants get the same surface
+        first.trace_all()
+        for step in range(NUM_FIRST_STEPS if not num_sources else 0):
+            first.train_step(step)
+        self.trainer = trainer_of(tracer, views, device)
+        self.trainer.model.load_state_dict(first.model.state_dict())
         self.points = torch.rand(NUM_SDF_POINTS, 3, generator=torch.Generator().manual_seed(0))
         self.points = (self.points * 2 - 1).to(device)
         self.cameras = scene.cameras[:num_views].to(device)
         self.frame_camera = scene.cameras[len(scene) // 4]
         self.counter = CountedPoints(self.trainer)
         self.trainer.trace_all()
-        for step in range(NUM_FIRST_STEPS):
-            self.trainer.train_step(step)
-        self.renderer = model.renderer(self.trainer.views, occ_threshold=1e-3,
-                                       tracer=self.trainer.tracer)
+        self.renderer = self.trainer.model.renderer(self.trainer.views, occ_threshold=1e-3,
+                                                    tracer=self.trainer.tracer)
 
     def jobs(self) -> Jobs:
         """All measurements by name."""
@@ -134,7 +152,19 @@ class Subject:
                 "image_step": lambda: self.step(IMAGE_STEP), "buffers": self.buffers,
                 "render_frame": self.render_frame, "sdf_forward": self.sdf_forward,
                 "sdf_gradient": self.sdf_gradient, "eikonal": self.eikonal,
-                "agreement": self.agreement}
+                "agreement": self.agreement, "operations": self.operations}
+
+    def operations(self) -> dict[str, float]:
+        """FLOP of the matrix products and convolutions of both steps, backward passes included."""
+        found = {}
+        for name, number in (("shape", SHAPE_STEP), ("image", IMAGE_STEP)):
+            with FlopCounterMode(display=False) as counter:
+                self.trainer.train_step(number)
+            counts = counter.get_flop_counts()["Global"]
+            convolutions = sum(flop for op, flop in counts.items() if "convolution" in str(op))
+            found[f"{name}_conv"] = convolutions
+            found[f"{name}_matmul"] = sum(counts.values()) - convolutions
+        return found
 
     def step(self, number: int) -> dict[str, float]:
         """A training step."""
@@ -160,9 +190,14 @@ class Subject:
         (fast_evaluator(sdf) if self.is_fast else sdf)(self.points)
 
     def sdf_gradient(self) -> None:
-        """SDF and its gradient at NUM_SDF_POINTS points, for a loss that needs no graph."""
-        tracer = self.trainer.tracer
-        tracer.value_and_slope(self.trainer.model.sdf, self.points, self.points)
+        """SDF and its gradient at NUM_SDF_POINTS points, without a graph for the weights."""
+        sdf = self.trainer.model.sdf
+        if not self.is_fast:
+            gradient(sdf, self.points, create_graph=False)
+            return
+        with torch.no_grad():
+            for part in self.points.split(chunk_size(self.points)):
+                sdf.value_and_gradient(part)
 
     def agreement(self) -> dict[str, float]:
         """Shares of rays on which this tracer and the plain one differ, over the training views."""
@@ -172,9 +207,11 @@ class Subject:
         both = plain.hit_mask & found.hit_mask
         differ = plain.hit_mask != found.hit_mask
         inside = torch.nn.functional.max_pool2d(-self.trainer.views.masks.float(), 5, 1, 2) == -1
+        inside = differ & inside.reshape(-1)
+        wrong = dense_hits(model.sdf, rays[inside]) != found.hit_mask[inside]
         return {"apart": ((plain.t - found.t).abs()[both] > APART).float().mean().item(),
-                "disagree": differ.float().mean().item(),
-                "disagree_inside": (differ & inside.reshape(-1)).float().mean().item()}
+                "disagree": differ.float().mean().item(), "rays": len(rays),
+                "num_inside": int(inside.sum()), "num_wrong_inside": int(wrong.sum())}
 
     def eikonal(self) -> None:
         """The eikonal term of a shape step with its gradient."""
@@ -185,16 +222,26 @@ class Subject:
         self.renderer(self.frame_camera)
 
 
+@torch.no_grad()
+def dense_hits(sdf, rays) -> torch.Tensor:
+    """(R,) bool: the SDF is below zero at one of NUM_DENSE_SAMPLES points of the ray."""
+    shares = torch.linspace(0, 1, NUM_DENSE_SAMPLES).to(rays.t_near)
+    t = rays.t_near[:, None] + (rays.t_far - rays.t_near)[:, None] * shares
+    values = fast_evaluator(sdf)(rays.points(t).reshape(-1, 3)).reshape(t.shape)
+    return (values < 0).any(-1)
+
+
 def make_jobs(*arguments) -> Jobs:
     """`Subject`'s jobs; a function of this module, so that a process can be told to call it."""
     return Subject(*arguments).jobs()
 
 
 def measure(scene_path: str, im_scale: float, config: BenchmarkConfig,
-            *, num_views: int = 49, jobs=JOBS, names=VARIANTS) -> dict[str, dict]:
+            *, num_views: int = 49, num_sources: int = 0, jobs=JOBS,
+            names=VARIANTS) -> dict[str, dict]:
     """Figures by job and variant; processes are fresh, so peaks are those of these jobs."""
-    variants = [Variant(name, make_jobs, name, scene_path, im_scale, config.device, num_views)
-                for name in names]
+    variants = [Variant(name, make_jobs, name, scene_path, im_scale, config.device, num_views,
+                        num_sources) for name in names]
     try:
         return {job: interleaved(variants, job, config.repeats) for job in jobs}
     finally:
@@ -213,7 +260,7 @@ def ratios_of(found: dict[str, dict]) -> dict[str, float]:
 
 
 def sweep(scene_path: str, width: int, config: BenchmarkConfig) -> list[dict]:
-    """How the steps grow with the size of the views, and the buffers with their number."""
+    """How everything grows with the size of the views, and with their number."""
     rows = []
     for wide in SWEEP_WIDTHS:
         names = VARIANTS if wide * wide * 3 // 4 <= MOST_REFERENCE_PIXELS else ("fast",)
@@ -221,8 +268,10 @@ def sweep(scene_path: str, width: int, config: BenchmarkConfig) -> list[dict]:
                         jobs=("shape_step", "image_step", "render_frame"))
         rows.append({"width": wide, "views": 7, **found})
     for views in SWEEP_VIEWS:
-        found = measure(scene_path, 128 / width, config, num_views=views, jobs=("buffers",))
-        rows.append({"width": 128, "views": views, **found})
+        found = measure(scene_path, SWEEP_WIDTHS[0] / width, config, num_views=views,
+                        num_sources=views, jobs=("shape_step", "image_step", "render_frame",
+                                                 "buffers"))
+        rows.append({"width": SWEEP_WIDTHS[0], "views": views, **found})
     return rows
 
 
@@ -252,16 +301,53 @@ def table(result: dict) -> str:
             cells = [f"{row[job][name]['ms']:.0f}" if name in row[job] else "-"
                      for name in VARIANTS]
             rows.append([f"{job}, {row['views']} views {row['width']} wide, ms", *cells, ""])
+        peaks = [f"{row['shape_step'][name]['peak_mib']:.0f}" if name in row["shape_step"] else "-"
+                 for name in VARIANTS]
+        rows.append([f"  peak of a shape step, {row['views']} views {row['width']} wide, MiB",
+                     *peaks, ""])
     agreement = result["agreement"]
+    limits = [f"{name} step: {flop[0] / 1e9:.0f} GFLOP of convolutions, {flop[1] / 1e9:.0f} of "
+              f"matrix products, at these rates {least:.0f} ms"
+              for name, flop, least in step_limits(result)]
     lines = [f"{result['device']}, {result['threads']} threads, torch {result['torch']}, "
              f"{result['scene']} at {result['resolution']}", format_rows(rows),
              f"matrix product {result['matmul_flops'] / 1e9:.0f} GFLOP/s; SDF forward "
              f"{result['sdf_points_per_second'] / 1e6:.2f} Mpoints/s = "
-             f"{result['sdf_forward_fraction_of_matmul']:.0%} of it",
+             f"{result['sdf_forward_fraction_of_matmul']:.0%} of it; convolution "
+             f"{result['conv_flops'] / 1e9:.0f} GFLOP/s", *limits,
              f"hits more than {APART:g} apart: {agreement['apart']:.3%} of rays that both call "
              f"hits; hit or miss disagrees: {agreement['disagree']:.3%} of rays, "
-             f"{agreement['disagree_inside']:.3%} inside the mask"]
+             f"{agreement['num_inside']:.0f} of {agreement['rays']:.0f} in the mask's interior, of "
+             "which dense sampling finds the fast one wrong in "
+             f"{agreement['num_wrong_inside']:.0f}"]
     return "\n".join(lines)
+
+
+def conv_rate(device: torch.device) -> float:
+    """The decoder's widest convolution as training computes it, forward, FLOP/s."""
+    precision = torch.bfloat16 if conv_precision("auto", device.type, True) == "bf16" \
+        else torch.float32
+    maps = torch.randn(4, 192, 96, 128, device=device, dtype=precision)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    layer = torch.nn.Conv2d(192, 64, 3, padding=1).to(maps)
+    layer = layer.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        seconds = median_seconds(lambda: layer(maps), device)
+    return 2 * 9 * 192 * 64 * 4 * 96 * 128 / seconds
+
+
+def step_limits(result: dict) -> list[tuple[str, tuple[float, float], float]]:
+    """For both steps: FLOP (convolutions, matrix products), and their time at measured rates, ms.
+
+    No step can be faster without doing less: sines, memory and everything else come on top.
+    """
+    counts = result["operations"]
+    rows = []
+    for name in ("shape", "image"):
+        flop = counts[f"{name}_conv"], counts[f"{name}_matmul"]
+        rows.append((name, flop, (flop[0] / result["conv_flops"]
+                                  + flop[1] / result["matmul_flops"]) * 1e3))
+    return rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -277,12 +363,14 @@ def main(argv: list[str] | None = None) -> None:
         width = load_scene(path).cameras.resolution[0]
         rate = matmul_rate(device, torch.float32)
         measured = measure(path, size[0] / width, config)
-        agreement = measure(path, size[0] / width, config, names=("fast",), jobs=("agreement",))
+        once = measure(path, size[0] / width, replace(config, repeats=1), names=("fast",),
+                       jobs=("agreement", "operations"))
         per_second = NUM_SDF_POINTS / measured["sdf_forward"]["fast"]["ms"] * 1e3
         result = {
             "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "scene": Path(config.scene).name or "made-up scene", "resolution": config.resolution,
-            "ratios": ratios_of(measured), "agreement": agreement["agreement"]["fast"],
+            "ratios": ratios_of(measured), "agreement": once["agreement"]["fast"],
+            "operations": once["operations"]["fast"], "conv_flops": conv_rate(device),
             "measured": measured, "matmul_flops": rate,
             "sdf_points_per_second": per_second,
             "sdf_forward_fraction_of_matmul": per_second * FLOP_PER_POINT / rate}

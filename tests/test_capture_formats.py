@@ -165,7 +165,7 @@ def test_missing_photographs_of_a_model(ball, tmp_path):
     (lambda line: line.replace(line.split()[1], "nan", 1), "not finite"),
     (lambda line: line.replace(line.split()[1], "wide", 1), "could not convert"),
     (lambda line: "../" + line, "leads out of"),
-    (lambda line: " ".join([*line.split()[:4], "5", *line.split()[5:]]), "need an upper triangular"),
+    (lambda line: " ".join([*line.split()[:4], "5", *line.split()[5:]]), "an upper triangular"),
     (lambda line: " ".join([*line.split()[:10], *["0"] * 12]), "singular")])
 def test_bad_middlebury_lines_are_named(ball, tmp_path, change, message):
     folder = write_middlebury(ball, tmp_path / "c")

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tracing_cases import SOLIDS, rays_inwards, unit
+from tracing_cases import SOLIDS, THIN, rays_at_thin, rays_inwards, unit
 
 from data_processing import analytic_sdf as solids
 from data_processing.scene_kinds import axis_rotation
@@ -70,6 +70,16 @@ def assert_same_hits(sdf, rays: Rays, *, strays: int, rounding: float = 2e-6) ->
 def test_same_hits_on_analytic_solids(name, dtype):
     rays = rays_inwards(1200, seed=11, spread=0.4, dtype=dtype)
     assert_same_hits(CASES[name], rays, strays=1)
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_thin_parts_are_not_stepped_through(name):
+    """At most 1 % of the plain tracer's hits are lost: those that clip a rim."""
+    sdf, rays = THIN[name][0], rays_at_thin(name, 2000, seed=4)
+    plain, found = trace_reference(sdf, rays), fast_tracer().trace(sdf, rays)
+    assert int(plain.hit_mask.sum()) > 1000
+    assert (plain.hit_mask & ~found.hit_mask).sum() <= 0.01 * plain.hit_mask.sum()
+    assert (sdf(rays.points(found.t))[found.hit_mask].abs() <= ON_SURFACE + 2e-6).all()
 
 
 @pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.03, 1), (0.05, 2)])

@@ -101,6 +101,10 @@ def test_float_maps_run_from_the_bottom_in_either_byte_order(tmp_path):
     (b"Pf\n3 2\n-1\n" + bytes(23), ["truncated", "23 bytes"]),
     (b"Pf\n3 2\n0\n" + bytes(24), ["header"]),
     (b"P6\n3 2\n255\n" + bytes(18), ["header", "P6"]),
+    (b"Pf\n2 2\n1.2.3\n" + bytes(16), ["header"]),
+    (b"Pf\n2 2\n.\n" + bytes(16), ["header"]),
+    (b"Pf\n2 2\n-.e1\n" + bytes(16), ["header"]),
+    (b"Pf\n" + b"9" * 100 + b" 2\n-1\n", ["header"]),
     (b"Pf\n99999 99999\n-1\n" + bytes(24), ["99999x99999"]),
     (b"Pf\n0 2\n-1\n", ["0x2"]),
     (b"", ["header"]),
@@ -109,6 +113,24 @@ def test_damaged_float_maps_are_refused(tmp_path, data, words):
     path = tmp_path / "a.pfm"
     path.write_bytes(data)
     refused(read_pfm, path, *words)
+
+
+@pytest.mark.parametrize("scale", ["-.5", "-1.", "-1.5e+0"])
+def test_scales_may_be_written_in_any_way(tmp_path, scale):
+    (tmp_path / "a.pfm").write_bytes(f"Pf\n1 1\n{scale}\n".encode() + struct.pack("<f", 7))
+    assert read_pfm(tmp_path / "a.pfm").tolist() == [[7]]
+
+
+@pytest.mark.parametrize("read, head", [
+    (read_flo, struct.pack("<fii", 202021.25, 7, 5)), (read_pfm, b"Pf\n7 5\n-1\n"),
+    (read_flo, b"no flow at all"), (read_pfm, b"no map")])
+def test_only_the_head_of_a_file_that_is_too_long_is_read(tmp_path, read, head):
+    """64 GiB without blocks on the disk, more than fits into memory."""
+    path = tmp_path / "a.bin"
+    with open(path, "wb") as file:
+        file.write(head)
+        file.truncate(2**36)
+    refused(read, path)
 
 
 def test_one_channel_where_three_are_needed(tmp_path):

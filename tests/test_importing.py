@@ -79,6 +79,14 @@ def test_report_sheet_and_scene_are_written(ball, tmp_path):
     assert torch.equal(load_scene(tmp_path / "scene").masks, ball.masks)
 
 
+def test_turned_images_of_the_processed_format_are_named(ball, tmp_path):
+    folder = write_scene(ball, tmp_path / "capture", "processed")
+    for path in folder.glob("*_rgb.png"):
+        imageio.imwrite(path, np.rot90(imageio.imread(path)))
+    with pytest.raises(SceneError, match="rotated by 90 degrees"):
+        import_capture(settings(tmp_path))
+
+
 def test_missing_and_double_frames_are_listed(ball, tmp_path):
     content = transforms(ball)
     content["frames"].append({**content["frames"][0], "file_path": "images/none.png"})

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from meta_modules import (
-    OuterAdam, adapt, copy_weights, fomaml_update, group_rate, mean_update, move_slow, put_weights,
-    reptile_update)
+    OuterAdam, adapt, all_finite, copy_weights, fomaml_update, group_rate, mean_update, move_slow,
+    put_weights, reptile_update)
 
 LR, STEPS = 0.1, 5
 #: Sums of a handful of float32 numbers near 1.
@@ -168,6 +168,17 @@ def test_outer_adam_is_adam_with_the_rates_of_the_groups():
         move = rate * (0.02 if name.startswith("body") else 0.04) * update[name].sign() \
             if name in names else rate * update[name]
         torch.testing.assert_close(value, before[name] + move, rtol=1e-4, atol=1e-6)
+
+
+def test_an_update_of_a_finite_loss_may_not_be_finite():
+    """The root has no slope at 0: the loss is 0, its gradient 0 times infinity."""
+    module, one = nn.Linear(1, 1), torch.ones(1)
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)
+    slow = copy_weights(module)
+    assert all_finite(fomaml_update(module, slow, lambda: module(one).square().sum()))
+    assert module(one).abs().sqrt().item() == 0
+    assert not all_finite(fomaml_update(module, slow, lambda: module(one).abs().sqrt().sum()))
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,13 +1,15 @@
 """Meta-training on tiny scenes: order, rates, resume to the bit, several processes."""
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from functools import partial
 
 import pytest
 import torch
 from tiny_runs import (
-    ROOT, call, config_of, differing, final_state, flags_of, meta_config_of, script,
+    ROOT, SMALL, call, config_of, differing, final_state, flags_of, meta_config_of, script,
     start_as_ranks)
 
 from data_processing.scene_pool import open_pool
@@ -196,6 +198,53 @@ def test_losses_that_are_not_finite_name_scene_and_step(tiny_scenes, tiny_sphere
     assert differing(before, trainer.slow) == []
 
 
+def root_of_zero(model, task):
+    """A query loss that is 0, with a gradient of 0 times infinity; two inner steps are sound."""
+    weight, sound = next(model.parameters()), [task.losses] * 2
+    task.losses = lambda plan: sound.pop()(plan) if sound else \
+        {"total": (weight.sum() * 0).abs().sqrt()}
+
+
+def infinite_weight(model, task):
+    """Inner steps that end with a weight that is not finite."""
+    step = task.train_step
+
+    def last(number):
+        losses = step(number)
+        with torch.no_grad():
+            next(model.parameters()).view(-1)[0] = torch.inf if number == 1 else 0.0
+        return losses
+    task.train_step = last
+
+
+def masked_as_on_a_gpu(model, task):
+    """There weights stay finite, and the total alone says that a step was not (FiniteGuard)."""
+    step = task.train_step
+    task.train_step = lambda number: step(number) | {"total": torch.tensor(torch.nan)}
+
+
+@pytest.mark.parametrize("algorithm, spoil", [
+    ("fomaml", root_of_zero), ("reptile", infinite_weight), ("reptile", masked_as_on_a_gpu)])
+def test_updates_that_are_not_finite_never_reach_the_slow_weights(tiny_scenes, tiny_sphere,
+                                                                  algorithm, spoil):
+    trainer = trainer_of(tiny_scenes, tiny_sphere, "--meta_algorithm", algorithm,
+                         "--meta_batch_size", 2)
+    before, make = clones(trainer.slow), trainer.make_task
+    spoiled = trainer.pool.entries[trainer.scene_of(0, 1)].outline.path.name
+
+    def making(model, scene, generator):
+        task = make(model, scene, generator)
+        if scene.name == spoiled:
+            spoil(model, task)
+        return task
+
+    trainer.make_task = making
+    with pytest.raises(FloatingPointError, match=f"^scene {spoiled}: .*not finite"):
+        trainer.train_step(0)
+    assert differing(before, trainer.slow) == []
+    assert trainer.adam is None or not trainer.adam.optimizer.state
+
+
 def test_a_part_that_is_not_trained_keeps_its_start(tiny_scenes, tiny_sphere):
     for algorithm in ("reptile", "fomaml"):
         trainer = trainer_of(tiny_scenes, tiny_sphere, "--train_image_encoder", 0,
@@ -215,6 +264,31 @@ def test_withheld_scenes_are_scored_before_and_after(meta_train, tiny_scenes, tm
                for name in ("psnr", "start_psnr"))
     plain = final_state(meta_train("plain"))["task"]
     assert differing(plain, final_state(tmp_path / "tried")["task"]) == []
+
+
+def test_tasks_let_go_of_their_scenes(tiny_scenes, tiny_sphere):
+    """A task that lived on would keep a scene that the pool has dropped."""
+    trainer = trainer_of(tiny_scenes, tiny_sphere, "--meta_batch_size", 2,
+                         "--meta_eval_steps", 1)
+    config = meta_config_of(*flags_of("unused", tiny_scenes))
+    trainer.trials = open_pool(config.data, config.meta, is_scored=True)
+    tasks = []
+    make = trainer.make_task
+
+    def watched(*args):
+        task = make(*args)
+        tasks.append(weakref.ref(task))
+        return task
+
+    trainer.make_task = trainer.make_trial = watched
+    gc.disable()
+    try:
+        trainer.train_step(0)
+        assert [task() for task in tasks] == [None, None]
+        trainer.score(1)
+        assert len(tasks) == 5 and [task() for task in tasks[:4]] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_a_start_is_specialised(meta_train, tiny_scene, tmp_path):
@@ -247,3 +321,25 @@ def test_defaults_of_the_curve_are_the_releases_steps():
                                      200) and config.run.eval_interval == 100
     assert config.tracing.occ_threshold == config_of("--experiment_name",
                                                      "x").tracing.occ_threshold
+
+
+def test_a_table_has_runs_from_scratch_and_from_the_start(meta_train, tiny_scene, tiny_sphere,
+                                                          tmp_path, capsys):
+    """run_table.py runs both scripts, each in a process of its own, and finds their results."""
+    start_file = meta_train("meta") / "meta_start.pth"
+    pairs = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    lines = [f"{flag[2:]} = {value}" for flag, value in pairs.items()]
+    (tmp_path / "plain.txt").write_text("\n".join([*lines, f"checkpoint_sdf = {tiny_sphere}"]))
+    (tmp_path / "learned.txt").write_text("\n".join([*lines, "meta_parts = features",
+                                                     f"checkpoint_sdf = {tiny_sphere}"]))
+    call("run_table", "--configs", tmp_path / "plain.txt", tmp_path / "learned.txt", "--scenes",
+         tiny_scene, "--num_steps", 1, "--at_steps", 0, 1, "--meta_initialization", start_file,
+         "--run_flags", "--device cpu", "--output", tmp_path / "table")
+    rows = json.loads((tmp_path / "table" / "table.json").read_text())
+    assert "1 of 1" in (tmp_path / "table" / "table.md").read_text()
+    runs = {path.name: final_state(path) for path in (tmp_path / "table" / "runs").iterdir()
+            if path.is_dir()}
+    assert len(runs) == 2 and rows
+    learned = next(state for name, state in runs.items() if name.startswith("learned"))
+    assert learned["config"]["run"]["checkpoint_img_encoder"] == str(start_file)
+    assert learned["config"]["run"]["checkpoint_sdf"] == str(tiny_sphere)

@@ -1,6 +1,7 @@
 """Requirements, environment, extras, make targets and shipped files fit together; no network."""
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -80,6 +81,15 @@ def test_make_targets_exist_and_run_the_scripts(tmp_path):
     places = [told.index(words) for words in order]
     assert places == sorted(places)
     assert told.count("-m venv") == 1
+
+
+def test_the_checkpoints_that_make_uses_are_listed_and_shipped():
+    used = set(re.findall(r"checkpoints/[\w./-]+", (ROOT / "Makefile").read_text()))
+    manifest = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())
+    files = {f"checkpoints/{entry['name']}": entry["address"] for entry in manifest["files"]}
+    assert "checkpoints/encdec.pth" in used and used <= set(files), used - set(files)
+    assert all((ROOT / "checkpoints" / files[path]).is_file() for path in used
+               if "://" not in files[path])
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

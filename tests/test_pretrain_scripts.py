@@ -88,7 +88,8 @@ def test_two_processes_do_what_one_does(tmp_path, monkeypatch):
     """The same two micro-batches a step; sums in another order differ by rounding, which Adam
     carries on: its steps are of the size of the rate wherever a gradient is next to nothing."""
     monkeypatch.setattr(pretraining, "NUM_MADE_SCORED", 1)
-    flags = [*SMALL, "--batch_size", 4, "--num_steps", 2, "--lr", 1e-4]
+    flags = [*SMALL, "--batch_size", 4, "--num_steps", 2, "--lr", 1e-4,
+             "--lr_warmup_steps", 0]
     ended = start("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
                   SCRIPTS / "pretrain_features.py", "--logging_root", tmp_path / "two",
                   "--experiment_name", "run", *flags, cwd=tmp_path)

@@ -19,6 +19,7 @@ from pretraining import (
     PairTrainer, build_pair_trainer, open_pairs, pretrain, warp, write_pretraining)
 from utils.config import PRETRAIN_SECTIONS, parse_config
 from utils.config_sections import RatesConfig
+from utils.config_stages import PretrainConfig
 from utils.distributed import Ranks
 from utils.errors import CheckpointError, ConfigError
 from utils.loop import LoopOptions, run_facts
@@ -26,7 +27,7 @@ from utils.run import start_run
 from utils.weights import read_networks
 
 TINY = ("--crop_size 24x16 --batch_size 4 --precision fp32 --model_image_encoder_depth 1 "
-        "--model_image_encoder_features 2 --num_threads 1 --lr 1e-3").split()
+        "--model_image_encoder_features 2 --num_threads 1 --lr 1e-3 --lr_warmup_steps 0").split()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def batch_of(image_0, image_1, flow, *, known=None, seen=None):
 def with_copies(**options):
     stream = BatchStream(TrainingSamples(MadePairs((24, 16), 0), (24, 16), 0), 2)
     return PairTrainer(Copies(), stream, MadePairs((24, 16), 1, num_pairs=2),
-                       rates=RatesConfig(), **{"input_image_loss": True, **options})
+                       rates=RatesConfig(), flags=PretrainConfig(**options))
 
 
 def test_warping_by_whole_pixels_is_a_shift():
@@ -135,7 +136,7 @@ def test_losses_are_those_of_the_method():
     expected = ((moved - image_1).abs() * known).mean()
     torch.testing.assert_close(found["warped"], expected)
     torch.testing.assert_close(found["input"], torch.zeros(()))
-    one = with_copies(input_image_loss=False).losses(batch_of(image_0, image_1, flow))
+    one = with_copies(input_image_loss=0).losses(batch_of(image_0, image_1, flow))
     assert set(one) == {"warped"}
 
 
@@ -198,6 +199,14 @@ def test_a_step_follows_adam_and_its_rate():
     assert norm <= 1 + 1e-5
 
 
+def test_the_rate_rises_from_a_grey_start():
+    trainer = trainer_of("--lr_warmup_steps", 4)
+    assert (trainer.model.decoder.out.bias == 0.5).all()
+    for step, rate in ((0, 2.5e-4), (1, 5e-4), (3, 1e-3), (7, 1e-3)):
+        trainer.train_step(step)
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_update():
     trainer = trainer_of()
     with torch.no_grad():
@@ -222,15 +231,15 @@ def test_every_option_trains(flags):
 
 
 def test_it_learns_to_copy_and_to_move():
-    """30 steps on one and the same batch at 24x16 bring both losses down to a half."""
-    trainer = trainer_of("--lr", 5e-3, "--batch_size", 2)
+    """30 steps on one batch bring both losses from 0.13, all grey, to 0.06; asked is 0.09."""
+    trainer = trainer_of("--lr", 2e-3, "--batch_size", 2, "--model_image_encoder_features", 16)
     parts = trainer.stream.at(0)
     trainer.stream.at = lambda step: parts
     first = trainer.train_step(0)
     for step in range(1, 30):
         last = trainer.train_step(step)
     for name in ("warped", "input", "total"):
-        assert last[name] < 0.5 * first[name]
+        assert last[name] < 0.7 * first[name]
 
 
 def test_figures_count_what_is_seen(tmp_path):

@@ -164,6 +164,65 @@ def test_finished_runs_are_passed_over_and_a_failed_one_is_named(tmp_path, capsy
     assert execute(again) == 0 and runs[1].metrics()
 
 
+def begun(tmp_path, *flags, config="a", text="", scene="s"):
+    """The run of one config, scene and seed; its output and its name are always the same."""
+    path = tmp_path / config / "x.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"total_number_source_views = 4\nnum_epochs = 2\n{text}\n")
+    run, = list_runs(table_of("--configs", path, "--scenes", tmp_path / "of" / scene / "s",
+                              "--output", tmp_path / "out", "--num_steps", 3, *flags))
+    return run
+
+
+@pytest.mark.parametrize("other", [
+    lambda path: begun(path, text="lr_sdf = 0.5"), lambda path: begun(path, "--run_flags",
+                                                                     "--batch_size 9"),
+    lambda path: begun(path, config="b", text="seed = 4"), lambda path: begun(path, scene="t")])
+def test_a_run_of_other_flags_is_neither_used_nor_overwritten(tmp_path, other, capsys, caplog):
+    first = begun(tmp_path)
+    metrics_in(first.folder)
+    first.note_digest()
+    assert first.metrics() and not first.is_of_other_flags()
+    run = other(tmp_path)
+    assert run.folder == first.folder and run.metrics() is None
+    words = f"ran with other flags; delete {run.folder} or use another --output"
+    assert run.gap() == words
+    before = sorted(run.folder.parent.iterdir())
+    assert execute([run]) == 1 and words in capsys.readouterr().err
+    assert command_lines([run]) == [] and words in caplog.text
+    assert sorted(run.folder.parent.iterdir()) == before and begun(tmp_path).metrics()
+    (run.folder / "metrics.json").unlink()
+    run.folder.rmdir()
+    assert run.gap() == "not begun" and len(command_lines([run])) == 1
+
+
+def test_another_meta_learned_start_is_another_run(tmp_path):
+    def run_from(name):
+        return begun(tmp_path, "--meta_initialization", tmp_path / name,
+                     text=f"meta_initialization = {tmp_path / 'a.pth'}")
+
+    assert run_from("a.pth").digest != run_from("b.pth").digest
+
+
+def test_a_longer_run_goes_on_and_its_digest_is_written_as_it_begins(tmp_path):
+    run = begun(tmp_path)
+    command = run_of(run.folder).command
+    assert execute([replace(run, command=command)]) == 0 and run.digest_file.is_file()
+    longer = begun(tmp_path, "--num_steps", 5, "--at_steps", 4)
+    assert not longer.is_of_other_flags() and longer.metrics() is None
+    run.digest_file.unlink()               # of a scheduler elsewhere
+    assert run.metrics()
+
+
+def test_runs_of_a_table_leave_no_points_to_each_other(tmp_path):
+    run, = list_runs(table_of("--configs", "configs/nlrpp_dtu.txt", "--scenes", tmp_path))
+    views = parse_config(TRAIN_SECTIONS, list(run.command[2:]))
+    flags = [getattr(section, name) for section in vars(views).values()
+             for name in ("load_3D_point_buffers", "save_3D_point_buffers")
+             if hasattr(section, name)]
+    assert flags == [0, 0]
+
+
 def test_gaps_say_how_far_a_run_is(tmp_path):
     run = run_of(tmp_path / "run", wanted=300)
     assert run.gap() == "not begun"

@@ -1,7 +1,9 @@
 """Folders of scenes: all bad ones named at the start, memory bounded, any mix of formats."""
 from __future__ import annotations
 
+import os
 import shutil
+import weakref
 
 import imageio.v3 as imageio
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from tiny_runs import NUM_VIEWS, meta_config_of
 
+from data_processing import scene_pool
 from data_processing.scene_pool import (
     ScenePool, check_scenes, open_pool, read_scene, scene_folders)
 from data_processing.scenes import load_scene
@@ -58,7 +61,7 @@ def test_scenes_stay_within_the_memory_bound(tiny_scenes):
         read.append(entry.outline.path.name)
         return read_scene(entry, config.data)
 
-    pool = ScenePool(entries, reader, entries[0].num_bytes + entries[2].num_bytes)
+    pool = ScenePool(entries, reader, entries[0].num_bytes + entries[2].peak_bytes)
     for index in (0, 2, 0, 1, 0, 2):
         scene = pool[index]
         assert entries[index].num_bytes == sum(
@@ -67,8 +70,72 @@ def test_scenes_stay_within_the_memory_bound(tiny_scenes):
     assert pool.kept == (0, 2)
     one = ScenePool(entries, reader, 1)
     assert one[0].name == "a_blobs" and one.kept == (0,)
-    one.read_ahead(1)
-    assert one.kept == (1,) and one[1].name == "b_box"
+    one.read_ahead(1)                                     # no room beside the one in use
+    assert one.kept == (0,) and one[1].name == "b_box" and one.kept == (1,)
+    two = ScenePool(entries, reader, entries[0].peak_bytes + entries[1].num_bytes)
+    two.read_ahead(1)
+    assert two[0].name == "a_blobs" and two.kept == (1, 0)
+    two.read_ahead(2)
+    assert two.kept == (2, 0) and two[2].name == "c_tori" and two.kept == (0, 2)
+
+
+class Alive:
+    """Memory of the pixels of all scenes and views that are alive, and the most there ever was."""
+
+    def __init__(self, monkeypatch):
+        self.sizes, self.most = {}, 0
+        for name in ("load_scene", "views_of"):
+            monkeypatch.setattr(scene_pool, name, self.watching(getattr(scene_pool, name)))
+
+    def watching(self, read):
+        def reading(*args, **options):
+            found = read(*args, **options)
+            for pixels in (found.images, found.masks):
+                self.sizes[id(pixels)] = pixels.nbytes
+                weakref.finalize(pixels, self.sizes.pop, id(pixels))
+            self.most = max(self.most, self.now)
+            return found
+        return reading
+
+    @property
+    def now(self):
+        return sum(list(self.sizes.values()))
+
+
+@pytest.mark.parametrize("is_scored", [False, True])
+@pytest.mark.parametrize("share", [0, 1, 1.5, 2, 10])
+def test_all_that_is_alive_is_within_the_bound(tiny_scenes, monkeypatch, is_scored, share):
+    """Twice through the scenes, the next one read while one is in use; too little room for one is
+    room for one."""
+    alive = Alive(monkeypatch)
+    pool = pool_of(tiny_scenes, is_scored=is_scored)
+    largest = max(entry.peak_bytes for entry in pool.entries)
+    pool.memory_bytes = int(share * largest)
+    for turn in range(6):
+        images = pool[turn % 3].views.images              # as a task holds them
+        pool.read_ahead((turn + 1) % 3)
+        assert all(future.result() for future in pool._kept.values())
+        assert images.nbytes < alive.now
+        del images
+    assert max(share, 1) * largest >= alive.most
+    assert alive.most >= min(share, 1) * largest
+
+
+def test_hundreds_of_scenes_are_visited_within_the_bound(tiny_scenes, tmp_path, monkeypatch):
+    """200 scenes of 70 KB while read, 35 KB then: 7 MB in all, and 1 MiB is allowed."""
+    for number in range(200):
+        shutil.copytree(tiny_scenes / "c_tori", tmp_path / "many" / f"{number:03d}",
+                        copy_function=os.link)
+    alive = Alive(monkeypatch)
+    pool = pool_of(tmp_path / "many", "--scene_memory_mb", 1)
+    assert sum(entry.num_bytes for entry in pool.entries) > 6 * pool.memory_bytes
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0)).tolist()
+    seen = set()
+    for index, following in zip(order, [*order[1:], order[0]], strict=True):
+        seen.add(pool[index].name)
+        pool.read_ahead(following)
+    assert len(seen) == 200
+    assert 0.9 * 2**20 < alive.most <= 2**20
 
 
 def test_all_bad_scenes_are_named_before_anything_is_read(copy):
@@ -127,6 +194,18 @@ def test_a_single_withheld_scene_may_be_given(tiny_scenes):
     assert len(scene.scene) == NUM_VIEWS
 
 
+def test_as_few_views_as_asked_for_are_trained_on(tiny_scenes):
+    """Evenly spread; withheld views stay. A scene with fewer views is named."""
+    pool = pool_of(tiny_scenes, "--num_train_views", 3)
+    assert [pool[i].views.names for i in range(3)] == [
+        ("000", "003", "005"), ("000", "002", "004"), ("000", "002", "003")]
+    scored = pool_of(tiny_scenes, "--num_train_views", 3, is_scored=True)
+    assert scored[0].split.train == (0, 2, 5) and scored[0].split.test == (4,)
+    assert len(scored[0].views) == 3 and len(scored[0].scene) == NUM_VIEWS
+    with pytest.raises(SceneError, match="(?s)1 of 3 .*c_tori.*--num_train_views is 5, need 2 to 4"):
+        pool_of(tiny_scenes, "--num_train_views", 5)
+
+
 def test_views_with_empty_masks_are_left_out(copy, caplog):
     def blacken(*views):
         for view in views:
@@ -148,6 +227,8 @@ def test_views_of_meta_training_are_the_methods():
     assert meta_views(22, "nlr") == tuple(range(16, 22))
     assert meta_views(24, "shapenet") == tuple(range(24)) and meta_views(5) == tuple(range(5))
     assert meta_views(49, "dtu", train_views="0-3") == (0, 1, 2, 3)
+    assert meta_views(49, "dtu", num_train_views=3) == (0, 24, 48)
+    assert meta_views(22, "nlr", num_train_views=2) == (16, 21)
     assert meta_views(5, "nlr", train_views="all", test_views="1") == (0, 2, 3, 4)
     assert meta_views(5, test_views="1") == (0, 2, 3, 4)
     with pytest.raises(ConfigError, match="22 views"):

@@ -5,7 +5,8 @@ import pytest
 
 from scheduler import (
     OuterPlan, ShapeSchedule, StepPlan, is_shape_step, learning_rate_factor, mask_alpha,
-    mask_loss_weight, occlusion_threshold, plan_outer_step, plan_step, shape_schedule)
+    mask_loss_weight, occlusion_threshold, plan_outer_step, plan_step, shape_schedule,
+    warmup_factor)
 from utils import config as cfg
 from utils.config_sections import RatesConfig, TracingConfig
 from utils.config_stages import MetaConfig
@@ -119,3 +120,8 @@ def test_an_inner_step_always_trains_the_shape():
     plan = StepPlan(train_shape=False, alpha=50, occ_threshold=5e-4, lr_sdf=1e-4, lr=5e-4)
     inner = OuterPlan(1e-2, 5e-2, 0.5, 0.25).inner(plan)
     assert inner == StepPlan(True, 50, 5e-4, 5e-5, 1.25e-4)
+
+
+def test_the_rate_of_the_first_steps_rises_evenly():
+    assert [warmup_factor(step, 4) for step in (0, 1, 3, 4, 100)] == [0.25, 0.5, 1, 1, 1]
+    assert warmup_factor(0, 0) == 1

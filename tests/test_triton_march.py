@@ -22,7 +22,7 @@ from modules import SdfArchitecture, build_sdf
 from sdf_rendering import trace_reference
 from utils.device_tracing import GridNodes, march_masked, skip_empty_space
 from utils.rays import Rays
-from utils.surface_march import ON_SURFACE, March, begin_march, march_plain
+from utils.surface_march import MIN_STEP, NARROW, ON_SURFACE, March, begin_march, march_plain
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -203,9 +203,9 @@ def test_it_compiles_without_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
-    from utils.triton_march import SMALL_BLOCK, _march_kernel
-    constants = {"WIDTH": 128, "NUM_HIDDEN": 3, "BLOCK_RAYS": SMALL_BLOCK[0], "STEPS": 160,
-                 "ON": 5e-5, "SHORTEST": 1 / 128, "NARROWEST": 2e-6, "PRECISION": "tf32x3"}
+    from utils.triton_march import MAX_STEPS, SMALL_BLOCK, _march_kernel
+    constants = {"WIDTH": 128, "NUM_HIDDEN": 3, "BLOCK_RAYS": SMALL_BLOCK[0], "STEPS": MAX_STEPS,
+                 "ON": ON_SURFACE, "SHORTEST": MIN_STEP, "NARROWEST": NARROW, "PRECISION": "tf32x3"}
     kinds = {"count": "i32", "out_spent": "*i32", "open_flags": "*i8", "out_going": "*i8",
              "out_hit": "*i8"} | dict.fromkeys(constants, "constexpr")
     signature = {name: kinds.get(name, "*fp32") for name in _march_kernel.arg_names}

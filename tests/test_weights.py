@@ -157,6 +157,22 @@ def test_not_strict_takes_the_tensors_that_fit(tmp_path, caplog):
     assert torch.equal(model.sdf.state_dict()[last], wide.state_dict()[last])
 
 
+@pytest.mark.parametrize("arrange", [
+    lambda sdf, other: {"sdf": sdf, "encodr": other, "error": {"mean_error": 0.1}},
+    lambda sdf, other: {"sdf.weight": sdf["weight"], "encodr.weight": other["weight"], "step": 3},
+    lambda sdf, other: {"task": {"model": {"sdf": sdf, "encodr": other}, "optimizer": {}}},
+    lambda sdf, other: {"sdf": sdf, "encodr.weight": other["weight"]},
+])
+def test_tensors_of_a_misspelt_network_are_named(tmp_path, arrange, caplog):
+    model, path = Four(3.0), tmp_path / "misspelt.pth"
+    save_checkpoint(path, arrange(model.sdf.state_dict(), model.encoder.state_dict()))
+    assert read_networks(path).unknown == ("encodr.weight",)
+    with pytest.raises(CheckpointError, match="encodr.weight.*--checkpoint_strict 0"):
+        load(Four(), "--checkpoint_sdf", path)
+    assert load(Four(), "--checkpoint_sdf", path, "--checkpoint_strict", 0)["sdf"] == 3
+    assert "encodr.weight" in caplog.text
+
+
 @pytest.mark.parametrize("content, words", [
     ({"weights": torch.ones(1), "epoch": 3}, ["found epoch, weights", "sdf", "training run"]),
     ({}, ["found", "needed tensors"]),

@@ -21,6 +21,14 @@ SOLIDS: dict[str, Sdf] = {
                                 solids.sphere(0.3, (-0.4, 0.1, 0.0))),
     "thin plate": solids.box((0.6, 0.5, 0.01)),
 }
+#: A plate 0.004 thick and a rod of radius 0.004, off the grids' nodes: SDF, centre, and half its
+#: extent along each of its long axes.
+THIN: dict[str, tuple[Sdf, tuple[float, ...], tuple[tuple[float, ...], ...]]] = {
+    "plate": (solids.moved(solids.box((0.6, 0.5, 0.002)), None, (0.05, -0.08, 0.02)),
+              (0.05, -0.08, 0.02), ((0.6, 0.0, 0.0), (0.0, 0.5, 0.0))),
+    "rod": (solids.capsule((-0.5, -0.2, 0.1), (0.5, 0.4, -0.3), 0.004),
+            (0.0, 0.1, -0.1), ((0.5, 0.3, -0.2),)),
+}
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -35,6 +43,18 @@ def rays_inwards(count: int, *, seed: int = 0, spread: float = 0.6,
     origins = 2.5 * unit(torch.randn(count, 3, generator=generator))
     aim = spread * torch.randn(count, 3, generator=generator)
     origins, aim = origins.to(dtype), aim.to(dtype)
+    return make_rays(origins, unit(aim - origins))
+
+
+def rays_at_thin(name: str, count: int, *, seed: int = 0) -> Rays:
+    """Rays from 2.5 object units away, towards uniform points within 0.006 of a solid of THIN."""
+    _, center, halves = THIN[name]
+    generator = torch.Generator().manual_seed(seed)
+    origins = 2.5 * unit(torch.randn(count, 3, generator=generator))
+    share = 2 * torch.rand(count, len(halves), generator=generator) - 1
+    aside = 0.006 * (2 * torch.rand(count, 1, generator=generator) - 1)
+    aim = torch.tensor(center) + share @ torch.tensor(halves)
+    aim = aim + aside * unit(torch.randn(count, 3, generator=generator))
     return make_rays(origins, unit(aim - origins))
 
 

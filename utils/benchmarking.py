@@ -119,14 +119,19 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024) -> f
     """The machine's matrix product, FLOP/s: median of several products of square matrices."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
+    return 2 * size ** 3 / median_seconds(lambda: torch.mm(a, b, out=out), device)
+
+
+def median_seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Median time of ten runs of a piece of work, after two to warm up."""
     seconds = []
     for _ in range(12):
         start = time.perf_counter()
-        torch.mm(a, b, out=out)
+        work()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return 2 * size ** 3 / statistics.median(seconds[2:])
+    return statistics.median(seconds[2:])
 
 
 def format_rows(rows: Sequence[Sequence[str]]) -> str:

@@ -24,8 +24,8 @@ from utils.checkpoints import write_text_atomic
 from utils.config_sections import (
     CnnConfig, DataConfig, RatesConfig, RunConfig, SdfConfig, TracingConfig, ViewsConfig)
 from utils.config_stages import (
-    BenchmarkConfig, CheckConfig, ImportConfig, LossConfig, MakeFlowConfig, MakeSceneConfig,
-    MetaConfig, PretrainConfig, RunTableConfig, TestConfig, TrainedPartsConfig)
+    BenchmarkConfig, CheckConfig, CompareConfig, ImportConfig, LossConfig, MakeFlowConfig,
+    MakeSceneConfig, MetaConfig, PretrainConfig, RunTableConfig, TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class Config:
     make_flow: MakeFlowConfig | None = None
     benchmark: BenchmarkConfig | None = None
     table: RunTableConfig | None = None
+    compare: CompareConfig | None = None
     importing: ImportConfig | None = None
     check: CheckConfig | None = None
 
@@ -79,13 +80,14 @@ SECTION_OF = {
     "views": ViewsConfig, "data": DataConfig, "tracing": TracingConfig,
     "parts": TrainedPartsConfig, "loss": LossConfig, "meta": MetaConfig, "test": TestConfig,
     "pretrain": PretrainConfig, "make_scene": MakeSceneConfig, "make_flow": MakeFlowConfig,
-    "benchmark": BenchmarkConfig, "table": RunTableConfig,
+    "benchmark": BenchmarkConfig, "table": RunTableConfig, "compare": CompareConfig,
     "importing": ImportConfig, "check": CheckConfig}
 TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
     "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "test"))
 META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
 PRETRAIN_SECTIONS = (RunConfig, RatesConfig, CnnConfig, DataConfig, PretrainConfig)
-REQUIRED = {"experiment_name": (RunConfig,), "output": (MakeSceneConfig, MakeFlowConfig)}
+REQUIRED = {"experiment_name": (RunConfig,), "input": (ImportConfig,),
+            "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig)}
 
 
 class _Parser(configargparse.ArgumentParser):

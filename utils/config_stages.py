@@ -97,8 +97,10 @@ class MetaConfig:
     max_image_side: int = flag(0, "images with longer sides are made smaller to this when scenes "
                                "are read, after load_im_scale; 0: none are", unit="pixels",
                                minimum=0)
-    scene_memory_mb: int = flag(2048, "scenes are kept in memory up to this size", unit="MiB",
-                                minimum=1)
+    scene_memory_mb: int = flag(2048, "pixels of all scenes in memory, the one in use and the one "
+                                "that is read among them, in each process, and as much again for "
+                                "withheld scenes; a scene that alone is larger is read all the "
+                                "same", unit="MiB", minimum=1)
 
 
 #: What train_sdf_ibr_meta.py and test_sdf_ibr_meta.py have other defaults for (METHOD 7); in
@@ -146,6 +148,9 @@ class PretrainConfig:
     convolution_type: str = flag("standard", "convolutions of encoder and decoder",
                                  choices=("standard", "partial", "meta"))
     input_image_loss: int = switch(1, "1: the first image itself is decoded and scored too")
+    lr_warmup_steps: int = flag(200, "first steps, in which the rate rises to lr; at once, most "
+                                "features of the encoder die in the first ten", unit="steps",
+                                minimum=0)
     crop_size: str = flag("256x192", "random crops that are trained on, WxH; size of made pairs",
                           unit="pixels")
     num_workers: int = flag(0, "processes that prepare pairs; 0: the training process itself",
@@ -248,3 +253,13 @@ class RunTableConfig:
                                  "nothing", bare=True)
     table_only: int = switch(0, "1: make the table of what is finished, and run nothing",
                              bare=True)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Which finished runs are put side by side."""
+
+    runs: tuple[str, ...] = flag((), "folders of finished runs of one scene", element=str)
+    labels: tuple[str, ...] = flag((), "a name for each, _ for a space; none: the folders' names",
+                                   element=str)
+    comparison: str = flag("comparison.png", "the sheet of pictures that is written")

@@ -34,7 +34,11 @@ class FastTracer:
     """A tracer with few SDF evaluations; the plain one settles what is doubtful.
 
     Hits are those of the plain tracer to its threshold. Its losses differ in what is left out: soft
-    mask terms under 1e-5, and eikonal points outside the unit sphere.
+    mask terms under 4e-4, and eikonal points outside the unit sphere. The soft mask's point of
+    least SDF is chosen among the plain search's samples by the grid's interpolation; the SDF is
+    exact at the chosen point alone. Away from the surface (|SDF| above `sdf_grid.BAND`) the
+    interpolation comes from the coarse nodes, 17 along an edge, so that another sample than the
+    plain search's may be chosen there.
 
     Args:
         plain: the plain tracer, `trace(sdf, rays)`.

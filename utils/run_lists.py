@@ -1,11 +1,15 @@
 """Configs times scenes times seeds as runs: their commands, running them in turn, what is done.
 
 A run is a process of a script of this project, and a folder. Whether it is finished is read from
-its metrics.json alone, so that runs that a scheduler started elsewhere count as well.
+its metrics.json, so that runs that a scheduler started elsewhere count as well. A digest of its
+flags and its config's text stands beside the folder: a run of other flags is neither used nor
+overwritten.
 """
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 import shlex
 import signal
@@ -28,10 +32,14 @@ from utils.config_stages import RunTableConfig
 from utils.errors import ConfigError, WriteError
 from utils.evaluation import file_name
 
+log = logging.getLogger(__name__)
+
 SCRIPTS = Path(__file__).resolve().parents[1] / "experiment_scripts"
-#: A table needs no pictures or videos; `--run_flags` goes over it.
+#: A table needs no pictures or videos, and each run traces for itself: points that another run has
+#: left on the disk would save it seconds that count. `--run_flags` goes over it.
 QUIET = ("--test_spacetime_video", "0", "--test_rt", "0", "--test_plot", "0", "--test_cameras", "0",
-         "--steps_til_pictures", "0", "--mesh_formats", "none")
+         "--steps_til_pictures", "0", "--mesh_formats", "none",
+         "--load_3D_point_buffers", "0", "--save_3D_point_buffers", "0")
 #: Steps that are scored where the PSNR at a time is asked for, then every LATER_INTERVAL.
 EARLY_STEPS = (0, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 125, 200)
 LATER_INTERVAL = 100
@@ -53,6 +61,7 @@ class ListedRun:
         command: program and arguments, paths absolute.
         num_steps: that it must have to be finished; -1: time alone ends it.
         time_limit: seconds of training that end it too; 0: none.
+        digest: of all that makes its figures what they are, its length left out; '': not known.
     """
 
     config: str
@@ -62,16 +71,41 @@ class ListedRun:
     command: tuple[str, ...]
     num_steps: int
     time_limit: float
+    digest: str = ""
 
     @property
     def log(self) -> Path:
         """What the process wrote to its output."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
+    @property
+    def digest_file(self) -> Path:
+        """Holds the digest that its folder was begun with."""
+        return self.folder.with_name(f"{self.folder.name}.digest")
+
+    def is_of_other_flags(self) -> bool:
+        """Whether its folder was begun with another digest; one begun without any counts as its."""
+        if not (self.digest and self.folder.exists() and self.digest_file.is_file()):
+            return False
+        return self.digest_file.read_text(encoding="utf-8", errors="replace").strip() != self.digest
+
+    def note_digest(self) -> None:
+        """Write the digest beside the folder, which may not exist yet.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        try:
+            self.digest_file.parent.mkdir(parents=True, exist_ok=True)
+            self.digest_file.write_text(f"{self.digest}\n", encoding="utf-8")
+        except OSError as error:
+            raise WriteError(f"{self.digest_file} cannot be written: {error.strerror}; give "
+                             "another --output") from error
+
     def metrics(self) -> dict[str, Any] | None:
         """The figures of a finished run, else None."""
         metrics = self.last_metrics()
-        if not metrics:
+        if not metrics or self.is_of_other_flags():
             return None
         is_out_of_time = 0 < self.time_limit <= metrics["train_seconds"]
         return metrics if metrics["steps"] == self.num_steps or is_out_of_time else None
@@ -88,6 +122,8 @@ class ListedRun:
 
     def gap(self) -> str:
         """Why an unfinished run has no figures."""
+        if self.is_of_other_flags():
+            return f"ran with other flags; delete {self.folder} or use another --output"
         lines = last_lines(self.log, 2)
         if lines and lines[-1].startswith(FAILED):
             return f"{lines[-1]}: {lines[0]}"
@@ -125,7 +161,9 @@ def list_runs(table: RunTableConfig) -> list[ListedRun]:
                     / f"{config_name}-{scene_name}-seed{seed}"
                 command = _command(table, config, is_meta, scene=scene, seed=seed, folder=folder,
                                    num_steps=expected[0])
-                runs.append(ListedRun(config_name, scene_name, seed, folder, command, *expected))
+                digest = _digest(table, config, is_meta, scene=scene, seed=seed)
+                runs.append(ListedRun(config_name, scene_name, seed, folder, command, *expected,
+                                      digest))
     return runs
 
 
@@ -153,6 +191,16 @@ def _command(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path,
                  folder.parent, "--experiment_name", folder.name, "--seed", seed,
                  *_flags(table, is_meta, num_steps)]
     return (sys.executable, str(script), *map(str, arguments))
+
+
+def _digest(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path, seed: int) -> str:
+    """Of what makes a run's figures what they are. How long it goes on and where it is scored are
+    left out: a finished run goes on to more steps."""
+    start = str(Path(table.meta_initialization).resolve()) \
+        if is_meta and table.meta_initialization else ""
+    parts = [QUIET, config.read_text(encoding="utf-8"), str(scene), seed, start,
+             shlex.split(table.run_flags)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _flags(table: RunTableConfig, is_meta: bool, num_steps: int) -> list[str]:
@@ -210,8 +258,21 @@ def _num_steps(config: Path, run: RunConfig, views: ViewsConfig) -> int:
 
 
 def command_lines(runs: Sequence[ListedRun]) -> list[str]:
-    """A line for a shell for each run that is not finished."""
-    return [shlex.join(run.command) for run in runs if run.metrics() is None]
+    """A line for a shell for each run that is not finished; those of other flags are named in the
+    log instead.
+
+    Raises:
+        WriteError: the digest of a run cannot be written.
+    """
+    lines = []
+    for run in runs:
+        if run.is_of_other_flags():
+            log.warning("%s: %s", run.folder.name, run.gap())
+        elif run.metrics() is None:
+            if run.digest:
+                run.note_digest()
+            lines.append(shlex.join(run.command))
+    return lines
 
 
 def execute(runs: Sequence[ListedRun]) -> int:
@@ -228,7 +289,8 @@ def execute(runs: Sequence[ListedRun]) -> int:
           tqdm(total=len(runs), initial=len(runs) - len(todo), unit="run", desc="runs",
                dynamic_ncols=True) as bar):
         for run in todo:
-            _run(run, bar)
+            if not run.is_of_other_flags():
+                _run(run, bar)
             if run.metrics() is None:
                 num_failed += 1
                 bar.write(f"{run.folder.name}: {run.gap()}", file=sys.stderr)
@@ -251,15 +313,17 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def _run(run: ListedRun, bar: tqdm) -> None:
     """Run one to its end; its last words go on the bar meanwhile, an exit code into its log."""
+    if run.digest:
+        run.note_digest()
     try:
         run.log.parent.mkdir(parents=True, exist_ok=True)
-        log = run.log.open("wb")
+        output = run.log.open("wb")
     except OSError as error:
         raise WriteError(f"{run.log} cannot be written: {error.strerror}; give another "
                          "--output") from error
-    with log:
+    with output:
         # A session of its own: an interrupt comes from here, once.
-        process = subprocess.Popen(run.command, stdin=subprocess.DEVNULL, stdout=log,
+        process = subprocess.Popen(run.command, stdin=subprocess.DEVNULL, stdout=output,
                                    stderr=subprocess.STDOUT, start_new_session=True)
         try:
             while process.poll() is None:
@@ -268,7 +332,7 @@ def _run(run: ListedRun, bar: tqdm) -> None:
         finally:
             _stop(process)
         if process.returncode != 0:
-            log.write(f"\n{FAILED} {process.returncode}\n".encode())
+            output.write(f"\n{FAILED} {process.returncode}\n".encode())
 
 
 def _stop(process: subprocess.Popen) -> None:

@@ -17,8 +17,8 @@ from utils.rays import Rays
 Sdf = Callable[[Tensor], Tensor]
 
 ON_SURFACE = 5e-5         # object units, the plain tracer's threshold
-MIN_STEP = 1 / 128        # object units; a ray that dips in and out of a ball of radius 0.5 between
-                          # two steps goes 1.5e-5 deep, less than ON_SURFACE
+MIN_STEP = 1 / 512        # object units; what a ray crosses on a shorter way may be stepped over:
+                          # sheets and rods thinner than 0.002, and the rims of others
 NARROW = 2e-6             # object units; a bracket that float32 cannot halve much further
 
 

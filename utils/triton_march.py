@@ -26,7 +26,7 @@ from utils.rays import Rays
 from utils.surface_march import MIN_STEP, NARROW, ON_SURFACE, March
 
 BIG_BLOCK, SMALL_BLOCK = (128, 8), (32, 4)     # rays of a program, its warps; see `block_of`
-MAX_STEPS = 160                   # the sphere's diameter in steps of MIN_STEP needs 256 at worst
+MAX_STEPS = 256                   # rays along a flat face need most: 230 past a thin plate's
 WIDTHS = (16, 32, 64, 128)        # a layer's weights must fit in shared memory: 64 KiB at 128
 
 

@@ -151,7 +151,7 @@ class SurfaceBuffer:
         self._is_traced = torch.zeros(len(cameras), dtype=torch.bool)  # on the CPU: no waiting
 
     def untraced(self, index: Tensor) -> Tensor:
-        """Those of views `index` (on the CPU) that were never stored."""
+        """Those of views `index` (on the CPU) that were never marked as traced."""
         return index[~self._is_traced[index]]
 
     def rays(self, index: Tensor) -> Rays:
@@ -164,7 +164,10 @@ class SurfaceBuffer:
         shape = (len(index), 1, *self.t.shape[2:])
         self.t[index] = t.detach().reshape(shape)
         self.hit_mask[index] = hit_mask.reshape(shape)
-        self._is_traced[index.cpu()] = True
+
+    def mark_traced(self, index: Tensor) -> None:
+        """Views `index` (on the CPU) were stored."""
+        self._is_traced[index] = True
 
     def rays_of_pixels(self, pixels: Tensor) -> Rays:
         """Rays through pixels (N,), numbers among all V * H * W."""

@@ -28,7 +28,12 @@ RESIDUAL_MARK, MARKED_STAGE = "downsample", "down.layer2."
 
 @dataclass(frozen=True)
 class StoredNetworks:
-    """What a file holds: network (sdf, encoder, aggregation, decoder) to tensors by name."""
+    """What a file holds.
+
+    Attributes:
+        networks: network (sdf, encoder, aggregation, decoder) to tensors by name.
+        unknown: names of tensors beside them that belong to none of these.
+    """
 
     networks: dict[str, dict[str, Tensor]]
     unknown: tuple[str, ...] = ()
@@ -62,21 +67,37 @@ def read_networks(path: str | Path) -> StoredNetworks:
         state = state[inner] if isinstance(state.get(inner), dict) else state
     if all(isinstance(state.get(name), dict) for name in state if name in NETWORKS) \
             and any(name in state for name in NETWORKS):
-        return StoredNetworks({name: state[name] for name in NETWORKS if name in state})
+        return StoredNetworks({name: state[name] for name in NETWORKS if name in state},
+                              _tensors_beside(state, set(NETWORKS)))
     if any(is_release_key(key) for key in state):
         names = read_release_names(state)
         return StoredNetworks({network: {own: state[key] for own, key in table.items()}
                                for network, table in names.networks.items()}, names.unknown)
     networks: dict[str, dict[str, Tensor]] = {}
+    taken = set()
     for key, value in state.items():
         network, _, name = str(key).partition(".")
         if network in NETWORKS and isinstance(value, Tensor):
             networks.setdefault(network, {})[name] = value
+            taken.add(key)
     if not networks:
         found = ", ".join(sorted(map(str, state))[:5])
         raise CheckpointError(f"{path}: found {found}, needed tensors of {', '.join(NETWORKS)}; "
                               "give a checkpoint of a training run")
-    return StoredNetworks(networks)
+    return StoredNetworks(networks, _tensors_beside(state, taken))
+
+
+def _tensors_beside(state: dict, taken: set[str]) -> tuple[str, ...]:
+    """Names of tensors, alone or in a dictionary, under other keys than `taken`. All else that a
+    file holds is not weights: errors, steps, settings."""
+    names = []
+    for key, value in state.items():
+        if key in taken:
+            continue
+        inner = value.items() if isinstance(value, dict) else ()
+        names += [str(key)] * isinstance(value, Tensor)
+        names += [f"{key}.{name}" for name, part in inner if isinstance(part, Tensor)]
+    return tuple(names)
 
 
 def save_networks(path: str | Path, **networks: nn.Module) -> None:

@@ -1,0 +1,28 @@
+"""Put finished runs of one scene side by side: a column each, in a table and a sheet of pictures.
+
+    python experiment_scripts/compare_runs.py --runs logs/demo logs/demo_meta \
+        --labels from_scratch meta-learned --comparison logs/comparison.png
+
+Takes a second. The runs must have been evaluated (metrics.json, curve.csv and views/ are read).
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.comparison import write_comparison  # noqa: E402
+from utils.config import parse_config  # noqa: E402
+from utils.config_stages import CompareConfig  # noqa: E402
+from utils.run import run_script  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, compare, write."""
+    compare = parse_config([CompareConfig], argv).compare
+    print(write_comparison(compare.runs, compare.comparison, compare.labels))
+
+
+if __name__ == "__main__":
+    run_script(main)

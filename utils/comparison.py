@@ -1,0 +1,145 @@
+"""Several finished runs of one scene side by side: a table of figures and a sheet of pictures.
+
+Reads what runs leave behind (metrics.json, curve.csv, views/), so that it needs no model.
+"""
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import numpy as np
+
+from utils.benchmarking import format_rows
+from utils.errors import UserError
+from utils.evaluation import COLUMNS, file_name
+from utils.pictures import save_png, sheet
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What one run left behind.
+
+    Attributes:
+        name: of its folder.
+        folder: with views/.
+        metrics: of metrics.json.
+        psnr_at: steps to held-out PSNR, dB.
+    """
+
+    name: str
+    folder: Path
+    metrics: dict[str, Any]
+    psnr_at: dict[int, float]
+
+
+def read_run(folder: str | Path) -> FinishedRun:
+    """The results in a run's folder.
+
+    Raises:
+        UserError: they are not there, or cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        with open(folder / "curve.csv", newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("psnr")]
+        _check_types(metrics)
+        return FinishedRun(folder.name, folder, metrics,
+                           {int(row["step"]): float(row["psnr"]) for row in rows})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: no results of a finished run ({error}); give folders such as "
+                        "logs/demo, in which a run has written metrics.json and curve.csv"
+                        ) from error
+
+
+def _check_types(metrics: dict[str, Any]) -> None:
+    """That what is read of metrics.json is what it should be.
+
+    Raises:
+        KeyError: an entry is missing.
+        TypeError: one is something else.
+    """
+    for name in ("mean", "views"):
+        if not isinstance(metrics[name], dict):
+            raise TypeError(f"'{name}' of metrics.json is {metrics[name]!r}, needed a dictionary")
+    numbers = {f"mean.{key}": metrics["mean"].get(key) for key in COLUMNS}
+    numbers["train_seconds"] = metrics.get("train_seconds")
+    for name, value in numbers.items():
+        if not (value is None or isinstance(value, (int, float))):
+            raise TypeError(f"'{name}' of metrics.json is {value!r}, needed a number")
+
+
+def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
+    """A table with one column a run: PSNR at the steps that all have, then the figures at the end.
+
+    Args:
+        runs: of the same scene.
+        labels: one a run, _ for a space; none: their names.
+    """
+    labels = _labels(runs, labels)
+    rows = [["held-out", *labels]]
+    shared = set.intersection(*(set(run.psnr_at) for run in runs))
+    rows += [[f"PSNR after {step} steps", *(f"{run.psnr_at[step]:.2f}" for run in runs)]
+             for step in sorted(shared)]
+    for key, (title, decimals) in COLUMNS.items():
+        values = [run.metrics["mean"].get(key) for run in runs]
+        if any(value is not None for value in values):
+            rows.append([title, *("n/a" if value is None else f"{value:.{decimals}f}"
+                                  for value in values)])
+    rows.append(["steps", *(str(run.metrics.get("steps", "n/a")) for run in runs)])
+    seconds = [run.metrics.get("train_seconds") for run in runs]
+    rows.append(["training, s", *("n/a" if value is None else f"{value:.0f}"
+                                  for value in seconds)])
+    return format_rows(rows)
+
+
+def comparison_sheet(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> np.ndarray:
+    """A row a withheld view: its photograph, then each run's prediction with the error below.
+
+    Returns:
+        (H, W, 3) uint8.
+    Raises:
+        UserError: the runs have no view in common, or a picture is missing.
+    """
+    labels = _labels(runs, labels)
+    views = [view for view in runs[0].metrics["views"]
+             if all(view in run.metrics["views"] for run in runs)]
+    if not views:
+        raise UserError("the runs have no scored view in common; compare runs of the same scene "
+                        "and --test_views")
+    rows, row_labels = [], []
+    for view in views:
+        rows.append([_picture(runs[0], view, "photograph"),
+                     *(_picture(run, view, "prediction") for run in runs)])
+        rows.append([None, *(_picture(run, view, "error") for run in runs)])
+        row_labels += [f"view {view}", "error"]
+    return sheet(rows, row_labels, ["photograph", *labels])
+
+
+def write_comparison(folders: Sequence[str], output: str, labels: Sequence[str] = ()) -> str:
+    """Compare runs; the sheet goes to `output`. Returns the table and where the sheet is."""
+    if len(folders) < 2:
+        raise UserError(f"--runs has {len(folders)} folders, need two or more to compare")
+    runs = [read_run(folder) for folder in folders]
+    save_png(output, comparison_sheet(runs, labels))
+    return f"{compare(runs, labels)}\n\nwritten:\n  {output}"
+
+
+def _labels(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[str]:
+    if labels and len(labels) != len(runs):
+        raise UserError(f"--labels has {len(labels)} names for {len(runs)} runs, need one each")
+    return [label.replace("_", " ") for label in labels] or [run.name for run in runs]
+
+
+def _picture(run: FinishedRun, view: str, kind: str) -> np.ndarray:
+    path = run.folder / "views" / f"{file_name(view)}_{kind}.png"
+    try:
+        return imageio.imread(path)[..., :3]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); evaluate the run again with "
+                        "--test_rt 1") from error
