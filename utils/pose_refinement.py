@@ -20,6 +20,9 @@ from utils.cameras import Cameras, rotations
 from utils.checkpoints import load_state
 from utils.errors import CheckpointError
 
+PROBE_REACH = 0.5         # object units: how far from the origin frames are compared
+NUM_NEWTON_STEPS = 5
+
 
 class PoseRefinement(nn.Module):
     """V cameras and their corrections.
@@ -107,28 +110,47 @@ def moved_along(cameras: Cameras, given: Cameras, refined: Cameras) -> Cameras:
     """Other cameras in the frame of the refined ones.
 
     Refined cameras may differ from the given ones as a whole by a similarity, which no photograph
-    tells. The similarity is the one that takes the given cameras to the refined ones: the mean of
-    their turns, then scale and shift by least squares of their centres.
+    tells. Without it, withheld views would be rendered from the wrong place.
 
     Args:
         cameras: any, which belong to `given`.
         given, refined: V cameras each, the same views.
     """
-    before, after = given.object_to_camera.double(), refined.object_to_camera.double()
-    turns = (torch.linalg.inv(after) @ before)[:, :3, :3]
-    left, _, right = torch.linalg.svd(turns.mean(0))
-    flip = torch.diag(torch.stack([left.new_ones(()), left.new_ones(()),
-                                   torch.linalg.det(left @ right)]))
-    turn = left @ flip @ right                                         # (3, 3)
-    old, new = (torch.linalg.inv(matrix)[:, :3, 3] for matrix in (before, after))
-    old_center, new_center = old.mean(0), new.mean(0)
-    rays_old, rays_new = (old - old_center) @ turn.T, new - new_center
-    spread = rays_old.square().sum()
-    scale = (rays_old * rays_new).sum() / spread if spread > 0 else torch.ones_like(spread)
-    motion = torch.eye(4).to(turn)
-    motion[:3, :3], motion[:3, 3] = scale * turn, new_center - scale * turn @ old_center
-    world = given.model.double()
-    back = world @ torch.linalg.inv(motion) @ torch.linalg.inv(world)
-    view = cameras.view.double() @ back
-    view[:, :3] *= scale                   # camera space measures as before, the view stays rigid
+    motion = similarity_between(given, refined)
+    world = given.model.double().cpu()
+    view = cameras.view.double().cpu() @ world @ torch.linalg.inv(motion) @ torch.linalg.inv(world)
+    # camera space measures as before, so that the view matrix stays rigid
+    view[:, :3] *= torch.linalg.det(motion[:3, :3]) ** (1 / 3)
     return replace(cameras, view=view.to(cameras.view))
+
+
+def similarity_between(given: Cameras, refined: Cameras) -> Tensor:
+    """(4, 4) float64, S: the refined cameras see S x where the given ones see x, object space.
+
+    Least squares over images of points about the origin, by Gauss-Newton. Turns and centres of the
+    cameras would not do: errors that cancel in the image, as of depth against scale, count there.
+    """
+    given, refined = (cameras.to("cpu", torch.float64) for cameras in (given, refined))
+    ticks = torch.tensor([-PROBE_REACH, 0.0, PROBE_REACH], dtype=torch.float64)
+    points = torch.cartesian_prod(ticks, ticks, ticks)                 # (27, 3)
+    seen, _ = given.project(points)                                    # (V, 27, 2)
+
+    def misses(parameters: Tensor) -> Tensor:
+        motion = _similarity(parameters)
+        moved = points @ motion[:3, :3].T + motion[:3, 3]
+        return (refined.project(moved)[0] - seen).reshape(-1)
+
+    parameters = torch.zeros(7, dtype=torch.float64)
+    for _ in range(NUM_NEWTON_STEPS):
+        slopes = torch.autograd.functional.jacobian(misses, parameters)             # (V * 54, 7)
+        change = torch.linalg.lstsq(slopes, misses(parameters)[:, None], driver="gelsd").solution
+        parameters = parameters - change[:, 0]
+    return _similarity(parameters)
+
+
+def _similarity(parameters: Tensor) -> Tensor:
+    """(4, 4) of turn (3), shift (3) and logarithm of the scale: the exponential of their sum."""
+    x, y, z, *shift, scale = parameters
+    zero = torch.zeros_like(x)
+    rows = [scale, -z, y, shift[0], z, scale, -x, shift[1], -y, x, scale, shift[2], *[zero] * 4]
+    return torch.linalg.matrix_exp(torch.stack(rows).reshape(4, 4))
