@@ -7,11 +7,13 @@ from torch.nn import functional as F
 
 from utils.errors import ConfigError
 
+#: Weights of the losses at known surface points (METHOD 6); those of the others are flags.
+CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
 OFF_SURFACE_SHARPNESS = 100.0      # exp(-100 |Phi|): pushes Phi away from 0 off the surface
 
 
 def image_loss(prediction: Tensor, photograph: Tensor, mask: Tensor, metric: str = "l1",
-               *, region: str = "all") -> Tensor:
+               *, region: str = "all", weight: Tensor | None = None) -> Tensor:
     """Difference of the masked images, summed over targets.
 
     Args:
@@ -20,17 +22,20 @@ def image_loss(prediction: Tensor, photograph: Tensor, mask: Tensor, metric: str
         metric: l1, l2 or smooth_l1.
         region: "all" divides by all pixels and channels (the released code), "foreground" by those
             of the mask (the paper's equation).
+        weight: (T, 1, H, W) of the pixels in the mean; None: all 1.
     Returns:
         Scalar. Differentiable in prediction.
     """
-    weight = mask.to(prediction.dtype)
+    inside = mask.to(prediction.dtype)
     functions = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
     if metric not in functions:
         raise ConfigError(f"color_loss is {metric!r}, need one of {', '.join(functions)}")
-    error = functions[metric](prediction * weight, photograph * weight, reduction="none")
+    error = functions[metric](prediction * inside, photograph * inside, reduction="none")
+    if weight is not None:
+        error = error * weight
     per_target = error.mean((1, 2, 3))
     if region == "foreground":
-        per_target = per_target / weight.mean((1, 2, 3)).clamp(min=1e-6)
+        per_target = per_target / inside.mean((1, 2, 3)).clamp(min=1e-6)
     return per_target.sum()
 
 

@@ -31,6 +31,8 @@ class StepPlan:
         alpha: sharpness of the soft mask.
         occ_threshold: squared object distance of the occlusion test.
         lr_sdf, lr: rates of Phi and of E, G, D.
+        lr_cameras: rate of refined cameras; 0 in the warm-up, when the surface is still that of no
+            object and masks would move cameras to fit it.
     """
 
     train_shape: bool
@@ -38,6 +40,7 @@ class StepPlan:
     occ_threshold: float
     lr_sdf: float
     lr: float
+    lr_cameras: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,21 @@ def shape_schedule(rates: RatesConfig, dataset_name: str) -> ShapeSchedule:
 
 
 def plan_step(step: int, rates: RatesConfig, tracing: TracingConfig, *, dataset_name: str,
-              steps_per_epoch: int) -> StepPlan:
+              steps_per_epoch: int, lr_cameras: float = 0.0) -> StepPlan:
     """Everything that changes over time, for step `step` (from 0)."""
+    schedule = shape_schedule(rates, dataset_name)
     period = tracing.rt_mask_alpha_period
     if tracing.rt_mask_alpha_period_epochs > 0:
         period = tracing.rt_mask_alpha_period_epochs * steps_per_epoch
     decay = rates.lr_decay_factor
     return StepPlan(
-        train_shape=is_shape_step(step, shape_schedule(rates, dataset_name)),
+        train_shape=is_shape_step(step, schedule),
         alpha=mask_alpha(step, tracing.rt_mask_alpha, period, tracing.rt_mask_alpha_period_max),
         occ_threshold=occlusion_threshold(step, tracing.occ_threshold, tracing.occ_threshold_steps),
         lr_sdf=rates.lr_sdf * learning_rate_factor(step, rates.lr_sdf_decay_steps, decay),
-        lr=rates.lr * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay))
+        lr=rates.lr * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay),
+        lr_cameras=0.0 if step < schedule.warmup else
+        lr_cameras * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay))
 
 
 def is_shape_step(step: int, schedule: ShapeSchedule) -> bool:

@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from loss_functions import (
-    eikonal_terms, image_loss, normal_loss, off_surface_loss, on_surface_loss, soft_mask_terms)
+    CLOUD_WEIGHTS, eikonal_terms, image_loss, normal_loss, off_surface_loss, on_surface_loss,
+    soft_mask_terms)
 from scheduler import StepPlan, mask_loss_weight, plan_step
-from sdf_meshing import Exhibit, mean_figures, picture_sheets
-from sdf_rendering import Tracer, differentiable_hits, make_tracer
+from sdf_rendering import Tracer, differentiable_hits, make_tracer, project_to_sources
 from utils.averaging import WeightAverage
-from utils.cameras import Cameras
 from utils.checkpoints import load_state
 from utils.config import Config
 from utils.config_sections import DataConfig
@@ -24,10 +23,13 @@ from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.derivatives import gradient
 from utils.devices import to_device
 from utils.errors import ConfigError
-from utils.finite import FiniteGuard, check_finite
+from utils.finite import FiniteGuard
 from utils.loop import steps_per_epoch
 from utils.point_buffers import fill_buffer
+from utils.pose_refinement import PoseTrainer
 from utils.rays import Rays, Surface
+from utils.step_views import StepViews, along_rays, step_views
+from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
 from utils.views import (
     CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
     check_views, with_poses)
@@ -35,12 +37,7 @@ from utils.views import (
 #: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
 #: third of the points, for 0.1 % of the gradient.
 NEGLIGIBLE = 8.0
-#: Weights of the losses at known surface points (METHOD 6).
-CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
 AVERAGED = ("encoder", "aggregation", "decoder")
-SPHERE_RADIUS = 0.5       # object units
-FIT_EXTENT = 1.2          # radius within which the sphere is fitted: a little past the unit ball
-OFF_SURFACE_MARGIN = 0.05  # nearer points are not pushed off the surface
 
 
 class SceneTrainer:
@@ -57,6 +54,11 @@ class SceneTrainer:
         num_eikonal_points: uniform points of [-1, 1]^3 a shape step.
         cloud: points_obj (N, 3) and normals_obj that supervise the shape too, or None.
         average_decay: of the averaged E, G and D that render views; 0: those of the last step.
+
+    Attributes:
+        crops: draws the part of each target that a step renders; None: whole targets.
+        refiner: trains the cameras; None: they are as given.
+        is_refined: the cameras are not those given, from this run or a checkpoint.
     """
 
     def __init__(self, model: nn.Module, views: TrainingViews, sampler: ViewSampler,
@@ -68,6 +70,9 @@ class SceneTrainer:
         self.num_eikonal_points, self.cloud = num_eikonal_points, cloud
         self.split: dict[str, list[int]] = {}
         self.loads_poses = False          # take the cameras of the checkpoint that one resumes
+        self.crops: CropSampler | None = None
+        self.refiner: PoseTrainer | None = None
+        self.is_refined = False
         self.plan, self.generator = plan, generator
         self.guard = FiniteGuard()
         self.buffer = SurfaceBuffer(views.cameras)
@@ -77,7 +82,12 @@ class SceneTrainer:
         self.pictures: Callable[[int], dict[str, np.ndarray]] = lambda step: {}
 
     def trace_first(self, data: DataConfig) -> None:
-        """Fill the buffer at the start of a run, from disk where the flags say so."""
+        """Fill the buffer at the start of a run, from disk where the flags say so.
+
+        With crops there is nothing to fill: each step traces what it needs.
+        """
+        if self.crops is not None:
+            return
         fill_buffer(self.buffer, self.model.sdf, self.views.cameras, self.trace_all, data=data,
                     tracer=type(self.tracer).__name__)
 
@@ -113,16 +123,20 @@ class SceneTrainer:
         """Unweighted losses of a batch drawn now, and their weighted "total" with its graph."""
         drawn, device = self.sampler.draw(self.generator), self.views.images.device
         batch = Batch(to_device(drawn.sources, device), to_device(drawn.targets, device))
+        views = self.views_of_step(batch, plan)
         losses, weights = {}, {"image": 1.0}
         if plan.train_shape:
-            surface, losses = self.shape_losses(batch, plan)
+            surface, losses = self.shape_losses(views, plan)
             self.buffer.mark_traced(drawn.targets)
             weights |= {"soft_mask": mask_loss_weight(plan.alpha),
                         "eikonal": self.loss.opt_sdf_eikonal_w, **CLOUD_WEIGHTS}
-        self.trace(self.buffer.untraced(drawn.sources))    # the targets are among the sources
+        if self.crops is None:
+            self.trace(self.buffer.untraced(drawn.sources))    # the targets are among the sources
         if not plan.train_shape:
-            surface = self.buffer.surface(batch.targets)
-        losses["image"] = self.image_loss(batch, surface, plan)
+            surface = self.standing_surface(views)
+        if self.crops is not None:
+            self.trace_seen(views, surface)
+        losses["image"] = self.image_loss(views, surface, plan)
         total = sum(weights[name] * loss for name, loss in losses.items())
         self.guard.check_losses(total, losses)
         return losses | {"total": total}
@@ -134,37 +148,95 @@ class SceneTrainer:
         if not plan.train_shape:
             self.model.sdf.zero_grad(set_to_none=True)     # Adam's moments must not decay
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        total = self.guard.check_gradients(total, norm, self.model.parameters())
+        parameters = list(self.model.parameters())
+        if self.refiner is not None:
+            norm = torch.hypot(norm, self.refiner.norm())
+            parameters += self.refiner.poses.parameters()
+        total = self.guard.check_gradients(total, norm, parameters)
         set_rates(self.optimizer, plan)
         self.optimizer.step()
+        if self.refiner is not None:
+            self.refiner.update(plan.lr_cameras)
         return total
 
-    def shape_losses(self, batch: Batch,
+    def views_of_step(self, batch: Batch, plan: StepPlan) -> StepViews:
+        """Cameras of a batch, and what of its targets is rendered."""
+        windows = None
+        if self.crops is not None:
+            windows = self.crops.draw(len(batch.targets), self.generator)
+            windows = windows.to(self.views.images.device)
+        cameras = self.views.cameras
+        if self.refiner is not None:
+            cameras = self.refiner.cameras(plan.lr_cameras)
+        return step_views(batch, cameras, self.buffer, windows,
+                          is_refined=self.refiner is not None)
+
+    def shape_losses(self, views: StepViews,
                      plan: StepPlan) -> tuple[Surface, dict[str, Tensor]]:
         """Trace the targets: their differentiable surface, and the losses on the shape."""
-        sdf, rays = self.model.sdf, self.buffer.rays(batch.targets)
+        sdf, rays = self.model.sdf, views.target_rays()
         found = self.tracer.trace(sdf, rays)
-        surface = self.differentiable_surface(batch, rays, found.t, found.hit_mask)
-        losses = {"soft_mask": self.soft_mask_loss(batch, rays, found.hit_mask, plan.alpha)}
+        surface = self.differentiable_surface(views.targets, rays, found.t, found.hit_mask)
+        losses = {"soft_mask": self.soft_mask_loss(views, rays, found.hit_mask, plan.alpha)}
         if self.loss.opt_sdf_eikonal:
             losses["eikonal"] = self.eikonal_loss()
         if self.cloud is not None:
             losses |= self.cloud_losses()
         return surface, losses
 
-    def soft_mask_loss(self, batch: Batch, rays: Rays, hit_mask: Tensor, alpha: float) -> Tensor:
+    def standing_surface(self, views: StepViews) -> Surface:
+        """The targets' surface in a step that does not train the shape.
+
+        Cameras that are trained move the hits along it; crops are traced, as what the buffer has
+        of them may be long out of date.
+        """
+        targets = views.targets
+        if self.crops is not None:
+            found = self.tracer.trace(self.model.sdf, views.target_rays())
+            targets.store(found.t, found.hit_mask)
+        if not views.trains_cameras:
+            return targets.surface()
+        t, hit_mask = (targets.cut(x[views.batch.targets]).reshape(-1)
+                       for x in (self.buffer.t, self.buffer.hit_mask))
+        return self.differentiable_surface(targets, views.target_rays(), t, hit_mask)
+
+    def trace_seen(self, views: StepViews, surface: Surface) -> None:
+        """Trace the sources where they show the targets' surface: occlusion reads nothing else."""
+        with torch.no_grad():
+            uv_grid, inside_mask = project_to_sources(surface.points_obj, views.cameras)
+            counts = inside_mask & surface.hit_mask[:, 0]
+            counts = counts & ~views.own_source_mask[:, :, None, None]             # (K, T, h, w)
+            height, width = self.buffer.t.shape[2:]
+            pixels = touched_pixels(uv_grid.flatten(1, 3), counts.flatten(1), (width, height))
+            view = views.batch.sources[pixels // (height * width)]
+            pixels = view * (height * width) + pixels % (height * width)
+            found = self.tracer.trace(self.model.sdf, self.buffer.rays_of_pixels(pixels))
+            self.buffer.store_pixels(pixels, found.t, found.hit_mask)
+
+    def soft_mask_loss(self, views: StepViews, rays: Rays, hit_mask: Tensor,
+                       alpha: float) -> Tensor:
         """Mean over the rays of each target, summed over targets (METHOD 6)."""
-        sdf, masks = self.model.sdf, self.views.masks[batch.targets].reshape(-1)
+        sdf, targets = self.model.sdf, views.targets
+        masks = targets.cut(self.views.masks[views.batch.targets]).reshape(-1)
         counts = rays.sphere_mask & ~(hit_mask & masks)
         # off the mask a far ray's term vanishes; on it, it is the greatest of all
         limits = torch.where(masks, torch.inf, NEGLIGIBLE / alpha)
         index, points = self.tracer.least_sdf(sdf, rays, counts, limits)
+        weights = counts[index]
+        if targets.weight is not None:
+            weights = weights * targets.weight.reshape(-1)[index]
 
         def sum_of_terms(points: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
             return (soft_mask_terms(sdf(points), mask, alpha) * weight).sum()
 
-        total = self.tracer.total(sdf, sum_of_terms, points, masks[index], counts[index])
-        return total / len(rays) * len(batch.targets)
+        if views.trains_cameras:               # differentiable in the points, and so in the rays
+            points = along_rays(rays[index], points)
+            known, _ = self.tracer.value_and_slope(sdf, points.detach(), rays.dirs_obj[index])
+            terms = soft_mask_terms(self.tracer.values(sdf, points, known), masks[index], alpha)
+            total = (terms * weights).sum()
+        else:
+            total = self.tracer.total(sdf, sum_of_terms, points, masks[index], weights)
+        return total / len(rays) * len(views.batch.targets)
 
     def eikonal_loss(self) -> Tensor:
         """Mean over uniform points of [-1, 1]^3."""
@@ -193,7 +265,7 @@ class SceneTrainer:
             terms["normal"] = normal_loss(grad, to_device(cloud.normals_obj[chosen], device))
         return terms
 
-    def differentiable_surface(self, batch: Batch, rays: Rays, t: Tensor,
+    def differentiable_surface(self, targets: TargetPixels, rays: Rays, t: Tensor,
                                hit_mask: Tensor) -> Surface:
         """Surface of the targets with gradient at the hits; the buffer is refreshed with it."""
         hits = self.tracer.rows(hit_mask)                # with others where tracers do not count
@@ -204,23 +276,33 @@ class SceneTrainer:
         hit_points = torch.where(hit_mask[hits, None],
                                  differentiable_hits(sdf, hit_rays, t[hits], slope),
                                  hit_rays.points(t[hits]))
-        points = rays.points(t).index_copy(0, hits, hit_points)        # (T * H * W, 3)
+        points = rays.points(t).index_copy(0, hits, hit_points)        # (T * h * w, 3)
         refined = ((hit_points.detach() - hit_rays.origins_obj) * hit_rays.dirs_obj).sum(-1)
-        self.buffer.store(batch.targets, t.index_copy(0, hits, refined), hit_mask)
-        height, width = self.buffer.t.shape[2:]
-        points = points.reshape(-1, height, width, 3).permute(0, 3, 1, 2)
-        return Surface(points, self.buffer.hit_mask[batch.targets])
+        targets.store(t.index_copy(0, hits, refined.detach()), hit_mask)
+        hits = targets.cut(self.buffer.hit_mask[targets.index])        # (T, 1, h, w)
+        points = points.reshape(len(hits), *hits.shape[2:], 3).permute(0, 3, 1, 2)
+        return Surface(points, hits)
 
-    def image_loss(self, batch: Batch, surface: Surface, plan: StepPlan) -> Tensor:
+    def image_loss(self, views: StepViews, surface: Surface, plan: StepPlan) -> Tensor:
         """Difference of rendered targets and photographs; sources never feed themselves."""
-        sources = Sources(self.views.cameras[batch.sources], self.views.images[batch.sources],
+        batch, cut, weight = views.batch, views.targets.cut, views.targets.weight
+        sources = Sources(views.cameras, self.views.images[batch.sources],
                           self.views.masks[batch.sources], self.buffer.surface(batch.sources))
-        own = batch.sources[:, None] == batch.targets[None]            # (K, T)
-        targets = Targets(surface, self.buffer.dirs[batch.targets], own)
+        targets = Targets(surface, views.dirs_obj, views.own_source_mask)
         prediction = self.model(targets, sources, plan.occ_threshold)
-        return image_loss(prediction, self.views.images[batch.targets],
-                          self.views.masks[batch.targets], self.loss.color_loss,
-                          region=self.loss.image_loss_region)
+        photographs, masks = self.views.images[batch.targets], self.views.masks[batch.targets]
+        region = self.loss.image_loss_region
+        if weight is not None and region == "foreground":      # of the whole image, not the crop
+            share = masks.to(weight.dtype).mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
+            weight, region = weight / share, "all"
+        return image_loss(prediction, cut(photographs), cut(masks), self.loss.color_loss,
+                          region=region, weight=weight)
+
+    def current_views(self) -> TrainingViews:
+        """The training views with their cameras of this moment."""
+        if self.refiner is None:
+            return self.views
+        return replace(self.views, cameras=self.refiner.poses.refined())
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser, traced surfaces and the sampler's random state."""
@@ -228,19 +310,29 @@ class SceneTrainer:
                 "average": self.average.state_dict(), "surface": self.buffer.state_dict(),
                 "generator": self.generator.get_state(),
                 "views": list(self.views.names), "photographs": self.views.key, "split": self.split,
-                "cameras": {name: getattr(self.views.cameras, name) for name in CAMERA_MATRICES}}
+                "cameras": {name: getattr(self.current_views().cameras, name)
+                            for name in CAMERA_MATRICES},
+                **({"poses": self.refiner.state_dict()} if self.refiner else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; CheckpointError when it is another architecture's."""
         check_views(self.views, state)
-        if self.loads_poses:
-            self.views = with_poses(self.views, state)
-            self.buffer = SurfaceBuffer(self.views.cameras)
+        if self.refiner is not None:
+            self.refiner.load_state_dict(state.get("poses"))
+        else:
+            self.load_cameras(state)
         load_state(self.model, state["model"], "the run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state.get("average"))
         self.buffer.load_state_dict(state["surface"])
         self.generator.set_state(state["generator"].cpu())
+
+    def load_cameras(self, state: dict[str, Any]) -> None:
+        """Take a state's cameras where they were refined, or where the flags ask for them."""
+        self.refiner, self.is_refined = None, "poses" in state
+        if self.loads_poses or self.is_refined:
+            self.views = with_poses(self.views, state)
+            self.buffer = SurfaceBuffer(self.views.cameras)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:
@@ -292,7 +384,8 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
                           nearest=config.views.source_view_selection_mode == "nearest")
     plan = partial(plan_step, rates=config.rates, tracing=config.tracing,
                    dataset_name=config.data.dataset_name,
-                   steps_per_epoch=steps_per_epoch(config.views, len(views)))
+                   steps_per_epoch=steps_per_epoch(config.views, len(views)),
+                   lr_cameras=config.views.lr_cameras)
     trainer = SceneTrainer(
         model, views, sampler, tracer=make_tracer(config.tracing, pixels_of(views),
                                                    views.images.device),
@@ -300,123 +393,8 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
         generator=generator, cloud=cloud if config.data.use_pcd else None,
         average_decay=config.rates.average_decay)
     trainer.loads_poses = bool(config.run.load_model_poses)
+    if config.views.target_crop:
+        trainer.crops = CropSampler(views.cameras.resolution, crop_size(config.views.target_crop))
+    if config.views.refine_cameras:
+        trainer.refiner, trainer.is_refined = PoseTrainer(views.cameras), True
     return trainer
-
-
-def exhibit_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,
-               all_views: bool = False) -> Exhibit:
-    """The model as it is after `step` steps, in front of its scene.
-
-    Args:
-        trainer: its training views are the scene's views `split.train`.
-        scene, split: `data_processing`'s.
-        step: tells the occlusion threshold, which is the one training ended with.
-        all_views: score every view; else the withheld, or all training views if none is withheld.
-    """
-    occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
-    model = trainer.average.averaged_model()
-    renderer = model.renderer(trainer.views, occ_threshold=occ_threshold,
-                                      tracer=trainer.tracer)
-    scored = tuple(range(len(scene))) if all_views else split.test or split.train
-
-    def render(cameras: Cameras, view: int | None) -> Any:
-        return renderer(cameras, split.train.index(view) if view in split.train else None)
-
-    return Exhibit(scene, split.train, scored, render, trainer.model.sdf, renderer.visible,
-                   trainer.views.images.device)
-
-
-def watch(trainer: SceneTrainer, scene: Any, split: Any, *, all_views: bool = False) -> None:
-    """Let the loop score the scene's withheld views and draw its picture sheets."""
-
-    def exhibit(step: int) -> Exhibit:
-        return exhibit_of(trainer, scene, split, step=step, all_views=all_views)
-
-    trainer.split = {"train": list(split.train), "test": list(split.test)}
-    trainer.score = lambda step: mean_figures(exhibit(step))
-    trainer.pictures = lambda step: picture_sheets(exhibit(step))
-
-
-class SphereTask:
-    """Fits Phi to |x| - RADIUS, the start of every scene (`configs/fit_sphere.txt`); a `Task`.
-
-    Three losses as for point clouds (METHOD 6), and as the true distance is known everywhere,
-    |Phi - (|x| - RADIUS)| with the weight of the surface term: without it Phi is right at the
-    sphere and 0.2 off elsewhere. The rate falls to 0 along a cosine.
-
-    Args:
-        sdf: trained in place.
-        num_steps: over which the rate falls.
-        lr: first rate.
-        num_points: a step, half of them on the sphere.
-        loss: which terms count, the eikonal term's metric and weight.
-        generator: on the CPU.
-    """
-
-    def __init__(self, sdf: nn.Module, num_steps: int, lr: float, *, num_points: int,
-                 loss: LossConfig, generator: torch.Generator) -> None:
-        self.sdf, self.loss, self.generator = sdf, loss, generator
-        self.num_points = num_points
-        self.optimizer = torch.optim.Adam(sdf.parameters(), lr=lr)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer,
-                                                                   max(num_steps, 1))
-
-    def train_step(self, step: int) -> dict[str, Tensor]:
-        """One step of Adam on the sum of the weighted terms."""
-        device = next(self.sdf.parameters()).device
-        normals = self._directions(self.num_points // 2).to(device)
-        free = self._directions(self.num_points - len(normals))
-        radius = torch.rand(len(free), 1, generator=self.generator) * FIT_EXTENT
-        free = (free * radius).to(device)
-        sdf_on, grad_on = self.sdf.value_and_gradient(normals * SPHERE_RADIUS)
-        sdf_off, grad_off = self.sdf.value_and_gradient(free)
-        truth = free.norm(dim=-1) - SPHERE_RADIUS
-        gradients = torch.cat([grad_on, grad_off])
-        terms = {
-            "direct": (CLOUD_WEIGHTS["on_surface"], (sdf_off - truth).abs().mean()),
-            "on_surface": (CLOUD_WEIGHTS["on_surface"] * self.loss.opt_sdf_onsurface,
-                           on_surface_loss(sdf_on)),
-            "off_surface": (CLOUD_WEIGHTS["off_surface"] * self.loss.opt_sdf_offsurface,
-                            off_surface_loss(sdf_off[truth.abs() > OFF_SURFACE_MARGIN])),
-            "normal": (CLOUD_WEIGHTS["normal"] * self.loss.opt_sdf_normal,
-                       normal_loss(grad_on, normals)),
-            "eikonal": (self.loss.opt_sdf_eikonal_w * self.loss.opt_sdf_eikonal,
-                        eikonal_terms(gradients, self.loss.loss_eikonal_metric).mean())}
-        losses = {name: value for name, (_, value) in terms.items()}
-        losses["total"] = sum(weight * value for weight, value in terms.values())
-        check_finite(losses["total"], losses)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        self.optimizer.step()
-        self.schedule.step()
-        return {name: value.detach() for name, value in losses.items()}
-
-    def _directions(self, count: int) -> Tensor:
-        return F.normalize(torch.randn(count, 3, generator=self.generator), dim=-1)
-
-    def score(self, step: int) -> dict[str, float]:
-        """max and mean |Phi(x) - (|x| - RADIUS)| over the unit ball, on fixed points."""
-        generator = torch.Generator().manual_seed(1)
-        directions = F.normalize(torch.randn(100_000, 3, generator=generator), dim=-1)
-        points = directions * torch.rand(100_000, 1, generator=generator)
-        with torch.no_grad():
-            device = next(self.sdf.parameters()).device
-            sdf = self.sdf(points.to(device)).cpu()
-        error = (sdf - (points.norm(dim=-1) - SPHERE_RADIUS)).abs()
-        return {"max_error": error.max().item(), "mean_error": error.mean().item()}
-
-    def pictures(self, step: int) -> dict[str, np.ndarray]:
-        """None."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimiser, schedule and random state."""
-        return {"sdf": self.sdf.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(), "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        load_state(self.sdf, state["sdf"], "the run's checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.generator.set_state(state["generator"].cpu())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_processing.scenes import Scene, check_training_views, load_scene
 from data_processing.splits import Split, resolve_split
-from utils.cameras import Cameras
+from utils.cameras import Cameras, rotations
 from utils.config_sections import DataConfig
 from utils.errors import ConfigError, SceneError
 
@@ -47,26 +47,39 @@ def open_scene(data: DataConfig, seed: int = 0) -> tuple[Scene, Split]:
     if data.reference_view >= len(scene):
         raise ConfigError(f"--reference_view {data.reference_view}: the scene has views 0 to "
                           f"{len(scene) - 1}; give one of them, or -1 for the middle one")
-    if data.randomize_cameras > 0:
-        scene = replace(scene, cameras=disturbed(scene.cameras, data.randomize_cameras, seed))
-    return scene, split
+    return with_noise(scene, split, data, seed), split
 
 
-def disturbed(cameras: Cameras, spread: float, seed: int) -> Cameras:
+def with_noise(scene: Scene, split: Split, data: DataConfig, seed: int) -> Scene:
+    """The scene with disturbed training cameras where randomize_cameras or randomize_shifts say so.
+
+    The others stay as they are, so that withheld views are scored from where they were taken.
+    """
+    turns = data.randomize_cameras
+    shifts = turns if data.randomize_shifts < 0 else data.randomize_shifts
+    if turns <= 0 and shifts <= 0:
+        return scene
+    view, train = scene.cameras.view.clone(), list(split.train)
+    view[train] = disturbed(scene.cameras, turns, seed, shifts=shifts).view[train]
+    return replace(scene, cameras=replace(scene.cameras, view=view))
+
+
+def disturbed(cameras: Cameras, spread: float, seed: int, *,
+              shifts: float | None = None) -> Cameras:
     """Cameras turned about, and shifted along, random axes of camera space.
 
     Args:
-        spread: standard deviation of each angle in radians, and of each shift as a share of the
-            camera's distance from the origin of object space.
+        spread: standard deviation of each angle in radians.
+        seed: of the noise.
+        shifts: that of each shift as a share of the camera's distance from the origin of object
+            space; None: as `spread`.
     """
     generator = torch.Generator().manual_seed(seed)
     angles = torch.randn(len(cameras), 3, generator=generator) * spread
-    x, y, z = angles.unbind(-1)
-    zero = torch.zeros_like(x)
-    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
     turn = torch.eye(4).repeat(len(cameras), 1, 1)
-    turn[:, :3, :3] = torch.linalg.matrix_exp(skew)
+    turn[:, :3, :3] = rotations(angles)
     distance = cameras.object_to_camera[:, :3, 3].norm(dim=-1, keepdim=True)
+    spread = spread if shifts is None else shifts
     turn[:, :3, 3] = torch.randn(len(cameras), 3, generator=generator) * spread * distance
     return replace(cameras, view=turn.to(cameras.view) @ cameras.view)
 

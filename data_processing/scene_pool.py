@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_processing.open_scene import PointCloud, disturbed, load_point_cloud
+from data_processing.open_scene import PointCloud, load_point_cloud, with_noise
 from data_processing.scenes import SceneOutline, load_scene, outline_scene
 from data_processing.splits import MIN_TRAIN_VIEWS, Split, meta_views, resolve_split
 from utils.config_sections import DataConfig
@@ -264,8 +264,7 @@ def read_scene(entry: PoolEntry, data: DataConfig, *, seed: int = 0,
     """
     with _quietly():
         scene = load_scene(entry.outline.path, **_options(data, entry.im_scale))
-    if data.randomize_cameras > 0:
-        scene = replace(scene, cameras=disturbed(scene.cameras, data.randomize_cameras, seed))
+    scene = with_noise(scene, entry.split, data, seed)
     train = tuple(view for view in entry.split.train if scene.masks[view].any())
     empty = [scene.view_names[view] for view in entry.split.train if view not in train]
     if len(train) < MIN_TRAIN_VIEWS:

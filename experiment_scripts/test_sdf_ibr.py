@@ -16,13 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.open_scene import open_scene  # noqa: E402
 from modules_sdf import build_model  # noqa: E402
+from scene_run import exhibit_of  # noqa: E402
 from sdf_meshing import write_results  # noqa: E402
-from training import build_scene_trainer, exhibit_of  # noqa: E402
+from training import build_scene_trainer  # noqa: E402
 from utils.checkpoints import load_checkpoint  # noqa: E402
 from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.loop import run_facts, stored_progress  # noqa: E402
 from utils.run import run_script, start_run  # noqa: E402
-from utils.views import views_of, with_poses  # noqa: E402
+from utils.views import views_of  # noqa: E402
 from utils.weights import with_checkpoint  # noqa: E402
 
 
@@ -35,10 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     config = with_checkpoint(config, path)
     model = build_model(config.sdf, config.cnn, config.views, config.run,
                         is_fast=config.tracing.tracer == "fast").to(run.device)
-    views, state = views_of(scene, split.train, run.device), load_checkpoint(path).get("task", {})
-    if config.run.load_model_poses:
-        views = with_poses(views, state)
-    trainer = build_scene_trainer(model, views, config, generator=run.generator)
+    state = load_checkpoint(path).get("task", {})
+    trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
+                                  generator=run.generator)
+    trainer.load_cameras(state)
     trainer.average.load_state_dict(state.get("average"))
     progress = stored_progress(path)
     exhibit = exhibit_of(trainer, scene, split, step=progress.step,

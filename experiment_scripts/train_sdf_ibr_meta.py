@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.scene_pool import open_pool  # noqa: E402
 from meta_training import MetaTrainer, meta_train  # noqa: E402
-from scene_run import model_of, task_on_scene  # noqa: E402
+from scene_run import check_meta, model_of, task_on_scene  # noqa: E402
 from sdf_meshing import write_curve  # noqa: E402
 from utils.config import META_SECTIONS, Config, parse_config  # noqa: E402
 from utils.config_stages import META_DEFAULTS  # noqa: E402
@@ -32,6 +32,7 @@ from utils.weights import NETWORKS, save_networks, with_meta_start  # noqa: E402
 def main(argv: list[str] | None = None) -> None:
     """Parse, then meta-train in this process and those that torchrun started beside it."""
     config = parse_config(META_SECTIONS, argv, defaults=META_DEFAULTS)
+    check_meta(config)
     config = with_meta_start(config) if config.meta.meta_initialization else config
     ranks = start_ranks(config.run.device)
     try:

@@ -11,7 +11,7 @@ ROWS = (
     {"utils"},
     {"modules", "sdf_rendering", "loss_functions", "scheduler", "meta_modules"},
     {"data_processing", "modules_unet", "sdf_meshing"},
-    {"modules_sdf", "training", "meta_training", "pretraining"},
+    {"modules_sdf", "training", "meta_training", "pretraining", "shape_fitting"},
     {"scene_run"},
     {"experiment_scripts"},
 )

@@ -68,7 +68,7 @@ def test_a_missing_folder_is_told_apart_from_a_missing_flag(tmp_path):
 
 
 def test_disturbed_cameras_move_a_little_and_stay_cameras(tiny_scene):
-    still, _ = open_scene(data_of(tiny_scene))
+    still, split = open_scene(data_of(tiny_scene))
     moved, _ = open_scene(data_of(tiny_scene, "--randomize_cameras", 0.02), seed=3)
     again, _ = open_scene(data_of(tiny_scene, "--randomize_cameras", 0.02), seed=3)
     other, _ = open_scene(data_of(tiny_scene, "--randomize_cameras", 0.02), seed=4)
@@ -81,7 +81,30 @@ def test_disturbed_cameras_move_a_little_and_stay_cameras(tiny_scene):
     # The origin of object space moves by the spread times its distance, in 18 draws well under 5.
     centres = [scene.cameras.object_to_camera[:, :3, 3] for scene in (still, moved)]
     shift = (centres[1] - centres[0]).norm(dim=-1) / centres[0].norm(dim=-1)
-    assert 0 < shift.min() and shift.max() < 5 * 0.02 * 3 ** 0.5
+    moves = shift[list(split.train)]
+    assert 0 < moves.min() and moves.max() < 5 * 0.02 * 3 ** 0.5
+
+
+def test_withheld_cameras_stay_where_they_are(tiny_scene):
+    still, split = open_scene(data_of(tiny_scene, "--test_views", "1,4"))
+    moved, _ = open_scene(data_of(tiny_scene, "--test_views", "1,4", "--randomize_cameras", 0.02))
+    same = (moved.cameras.view == still.cameras.view).flatten(1).all(1)
+    assert same.tolist() == [view in split.test for view in range(6)]
+
+
+def test_angles_and_shifts_have_spreads_of_their_own(tiny_scene):
+    still, split = open_scene(data_of(tiny_scene))
+    for turn, shift in ((0.0, 0.01), (0.01, 0.0)):
+        moved, _ = open_scene(data_of(tiny_scene, "--randomize_cameras", turn,
+                                      "--randomize_shifts", shift))
+        change = moved.cameras.view @ torch.linalg.inv(still.cameras.view)     # of camera space
+        train = list(split.train)
+        turned = (change[train, :3, :3] - torch.eye(3)).abs().amax((1, 2))
+        shifted = change[train, :3, 3].norm(dim=-1)
+        # float32 inverses of matrices with entries up to 3 are good to 1e-5
+        assert bool((turned > 1e-4).all()) == (turn > 0)
+        assert bool((turned < 1e-5).all()) == (turn == 0)
+        assert bool((shifted > 1e-4).all()) == (shift > 0)
 
 
 def test_no_spread_leaves_the_cameras(tiny_scene):

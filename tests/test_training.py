@@ -12,12 +12,12 @@ from tiny_runs import (
 import scene_run
 from data_processing.open_scene import CLOUD_FILE, load_point_cloud, open_scene
 from data_processing.scenes import SURFACE_POINTS
-from modules import SdfArchitecture, build_sdf
 from modules_sdf import build_model
-from training import SceneTrainer, SphereTask, build_scene_trainer, check_finite, trained_parts
+from training import SceneTrainer, build_scene_trainer, trained_parts
 from utils.checkpoints import checkpoints_in, load_checkpoint
-from utils.config_stages import LossConfig, TrainedPartsConfig
+from utils.config_stages import TrainedPartsConfig
 from utils.errors import CheckpointError
+from utils.finite import check_finite
 from utils.loop import loop_options, steps_per_epoch
 from utils.views import SurfaceBuffer, views_of, with_poses
 
@@ -293,35 +293,3 @@ def test_an_epoch_is_as_many_draws_as_the_flag_says():
     views = config_of("--experiment_name", "x", "--total_number_source_views", 49).views
     assert steps_per_epoch(views, 7) == 49
     assert steps_per_epoch(config_of("--experiment_name", "x").views, 7) == 7
-
-
-def test_the_sphere_is_fitted_and_resumed_to_the_bit():
-    def task():
-        torch.manual_seed(0)
-        return SphereTask(build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1)), 60, 5e-3,
-                          num_points=128, loss=LossConfig(),
-                          generator=torch.Generator().manual_seed(0))
-
-    whole = task()
-    before = whole.score(0)
-    losses = [whole.train_step(step) for step in range(60)]
-    after = whole.score(60)
-    assert after["mean_error"] < 0.3 * before["mean_error"]
-    assert after["mean_error"] < after["max_error"]
-    assert float(losses[-1]["total"]) < 0.3 * float(losses[0]["total"])
-    part, again = task(), task()
-    for step in range(20):
-        part.train_step(step)
-    again.load_state_dict(part.state_dict())
-    for step in range(20, 60):
-        again.train_step(step)
-    assert differing(whole.state_dict()["sdf"], again.state_dict()["sdf"]) == []
-
-
-def test_terms_of_the_sphere_follow_their_flags():
-    loss = LossConfig(opt_sdf_onsurface=0, opt_sdf_offsurface=0, opt_sdf_normal=0,
-                      opt_sdf_eikonal=0)
-    task = SphereTask(build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1)), 1, 1e-3,
-                      num_points=64, loss=loss, generator=torch.Generator())
-    losses = task.train_step(0)
-    torch.testing.assert_close(losses["total"], 60 * losses["direct"])

@@ -142,6 +142,17 @@ class Cameras:
         return xy_ndc.reshape(*shape, 2), depth.reshape(shape)
 
 
+def rotations(axis_angle: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) about axes (..., 3) whose length is the angle in radians.
+
+    The exponential of the cross product's matrix; differentiable, at 0 too.
+    """
+    x, y, z = axis_angle.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1)
+    return torch.linalg.matrix_exp(cross.reshape(*axis_angle.shape, 3))
+
+
 def pixel_centers_ndc(width: int, height: int) -> Tensor:
     """(H, W, 2) NDC of the pixel centres, row 0 at the top (y up)."""
     x = (2 * torch.arange(width) + 1) / width - 1

@@ -121,6 +121,9 @@ class SdfConfig:
     posenc_sdf_sigma: float = flag(1.0, "spread of the random frequencies (ff)", minimum=0)
     posenc_sdf_expbands: int = switch(0, "1: the bands grow as powers of two")
     init_sphere: int = switch(0, "1: start from the shipped sphere of radius 0.5")
+    init: str = flag("sphere", "what the surface starts as: the sphere, as init_sphere says, or "
+                     "the visual hull of the training masks, which the SDF is fitted to first",
+                     choices=("sphere", "hull"))
     init_regularized: int = switch(0, "1: start from weights that were fitted with regularisation")
     fit_sphere: int = switch(0, "1: fit the SDF to the sphere, nothing else")
     init_plane: int = switch(0, "1: start from a plane")
@@ -161,6 +164,13 @@ class ViewsConfig:
                                            choices=("random", "nearest"))
     occlusion_method: str = flag("raytrace", "what tells whether a source sees a point",
                                  choices=("raytrace", "correlation"))
+    refine_cameras: int = switch(0, "1: the training cameras but the first are trained too, once "
+                                 "the steps are over that all train the shape")
+    lr_cameras: float = flag(5e-4, "rate of the refined cameras: radians, and shifts as a share of "
+                             "the distance; it decays as lr", minimum=0)
+    target_crop: str = flag("", "a step renders crops of this size of its targets, N or WxH, for "
+                            "images that do not fit into memory; empty: whole targets",
+                            unit="pixels")
 
 
 @dataclass(frozen=True)
@@ -188,9 +198,11 @@ class DataConfig:
     test_views: str = flag("", "withheld views: 0-5,9 or all; empty: named split")
     num_train_views: int = flag(0, "train on so many of the training views, evenly spread among "
                                 "them; the withheld ones stay; 0: on all", minimum=0)
-    randomize_cameras: float = flag(0.0, "noise added to the cameras: spread of their angles, and "
-                                    "of their shifts as a share of their distance", unit="radians",
-                                    minimum=0)
+    randomize_cameras: float = flag(0.0, "noise added to the training cameras: spread of their "
+                                    "angles, and of their shifts as a share of their distance",
+                                    unit="radians", minimum=0)
+    randomize_shifts: float = flag(-1.0, "spread of those shifts; -1: as randomize_cameras",
+                                   unit="share of the distance", minimum=-1)
     load_im_scale: float = flag(1.0, "factor on the size of the images when they are read",
                                 minimum=0)
     im_scale: float = flag(1.0, "size of the video's frames, as a factor on that of the views",

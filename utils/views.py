@@ -169,6 +169,22 @@ class SurfaceBuffer:
         """Views `index` (on the CPU) were stored."""
         self._is_traced[index] = True
 
+    def rays_of_pixels(self, pixels: Tensor) -> Rays:
+        """Rays through pixels (N,), numbers among all V * H * W."""
+        height, width = self.t.shape[2:]
+        view, place = pixels // (height * width), pixels % (height * width)
+        row, column = place // width, place % width
+        return make_rays(self.origins[view, :, row, column], self.dirs[view, :, row, column])
+
+    def store_pixels(self, pixels: Tensor, t: Tensor, hit_mask: Tensor) -> None:
+        """Replace single pixels (N,), numbers among all V * H * W."""
+        self.t.view(-1)[pixels] = t.detach()
+        self.hit_mask.view(-1)[pixels] = hit_mask
+
+    def move(self, index: Tensor, origins: Tensor, dirs: Tensor) -> None:
+        """Other rays of views `index`: (K, 3, H, W) each; distances stay."""
+        self.origins[index], self.dirs[index] = origins.detach(), dirs.detach()
+
     def surface(self, index: Tensor) -> Surface:
         """Surface of views `index`, no gradient."""
         points = self.origins[index] + self.t[index] * self.dirs[index]

@@ -1,0 +1,210 @@
+"""The pixels of its targets that a training step renders: all, or a random crop of each.
+
+A crop is drawn so that every part of the image comes up, and each of its pixels has the weight that
+makes the expectation of a mean over crops the mean over whole images: one over how often a pixel
+is rendered, about 1.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from utils.devices import to_device
+from utils.errors import ConfigError
+from utils.rays import Rays, Surface, make_rays
+from utils.views import SurfaceBuffer
+
+#: Crops begin at multiples of it and are as long: D halves twice, and pools the same pixels so.
+STRIDE = 4
+#: The least side: at D's coarsest stage four pixels are left.
+LEAST_SIDE = 16
+
+
+class TargetPixels(Protocol):
+    """What a step renders of T targets; h x w pixels each.
+
+    Attributes:
+        index: (T,) of the views.
+        weight: (T, 1, h, w), mean about 1, that losses at these pixels have; None: all the same.
+    """
+
+    index: Tensor
+    weight: Tensor | None
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """(T, C, h, w) of maps (T, C, H, W) of the targets."""
+
+    def rays(self) -> Rays:
+        """Rays through the pixels, flat (T * h * w,)."""
+
+    def store(self, t: Tensor, hit_mask: Tensor) -> None:
+        """Put (T * h * w,) distances and hits into the buffer."""
+
+    def surface(self) -> Surface:
+        """The buffered surface at the pixels, (T, ., h, w); no gradient."""
+
+
+class WholeTargets:
+    """All pixels of views `index` (T,) of a buffer."""
+
+    weight = None
+
+    def __init__(self, buffer: SurfaceBuffer, index: Tensor) -> None:
+        self.buffer, self.index = buffer, index
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """The maps themselves."""
+        return maps
+
+    def rays(self) -> Rays:
+        """See `TargetPixels`."""
+        return self.buffer.rays(self.index)
+
+    def store(self, t: Tensor, hit_mask: Tensor) -> None:
+        """See `TargetPixels`."""
+        self.buffer.store(self.index, t, hit_mask)
+
+    def surface(self) -> Surface:
+        """See `TargetPixels`."""
+        return self.buffer.surface(self.index)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A window of each of T images.
+
+    Attributes:
+        rows, columns: (T, h) and (T, w) int64.
+        weight: (T, 1, h, w).
+    """
+
+    rows: Tensor
+    columns: Tensor
+    weight: Tensor
+
+    def to(self, device: torch.device) -> Windows:
+        """The same on a device."""
+        return Windows(*(to_device(x, device) for x in (self.rows, self.columns, self.weight)))
+
+
+class CropSampler:
+    """Draws windows.
+
+    Args:
+        size: (W, H) of the images.
+        crop: (w, h) of the windows; rounded up to multiples of STRIDE, at most the image.
+    """
+
+    def __init__(self, size: tuple[int, int], crop: tuple[int, int]) -> None:
+        self.columns, self.rows = (_Side(whole, part) for whole, part in zip(size, crop,
+                                                                             strict=True))
+
+    def draw(self, count: int, generator: torch.Generator) -> Windows:
+        """One window for each of `count` images; the generator lives on the CPU."""
+        rows, row_weight = self.rows.draw(count, generator)
+        columns, column_weight = self.columns.draw(count, generator)
+        return Windows(rows, columns, row_weight[:, None, :, None] * column_weight[:, None, None])
+
+    def windows(self) -> Windows:
+        """All that can be drawn, equally likely: the expectation is the mean over them."""
+        num_rows, num_columns = len(self.rows.starts), len(self.columns.starts)
+        rows, row_weight = self.rows.at(torch.arange(num_rows).repeat_interleave(num_columns))
+        columns, column_weight = self.columns.at(torch.arange(num_columns).repeat(num_rows))
+        return Windows(rows, columns, row_weight[:, None, :, None] * column_weight[:, None, None])
+
+
+class _Side:
+    """Windows along one side of an image.
+
+    They may begin up to half a window before the image and end as much after it, and are then moved
+    inside: pixels at the border are rendered half to one and a half times as often as others.
+    """
+
+    def __init__(self, whole: int, part: int) -> None:
+        self.part = min(whole, -(-max(part, LEAST_SIDE) // STRIDE) * STRIDE)
+        room = whole - self.part
+        over = self.part // 2 // STRIDE * STRIDE if room else 0
+        starts = torch.arange(-over, room + over + STRIDE, STRIDE) if room else torch.zeros(1)
+        self.starts = starts.long().clamp(0, room)
+        pixels = torch.arange(whole)
+        inside = (self.starts[:, None] <= pixels) & (pixels < self.starts[:, None] + self.part)
+        share = inside.float().mean(0)                                 # of the windows, (whole,)
+        self.weight = self.part / whole / share
+
+    def at(self, choice: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (T, part) of windows `choice` (T,), and their weights (T, part)."""
+        pixels = self.starts[choice][:, None] + torch.arange(self.part)
+        return pixels, self.weight[pixels]
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The same of windows drawn at random."""
+        return self.at(torch.randint(len(self.starts), (count,), generator=generator))
+
+
+class CroppedTargets:
+    """A window of each of views `index` (T,) of a buffer."""
+
+    def __init__(self, buffer: SurfaceBuffer, index: Tensor, windows: Windows) -> None:
+        self.buffer, self.index, self.windows = buffer, index, windows
+        self.weight = windows.weight.to(buffer.t.dtype)
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """(T, C, h, w) of (T, C, H, W); differentiable."""
+        target = torch.arange(len(maps), device=maps.device)[:, None, None]
+        rows, columns = self.windows.rows[:, :, None], self.windows.columns[:, None]
+        return maps.permute(0, 2, 3, 1)[target, rows, columns].permute(0, 3, 1, 2)
+
+    def rays(self) -> Rays:
+        """See `TargetPixels`."""
+        parts = (self.cut(x[self.index]) for x in (self.buffer.origins, self.buffer.dirs))
+        return make_rays(*(part.permute(0, 2, 3, 1).reshape(-1, 3) for part in parts))
+
+    def store(self, t: Tensor, hit_mask: Tensor) -> None:
+        """See `TargetPixels`."""
+        self.buffer.store_pixels(self._pixels().reshape(-1), t, hit_mask)
+
+    def surface(self) -> Surface:
+        """See `TargetPixels`."""
+        found = self.buffer.surface(self.index)
+        return Surface(self.cut(found.points_obj), self.cut(found.hit_mask))
+
+    def _pixels(self) -> Tensor:
+        """(T, h, w) index of the pixels among all V * H * W of the buffer."""
+        height, width = self.buffer.t.shape[2:]
+        rows, columns = self.windows.rows[:, :, None], self.windows.columns[:, None]
+        return (self.index[:, None, None] * height + rows) * width + columns
+
+
+def touched_pixels(uv_grid: Tensor, inside_mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels of K images that bilinear samples read.
+
+    Args:
+        uv_grid: (K, N, 2) grid_sample coordinates, first and last pixel centre at -1, 1.
+        inside_mask: (K, N) bool, samples that count.
+        size: (W, H) of the images.
+    Returns:
+        (M,) int64, index among all K * H * W pixels, each once.
+    """
+    width, height = size
+    limit = uv_grid.new_tensor([width - 1, height - 1])
+    low = torch.minimum(((uv_grid + 1) / 2 * limit).clamp(min=0), limit).floor().long()  # (K, N, 2)
+    high = torch.minimum(low + 1, limit.long())
+    image = torch.arange(len(uv_grid), device=uv_grid.device)[:, None].expand(inside_mask.shape)
+    image, low, high = image[inside_mask], low[inside_mask], high[inside_mask]
+    touched = torch.zeros(len(uv_grid) * height * width, dtype=torch.bool, device=uv_grid.device)
+    for rows in (low[:, 1], high[:, 1]):
+        for columns in (low[:, 0], high[:, 0]):
+            touched[(image * height + rows) * width + columns] = True
+    return touched.nonzero()[:, 0]
+
+
+def crop_size(text: str) -> tuple[int, int]:
+    """`--target_crop` as (w, h); ConfigError for what is no size."""
+    words = text.lower().split("x")
+    if len(words) not in (1, 2) or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise ConfigError(f"--target_crop is '{text}', needed N or WxH in pixels, such as 256 or "
+                          "320x240")
+    return int(words[0]), int(words[-1])
