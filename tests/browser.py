@@ -51,7 +51,7 @@ class Visit:
 
     Attributes:
         requests: addresses that were asked for, data: left out, whether they were let through.
-        sent: addresses of the network that the whole browser asked for, by its own log.
+        sent: addresses of the network that pages asked for, by the browser's own log.
         pictures, videos: width of each in pixels, 0 for one that is not shown.
         refused: directive and address of what the page's policy forbade.
         max_width: of the body by the page's style.
@@ -103,11 +103,15 @@ def visit(address: str, folder: Path, *, outside_port: int = 9, width: int = 100
 
 
 def _sent(log: Path) -> list[str]:
-    """Addresses of http, https, ws, ftp and the like in a browser's net log."""
+    """Addresses of the network that pages asked for, in a browser's net log.
+
+    What the browser wants for itself (its time, its updates) has no origin, and is left out.
+    """
     content = json.loads(log.read_text(encoding="utf-8"))
-    urls = [event.get("params", {}).get("url", "") for event in content["events"]]
-    return list(dict.fromkeys(url for url in urls if "://" in url
-                              and not url.startswith(("file:", "chrome", "devtools:"))))
+    starting = content["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    jobs = [event.get("params", {}) for event in content["events"] if event["type"] == starting]
+    return [job["url"] for job in jobs
+            if "url" in job and job.get("initiator") != "not an origin"]
 
 
 class _Devtools:

@@ -3,19 +3,25 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from tiny_runs import FULL, ROOT, SCRIPTS, flags_of, start, start_as_ranks
 
+from utils.distributed import keep_to_this_machine
+
+#: Addresses as Linux tells them: IPv4, mapped to IPv6 and IPv6; and that of every interface.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+EVERYWHERE = "00000000000000000000000000000000"
 LISTENING = ROOT / "tests" / "listening.py"
 #: Modules of the standard library and others that open connections.
 NETWORK = {"socket", "ssl", "urllib.request", "http", "ftplib", "smtplib", "asyncio", "requests",
            "httpx", "urllib3", "socketserver", "xmlrpc", "webbrowser", "telnetlib"}
 #: Who may import them: downloads, which only checkpoints/download.py uses.
 MAY_OPEN = {"utils/downloads.py"}
-#: Programs that a run may start: the revision for its log, its video, the processor's name.
+#: Programs that a run may start: for its revision, its video, and to find the C library.
 PROGRAMS = ("git", "ffmpeg", "ldconfig", "gcc", "cc", "ld", "objdump")
 RESULTS = ["--test_rt", 1, "--test_plot", 1, "--test_cameras", 1, "--test_metrics", 1,
            "--test_spacetime_video", 1, "--mesh_formats", "ply,obj,glb", *FULL]
@@ -83,11 +89,30 @@ def test_an_opened_connection_is_noted(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process' sockets")
 def test_ranks_on_one_machine_talk_over_loopback(tiny_scenes, tmp_path, monkeypatch):
+    """All but torch's store, which listens on every interface: the main rank's, or torchrun's."""
     monkeypatch.setenv("LISTENING", "torch")
     flags = flags_of(tmp_path, tiny_scenes, "--num_steps", 1, "--num_meta_steps", 1,
                      "--meta_batch_size", 2, "--test_views", "")
     ended = start_as_ranks(LISTENING, tmp_path / "record.json",
                            SCRIPTS / "train_sdf_ibr_meta.py", *flags, cwd=tmp_path)
     assert [code for code, _ in ended] == [0, 0], ended
-    opened = json.loads((tmp_path / "record.json").read_text())
-    print(opened)
+    for rank, store in ((0, {("listening", EVERYWHERE)}), (1, set())):
+        found = {tuple(pair) for pair in json.loads((tmp_path / f"record.json{rank}").read_text())}
+        sockets = {pair for pair in found if pair[0] in ("connected", "listening")}
+        assert {address for _, address in sockets - store} <= LOOPBACK
+        assert {state for state, _ in sockets} == {"connected", "listening"}
+        assert not {event for event, _ in found - sockets} - {"subprocess.Popen"}
+
+
+@pytest.mark.parametrize("master, before, after", [
+    ("127.0.0.1", None, "lo"), ("localhost", None, "lo"), ("127.0.0.1", "eth1", "eth1"),
+    ("192.0.2.7", None, None), (None, None, None)])
+def test_ranks_are_told_to_keep_to_loopback(monkeypatch, master, before, after):
+    for name, value in (("MASTER_ADDR", master), ("GLOO_SOCKET_IFNAME", before),
+                        ("NCCL_SOCKET_IFNAME", before)):
+        monkeypatch.setenv(name, value or "")              # so that it is put back afterwards
+        if value is None:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "platform", "linux")
+    keep_to_this_machine()
+    assert os.environ.get("GLOO_SOCKET_IFNAME") == os.environ.get("NCCL_SOCKET_IFNAME") == after
