@@ -28,14 +28,14 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 #: Runs in the page before anything of it: what its own policy refuses.
 LISTENER = """window.refused = []; document.addEventListener('securitypolicyviolation',
     event => window.refused.push(event.violatedDirective + ' ' + event.blockedURI), true);"""
-#: What is to be seen; a video tells its size a little after the page is there.
+#: What is to be seen; a video has its first frame a little after the page is there.
 SHOWN = """(async () => {
     const videos = [...document.querySelectorAll('video')], until = Date.now() + 10000;
-    while (videos.some(video => !video.videoWidth && !video.error) && Date.now() < until)
+    while (videos.some(video => video.readyState < 2 && !video.error) && Date.now() < until)
         await new Promise(resolve => setTimeout(resolve, 50));
     const root = document.documentElement;
     return {pictures: [...document.images].map(image => image.naturalWidth),
-            videos: videos.map(video => video.videoWidth),
+            videos: videos.map(video => video.readyState < 2 ? 0 : video.videoWidth),
             margin: getComputedStyle(document.body).maxWidth,
             width: root.scrollWidth, room: root.clientWidth, refused: window.refused}})()"""
 

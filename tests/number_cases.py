@@ -54,7 +54,6 @@ class NumberCase:
         skew: in image widths.
         is_one_camera: all cameras are the same one.
         masks: `ball`; `block`, the middle of the image whatever the cameras see; `full`; `none`.
-        scene_format: that it is written in.
         flags: more of them.
         refused: words of our own error, where that is the right answer.
     """
@@ -73,7 +72,6 @@ class NumberCase:
     skew: float = 0.0
     is_one_camera: bool = False
     masks: str = "ball"
-    scene_format: str = "processed"
     flags: tuple[str, ...] = ()
     refused: str = ""
 
@@ -125,14 +123,11 @@ LARGE = (
 #: What each cheap case is also run with.
 WAYS = {
     "": (),
-    "reference tracer": ("--tracer", "reference"),
-    "crops": ("--target_crop", "16"),
-    "refined cameras": ("--refine_cameras", "1", "--image_batch_size", "2"),
-    "epipolar weights": ("--feature_aggregation_method", "lumigraph_epipolar"),
-    "foreground loss": ("--image_loss_region", "foreground"),
-    "correlation": ("--occlusion_method", "correlation"),
-    "hull": ("--init", "hull"),
-    "idr": (),
+    "reference tracer, epipolar weights": (
+        "--tracer", "reference", "--feature_aggregation_method", "lumigraph_epipolar"),
+    "idr, crops, foreground": ("--target_crop", "16", "--image_loss_region", "foreground"),
+    "refined cameras": ("--refine_cameras", "1"),
+    "hull, correlation": ("--init", "hull", "--occlusion_method", "correlation"),
 }
 
 
@@ -204,7 +199,7 @@ def run_case(case: NumberCase, folder: Path, way: str = "", *,
         way: of WAYS.
         sphere: what the SDF starts as.
     """
-    scene_format = "idr" if way == "idr" else case.scene_format
+    scene_format = "idr" if way.startswith("idr") else "processed"
     start, refused, problems = time.perf_counter(), "", []
     try:
         scene = write_scene(scene_of(case), folder, scene_format)
