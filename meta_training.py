@@ -12,6 +12,7 @@ import gc
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +44,7 @@ class InnerTask(Protocol):
     """One scene's training, as `training.SceneTrainer` does it."""
 
     plan: Callable[[int], StepPlan]
+    rate_factor: float
     score: Callable[[int], dict[str, float]]
 
     def train_step(self, step: int) -> dict[str, Tensor]:
@@ -74,7 +76,7 @@ class MetaTrainer:
                  ranks: Ranks = Ranks()) -> None:
         self.model, self.pool, self.make_task = model, pool, make_task
         self.meta, self.rates, self.seed, self.ranks = meta, rates, seed, ranks
-        self.batch_size = meta.meta_batch_size or ranks.size
+        self.batch_size, self.rate_factor = meta.meta_batch_size or ranks.size, 1.0
         self.first_state = {name: value.clone() for name, value in model.state_dict().items()}
         self.slow = copy_weights(model)
         names = [name for name, _ in model.named_parameters()]
@@ -88,7 +90,8 @@ class MetaTrainer:
         Returns:
             Means over the batch; "total", "image" and "soft_mask" are means over the inner steps.
         Raises:
-            FloatingPointError: a loss or an update is not finite; the slow weights are as before.
+            FloatingPointError: a loss or an update is not finite, here or on another rank; the
+                slow weights are as before.
             RankError: another rank failed or is gone.
         """
         broadcast_int(step, self.ranks)
@@ -106,7 +109,8 @@ class MetaTrainer:
     def follow(self) -> None:
         """What all ranks but the main one do: their share of its steps, until it ends."""
         while (step := broadcast_int(STOP, self.ranks)) != STOP:
-            self._update(step, plan_outer_step(step, self.meta))
+            with suppress(FloatingPointError):             # the main rank skips the step too
+                self._update(step, plan_outer_step(step, self.meta))
 
     def finish(self) -> None:
         """Tell the other ranks that the run is over."""
@@ -115,7 +119,9 @@ class MetaTrainer:
     def _update(self, step: int, plan: OuterPlan) -> tuple[Weights, Tensor]:
         """The batch's mean update, and its mean FIGURES; each rank computes its share."""
         self.batch_size = broadcast_int(self.batch_size, self.ranks)
-        broadcast_tensors(list(self.slow.values()), self.ranks)
+        factor = torch.tensor(self.rate_factor, device=self.ranks.device)
+        broadcast_tensors([*self.slow.values(), factor], self.ranks)
+        self.rate_factor = float(factor)
         share = self.ranks.share(self.batch_size)
         with failing_together(self.ranks):
             found = [self._adapt_to_scene(step, position, plan) for position in share]
@@ -139,6 +145,7 @@ class MetaTrainer:
         task = self.make_task(self.model, scene, self.generator("inner", step, position))
         single, k = task.plan, self.meta.num_meta_steps
         task.plan = lambda number: plan.inner(single(number))
+        task.rate_factor = self.rate_factor
         losses: list[dict[str, Tensor]] = []
         try:
             adapt(self.model, self.slow, lambda number: losses.append(task.train_step(number)), k)
@@ -211,6 +218,10 @@ class MetaTrainer:
             task.train_step(number)
         start = {"start_psnr": before["psnr"]} if "psnr" in before else {}
         return start | task.score(num_steps)
+
+    def notices(self) -> dict[str, str]:
+        """None: the slow weights are of no scene."""
+        return {}
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
         """None: the slow weights are of no scene."""

@@ -35,8 +35,8 @@ from utils.weights import convolution_kinds, encoder_kind, load_first_weights
 
 TRACE_CHUNK = 1 << 16          # rays traced at once when whole views are rendered
 DEFAULT_ENCODER = "plain"      # from random weights
-#: What D gives before pre-training. On the way from black to it, most features of E would die:
-#: their ReLUs, the last of E, all learn at once to give less.
+#: What D gives before training. On the way from black to it, most features of E would die: their
+#: ReLUs, the last of E, all learn at once to give less.
 GREY = 0.5
 #: Narrower images are convolved in fp32: the gradient that oneDNN (torch 2.13) gives the weights of
 #: a bf16 convolution of stride 2 holds what was in memory before where the input is one pixel wide,
@@ -360,8 +360,7 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     encoder = nn.Identity() if is_rgb else ImageEncoder(
         num_features=features, depth=cnn.model_image_encoder_depth,
         kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolutions["encoder"])
-    decoder = nn.Identity() if is_rgb else FeatureDecoder(
-        num_features=features, convolution=convolutions["decoder"])
+    decoder = nn.Identity() if is_rgb else grey_decoder(features, convolutions["decoder"])
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
                              views.occlusion_method, is_compact=is_fast,
                              precision=conv_precision(cnn.precision, run.device, is_fast))
@@ -389,8 +388,7 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
     features = cnn.model_image_encoder_features
     encoder = ImageEncoder(num_features=features, depth=cnn.model_image_encoder_depth,
                            kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolution)
-    decoder = FeatureDecoder(num_features=features, convolution=convolution)
-    nn.init.constant_(decoder.out.bias, GREY)
+    decoder = grey_decoder(features, convolution)
     precision = conv_precision(cnn.precision, run.device, True)
     model = ImageNetworks(BlendSettings(precision=precision), encoder=encoder, decoder=decoder)
     if cnn.resnet_weights:
@@ -398,6 +396,13 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
     load_first_weights(model, run)
     model.lay_out_weights()
     return model
+
+
+def grey_decoder(num_features: int, convolution: str) -> FeatureDecoder:
+    """D with random weights that begins about GREY."""
+    decoder = FeatureDecoder(num_features=num_features, convolution=convolution)
+    nn.init.constant_(decoder.out.bias, GREY)
+    return decoder
 
 
 def conv_precision(flag: str, device: str, is_fast: bool) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from utils.config_stages import PretrainConfig
 from utils.distributed import (
     Ranks, average_gradients, average_tensors, broadcast_int, broadcast_tensors, failing_together)
 from utils.errors import ConfigError
+from utils.finite import keeping_statistics, running_statistics
 from utils.loop import Loop, LoopOptions, Progress
 from utils.metrics import psnr_foreground
 from utils.pictures import error_map, save_png, sheet, to_uint8
@@ -95,9 +97,8 @@ class PairTrainer:
         self.average = WeightAverage(model, TRAINED, rates.average_decay)
         self._latest: tuple[int, dict[str, dict[str, float]]] | None = None
         self._is_shared = ranks.size == 1
-        self.statistics = [value for module in model.modules()
-                           if isinstance(module, nn.BatchNorm2d)
-                           for value in (module.running_mean, module.running_var)]
+        self.rate_factor = 1.0
+        self.statistics = running_statistics(model)
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One step of all processes; the others do their share in `follow`.
@@ -114,15 +115,24 @@ class PairTrainer:
     def follow(self) -> None:
         """What all processes but the main one do: their share of its steps, until it ends."""
         while (step := broadcast_int(STOP, self.ranks)) != STOP:
-            self._step(step)
+            with suppress(FloatingPointError):             # the main process skips the step too
+                self._step(step)
 
     def finish(self) -> None:
         """Tell the other processes that the run is over."""
         broadcast_int(STOP, self.ranks)
 
+    def notices(self) -> dict[str, str]:
+        """None."""
+        return {}
+
     def _step(self, step: int) -> dict[str, Tensor]:
-        if not self._is_shared:
+        if self.ranks.size > 1 and not broadcast_int(int(self._is_shared), self.ranks):
             self._share_start()
+        with keeping_statistics(self.statistics):
+            return self._update(step)
+
+    def _update(self, step: int) -> dict[str, Tensor]:
         with failing_together(self.ranks):
             losses = self._accumulate(self.stream.at(step))
         parameters = list(self.model.parameters())
@@ -133,7 +143,7 @@ class PairTrainer:
             raise FloatingPointError("the gradient is not finite, the losses are")
         self.optimizer.param_groups[0]["lr"] = self.rates.lr * learning_rate_factor(
             step, self.rates.lr_encdec_decay_steps, self.rates.lr_decay_factor) * warmup_factor(
-            step, self.flags.lr_warmup_steps)
+            step, self.flags.lr_warmup_steps) * self.rate_factor
         self.optimizer.step()
         self.average.update()
         return losses
@@ -144,7 +154,9 @@ class PairTrainer:
         state, parameters = self.optimizer.state, list(self.model.parameters())
         counts = torch.tensor([int(state[p]["step"]) if p in state else 0 for p in parameters],
                               device=self.ranks.device)
-        broadcast_tensors([*self.model.state_dict().values(), counts], self.ranks)
+        factor = torch.tensor(self.rate_factor, device=self.ranks.device)
+        broadcast_tensors([*self.model.state_dict().values(), counts, factor], self.ranks)
+        self.rate_factor = float(factor)
         for parameter, count in zip(parameters, counts.tolist(), strict=True):
             if count and not self.ranks.is_main:
                 state[parameter] = {"step": torch.tensor(float(count)),
@@ -262,7 +274,7 @@ class PairTrainer:
         load_state(self.model, state["model"], "the run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
-        self._latest = None
+        self._latest, self._is_shared = None, self.ranks.size == 1
 
 
 def open_pairs(config: Config) -> tuple[PairSource, PairSource]:

@@ -42,6 +42,11 @@ class StepPlan:
     lr: float
     lr_cameras: float = 0.0
 
+    def scaled(self, factor: float) -> StepPlan:
+        """The same with all rates times a factor."""
+        return replace(self, lr_sdf=self.lr_sdf * factor, lr=self.lr * factor,
+                       lr_cameras=self.lr_cameras * factor)
+
 
 @dataclass(frozen=True)
 class OuterPlan:

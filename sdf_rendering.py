@@ -333,7 +333,8 @@ def sample_points(maps: Tensor, source: Tensor, uv: Tensor) -> Tensor:
     x, y = share.unbind(-1)
     weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], -1)
     pixels = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])       # (K * Hs * Ws, C)
-    corners = pixels.index_select(0, index.reshape(-1)).reshape(*index.shape, pixels.shape[1])
+    corners = pixels.index_select(0, index.reshape(-1))
+    corners = corners.reshape(*index.shape, maps.shape[1])              # (N, 4, C)
     return (corners * weights[..., None]).sum(1)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,9 +68,8 @@ class ShapeFit:
     def __init__(self, sdf: nn.Module, num_steps: int, lr: float, *, loss: LossConfig,
                  generator: torch.Generator) -> None:
         self.sdf, self.loss, self.generator = sdf, loss, generator
+        self.num_steps, self.lr, self.rate_factor = num_steps, lr, 1.0
         self.optimizer = torch.optim.Adam(sdf.parameters(), lr=lr)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer,
-                                                                   max(num_steps, 1))
 
     def draw(self) -> KnownPoints:
         """Points of one step, on the CPU."""
@@ -98,9 +98,18 @@ class ShapeFit:
         check_finite(losses["total"], losses)
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
+        self.optimizer.param_groups[0]["lr"] = self.rate_at(step)
         self.optimizer.step()
-        self.schedule.step()
         return {name: value.detach() for name, value in losses.items()}
+
+    def rate_at(self, step: int) -> float:
+        """The rate of a step: half of a cosine's period down to 0."""
+        share = min(step / max(self.num_steps, 1), 1.0)
+        return self.lr * self.rate_factor * (1 + math.cos(math.pi * share)) / 2
+
+    def notices(self) -> dict[str, str]:
+        """None."""
+        return {}
 
     def _directions(self, count: int) -> Tensor:
         return F.normalize(torch.randn(count, 3, generator=self.generator), dim=-1)
@@ -115,15 +124,14 @@ class ShapeFit:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimiser, schedule and random state."""
+        """Network, optimiser and random state."""
         return {"sdf": self.sdf.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(), "generator": self.generator.get_state()}
+                "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         load_state(self.sdf, state["sdf"], "the run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"].cpu())
 
 

@@ -23,12 +23,13 @@ from utils.config_stages import LossConfig, TrainedPartsConfig
 from utils.derivatives import gradient
 from utils.devices import to_device
 from utils.errors import ConfigError
-from utils.finite import FiniteGuard
+from utils.finite import FiniteGuard, keeping_statistics, running_statistics
 from utils.loop import steps_per_epoch
 from utils.point_buffers import fill_buffer
 from utils.pose_refinement import PoseTrainer
 from utils.rays import Rays, Surface
 from utils.step_views import StepViews, along_rays, step_views
+from utils.surface_watch import SurfaceWatch
 from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
 from utils.views import (
     CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
@@ -59,6 +60,7 @@ class SceneTrainer:
         crops: draws the part of each target that a step renders; None: whole targets.
         refiner: trains the cameras; None: they are as given.
         is_refined: the cameras are not those given, from this run or a checkpoint.
+        rate_factor: what all rates are multiplied with.
     """
 
     def __init__(self, model: nn.Module, views: TrainingViews, sampler: ViewSampler,
@@ -74,7 +76,9 @@ class SceneTrainer:
         self.refiner: PoseTrainer | None = None
         self.is_refined = False
         self.plan, self.generator = plan, generator
-        self.guard = FiniteGuard()
+        self.guard, self.rate_factor = FiniteGuard(), 1.0
+        self.statistics = running_statistics(model)
+        self.watch = SurfaceWatch(views.names, views.images.device)
         self.buffer = SurfaceBuffer(views.cameras)
         self.optimizer = make_optimizer(model)
         self.average = WeightAverage(model, AVERAGED, average_decay)
@@ -112,12 +116,21 @@ class SceneTrainer:
             FloatingPointError: on a CPU, a loss is not finite; nothing was updated. For GPUs see
                 `FiniteGuard`.
         """
-        plan = self.plan(step)
-        losses = self.losses(plan)
-        if losses["total"].requires_grad:                  # else this step has nothing to train
-            losses["total"] = self.update(losses["total"], plan)
-            self.average.update()
+        plan = self.plan(step).scaled(self.rate_factor)
+        try:
+            with keeping_statistics(self.statistics):
+                losses = self.losses(plan)
+                if losses["total"].requires_grad:          # else this step has nothing to train
+                    losses["total"] = self.update(losses["total"], plan)
+                    self.average.update()
+        except FloatingPointError:
+            self.buffer.drop_not_finite()
+            raise
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def notices(self) -> dict[str, str]:
+        """Views that see no surface, and a surface that left the sphere."""
+        return self.watch.notices(self.model.sdf)
 
     def losses(self, plan: StepPlan) -> dict[str, Tensor]:
         """Unweighted losses of a batch drawn now, and their weighted "total" with its graph."""
@@ -176,6 +189,8 @@ class SceneTrainer:
         """Trace the targets: their differentiable surface, and the losses on the shape."""
         sdf, rays = self.model.sdf, views.target_rays()
         found = self.tracer.trace(sdf, rays)
+        self.watch.note(views.batch.targets, found.hit_mask,
+                        views.targets.cut(self.views.masks[views.batch.targets]))
         surface = self.differentiable_surface(views.targets, rays, found.t, found.hit_mask)
         losses = {"soft_mask": self.soft_mask_loss(views, rays, found.hit_mask, plan.alpha)}
         if self.loss.opt_sdf_eikonal:
@@ -326,6 +341,7 @@ class SceneTrainer:
         self.average.load_state_dict(state.get("average"))
         self.buffer.load_state_dict(state["surface"])
         self.generator.set_state(state["generator"].cpu())
+        self.guard.forget()
 
     def load_cameras(self, state: dict[str, Any]) -> None:
         """Take a state's cameras where they were refined, or where the flags ask for them."""

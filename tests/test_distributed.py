@@ -75,18 +75,29 @@ broadcast_tensors([value], ranks)
 assert value.tolist() == [0, 0] and broadcast_int(ranks.rank + 7, ranks) == 7
 with failing_together(ranks):
     pass
+for number, kind in enumerate((FloatingPointError, ValueError)):
+    try:
+        with failing_together(ranks):
+            if ranks.rank == 1:
+                raise kind("loss not finite: eikonal")
+    except (FloatingPointError, RankError, ValueError) as error:
+        print(number, type(error).__name__, error)
 try:
     with failing_together(ranks):
-        if ranks.rank == 1:
-            raise FloatingPointError("loss not finite: eikonal")
-except (FloatingPointError, RankError) as error:
-    print(type(error).__name__, error)
+        if ranks.rank:
+            raise FloatingPointError("not finite") if ranks.rank == 1 else KeyError("lost")
+except (FloatingPointError, RankError, KeyError) as error:
+    print(2, type(error).__name__)
 finish_ranks()
 """, cwd=project_root, size=3)
     assert [code for code, _ in ended] == [0, 0, 0], ended
-    told = "RankError rank 1 failed: FloatingPointError: loss not finite: eikonal"
-    assert told in ended[0][1] and told in ended[2][1]
-    assert "FloatingPointError loss not finite: eikonal" in ended[1][1]
+    for number, kind, others in ((0, "FloatingPointError", "FloatingPointError"),
+                                 (1, "ValueError", "RankError")):     # skipped by all, ends all
+        told = f"{number} {others} rank 1 failed: {kind}: loss not finite: eikonal"
+        assert told in ended[0][1] and told in ended[2][1]
+        assert f"{number} {kind} loss not finite: eikonal" in ended[1][1]
+    kinds = ["2 RankError", "2 RankError", "2 KeyError"]
+    assert all(kind in output for kind, (_, output) in zip(kinds, ended, strict=True))
 
 
 def test_a_rank_that_dies_is_named(project_root):

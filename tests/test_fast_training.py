@@ -15,6 +15,7 @@ from modules_sdf import build_model
 from scheduler import StepPlan
 from sdf_rendering import make_tracer
 from training import build_scene_trainer
+from utils.step_views import step_views
 from utils.views import Batch, Sources, Targets, views_of
 
 BATCH = Batch(torch.tensor([0, 1, 2]), torch.tensor([2, 0]))
@@ -72,10 +73,15 @@ def pair(request, fast_name, tiny_scene, tiny_sphere, fitted):
             for name in ("reference", fast_name)]
 
 
+def views_of_batch(trainer):
+    return step_views(BATCH, trainer.views.cameras, trainer.buffer)
+
+
 def soft_mask_and_gradient(trainer, alpha):
-    rays = trainer.buffer.rays(BATCH.targets)
+    views = views_of_batch(trainer)
+    rays = views.target_rays()
     hit_mask = trainer.tracer.trace(trainer.model.sdf, rays).hit_mask
-    loss = trainer.soft_mask_loss(BATCH, rays, hit_mask, alpha)
+    loss = trainer.soft_mask_loss(views, rays, hit_mask, alpha)
     grads = torch.autograd.grad(loss, list(trainer.model.sdf.parameters()))
     return loss.item(), torch.cat([grad.reshape(-1) for grad in grads])
 
@@ -114,10 +120,11 @@ def test_image_loss_and_gradient_of_the_shape_agree(pair):
     plan = StepPlan(True, 50.0, 1e-3, 1e-4, 5e-4)
     found = []
     for trainer in pair:
-        rays = trainer.buffer.rays(BATCH.targets)
+        views = views_of_batch(trainer)
+        rays = views.target_rays()
         traced = trainer.tracer.trace(trainer.model.sdf, rays)
-        surface = trainer.differentiable_surface(BATCH, rays, traced.t, traced.hit_mask)
-        loss = trainer.image_loss(BATCH, surface, plan)
+        surface = trainer.differentiable_surface(views.targets, rays, traced.t, traced.hit_mask)
+        loss = trainer.image_loss(views, surface, plan)
         grads = torch.autograd.grad(loss, list(trainer.model.sdf.parameters()))
         found.append((loss.item(), torch.cat([grad.reshape(-1) for grad in grads])))
     assert found[1][0] == pytest.approx(found[0][0], rel=0.02)

@@ -22,8 +22,10 @@ class Counter:
     def __init__(self) -> None:
         self.total = torch.zeros(())
         self.scored, self.drawn, self.fails_at = [], [], {}
+        self.rate_factor, self.trouble, self.tried = 1.0, {}, []
 
     def train_step(self, step):
+        self.tried.append((step, self.rate_factor))
         if step in self.fails_at:
             raise self.fails_at[step]
         self.total = self.total + torch.rand(())
@@ -32,6 +34,9 @@ class Counter:
     def score(self, step):
         self.scored.append(step)
         return {"psnr": 10.0 + step}
+
+    def notices(self):
+        return self.trouble
 
     def pictures(self, step):
         self.drawn.append(step)
@@ -143,14 +148,98 @@ def test_a_run_that_is_complete_is_left_as_it_is(make_loop):
     assert torch.equal(other.total, task.total) and other.scored == []
 
 
-def test_a_loss_that_is_not_finite_names_step_and_state(make_loop):
+def test_a_step_that_is_not_finite_is_skipped_and_counted(make_loop, caplog):
     made, task = make_loop(LoopOptions(num_steps=6, save_interval=2))
     task.fails_at[3] = FloatingPointError("loss not finite: image")
+    progress = made.run()
+    assert progress.step == 6 and task.tried == [(step, 1.0) for step in range(6)]
+    assert (progress.setbacks.skipped, progress.setbacks.returns) == (1, 0)
+    assert [row["step"] for row in progress.curve if "loss_total" in row] == [1, 2, 3, 5, 6]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == \
+        ["step 3 skipped, 1 so far: loss not finite: image"]
+
+
+class Fragile(Counter):
+    """Fails at some steps while the rates are above a bound."""
+
+    def __init__(self, steps, bound):
+        super().__init__()
+        self.steps, self.bound = steps, bound
+
+    def train_step(self, step):
+        losses = super().train_step(step)
+        if step in self.steps and self.rate_factor > self.bound:
+            raise FloatingPointError("loss not finite: image")
+        return losses
+
+
+def test_three_in_a_row_go_back_with_half_the_rates(make_loop, caplog):
+    """The numbers drawn after the return are those that were drawn before."""
+    options = LoopOptions(num_steps=9, save_interval=4)
+    made, task = make_loop(options, task=Fragile({5, 6, 7}, 0.5))
+    progress = made.run()
+    assert [step for step, _ in task.tried] == [0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 8]
+    assert [factor for _, factor in task.tried] == [1.0] * 8 + [0.5] * 5
+    assert progress.step == 9 and progress.setbacks.returns == 1
+    assert [row["step"] for row in progress.curve] == list(range(1, 10))
+    assert "goes back to step 4, with 0.5 of the rates" in caplog.text
+    plain, twin = make_loop(options, "--experiment_name", "plain")
+    plain.run()
+    assert torch.equal(task.total, twin.total)
+    again, other = make_loop(LoopOptions(num_steps=10), task=Fragile(set(), 0))
+    again.run()
+    assert other.tried == [(9, 0.5)]              # a resumed run keeps the smaller rates
+
+
+def test_before_the_first_checkpoint_it_goes_back_to_the_start(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=6), task=Fragile({1, 2, 3}, 0.25))
+    progress = made.run(lambda: setattr(task, "total", torch.ones(())))
+    assert [step for step, _ in task.tried] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    assert progress.setbacks.rate_factor == 0.25 and progress.setbacks.skipped == 6
+    assert task.total >= 1 and steps_of(made) == [6]
+
+
+def test_a_run_that_going_back_does_not_help_ends_with_what_was_tried(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=9, save_interval=2), task=Fragile({3, 4, 5}, 0))
     with pytest.raises(FloatingPointError) as caught:
         made.run()
-    assert all(word in str(caught.value)
-               for word in ("step 3", "loss not finite: image", str(made.folder.checkpoints)))
-    assert steps_of(made) == [2]
+    for word in ("step 5", "loss not finite: image", "3 returns", "0.125 of the rates",
+                 str(made.folder.checkpoints), "--lr"):
+        assert word in str(caught.value)
+    assert steps_of(made) == [2]                  # none in the midst of what fails
+    assert [step for step, _ in task.tried] == [0, 1] + [2, 3, 4, 5] * 4
+
+
+def test_setbacks_that_were_overcome_do_not_add_up(make_loop):
+    """Each place needs one return; there are more places than tries."""
+    made, task = make_loop(LoopOptions(num_steps=40, save_interval=4))
+    plain = task.train_step
+
+    def train_step(step):
+        losses = plain(step)
+        if step % 8 >= 5 and task.rate_factor > 0.5 ** (step // 8 + 1):
+            raise FloatingPointError("loss not finite: image")
+        return losses
+
+    task.train_step = train_step
+    progress = made.run()
+    assert progress.step == 40 and progress.setbacks.returns == 5
+
+
+def test_trouble_is_named_once_as_long_as_it_lasts(make_loop, caplog, monkeypatch):
+    monkeypatch.setattr(loop, "NOTICE_INTERVAL", 2)
+    made, task = make_loop(LoopOptions(num_steps=8))
+    plain = task.train_step
+
+    def train_step(step):
+        task.trouble = {"no_hits": "no ray meets the surface"} if step in (1, 2, 3, 7) else {}
+        return plain(step)
+
+    task.train_step = train_step
+    progress = made.run()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"after step {step}: no ray meets the surface" for step in (2, 8)]
+    assert progress.notices == {"no_hits": "no ray meets the surface"}
 
 
 @pytest.mark.parametrize("content, words", [
@@ -207,7 +296,8 @@ def test_facts_and_progress_of_a_run(make_loop, tmp_path):
     progress = made.run()
     facts = run_facts(run, progress)
     assert facts == {"steps": 2, "train_seconds": round(progress.seconds, 3), "seed": 5,
-                     "device": "cpu", "threads": torch.get_num_threads()}
+                     "device": "cpu", "threads": torch.get_num_threads(), "skipped_steps": 0,
+                     "notices": []}
     stored = stored_progress(checkpoints_in(made.folder.checkpoints)[-1])
     assert (stored.step, stored.curve) == (2, progress.curve)
     save_checkpoint(tmp_path / "release.pth", {"enc_net.encs.0.weight": torch.ones(1)})
@@ -258,10 +348,12 @@ def test_losses_on_a_gpu_are_read_every_few_steps(make_loop, monkeypatch):
 
 
 def test_a_total_on_a_gpu_that_is_not_finite_is_never_saved(make_loop):
+    """It is seen at the next look, and the run goes back at once."""
     made, task = make_loop(LoopOptions(num_steps=50, save_interval=4), task=RemoteCounter(bad=5))
-    with pytest.raises(FloatingPointError, match="step 8: .*last good state"):
+    with pytest.raises(FloatingPointError, match="step 8: .*3 returns.*last good state"):
         made.run()
     assert steps_of(made) == [4]
+    assert [step for step, _ in task.tried] == list(range(8)) + [4, 5, 6, 7] * 3
 
 
 def test_time_that_is_up_on_a_gpu_reads_the_losses(make_loop, monkeypatch):

@@ -152,15 +152,54 @@ def test_the_image_loss_falls(tiny_scene, tiny_sphere):
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
 
 
-def test_a_loss_that_is_not_finite_changes_nothing(tiny_scene, tiny_sphere):
+@pytest.mark.parametrize("step", [0, 2])                     # of shape, of images alone
+def test_a_loss_that_is_not_finite_changes_nothing(tiny_scene, tiny_sphere, step):
+    """Not even running statistics, which the forward pass writes before the loss is known."""
     trainer = trainer_of(tiny_scene, tiny_sphere)
-    trainer.train_step(0)
-    before = {name: value.clone() for name, value in trainer.model.sdf.state_dict().items()}
+    for number in range(step):
+        trainer.train_step(number)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()
+              if value.is_floating_point()}
+    good = trainer.views.images.clone()
     trainer.views.images.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="image"):
-        trainer.train_step(1)
-    assert differing(before, trainer.model.sdf.state_dict()) == []
-    assert all(torch.isfinite(value).all() for value in trainer.model.decoder.parameters())
+        trainer.train_step(step)
+    assert differing(before, {name: trainer.model.state_dict()[name] for name in before}) == []
+    assert any("running_mean" in name for name in before)
+    trainer.views.images.copy_(good)
+    assert torch.isfinite(trainer.train_step(step + 1)["total"])
+
+
+def test_distances_that_are_not_finite_are_dropped(tiny_scene, tiny_sphere):
+    trainer = trainer_of(tiny_scene, tiny_sphere)
+    kept = trainer.buffer.t[1:].clone()
+    trainer.buffer.t[0, 0, :2] = torch.nan
+    trainer.buffer.drop_not_finite()
+    assert torch.isfinite(trainer.buffer.t).all() and not trainer.buffer.hit_mask[0, 0, :2].any()
+    assert torch.equal(trainer.buffer.t[1:], kept)
+
+
+def test_rates_follow_the_factor(tiny_scene, tiny_sphere):
+    trainer = trainer_of(tiny_scene, tiny_sphere)
+    plan = trainer.plan(0)
+    trainer.rate_factor = 0.25
+    trainer.train_step(0)
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [plan.lr_sdf / 4,
+                                                                         plan.lr / 4]
+
+
+def test_a_surface_that_vanishes_is_noticed(tiny_scene, tiny_sphere):
+    trainer = trainer_of(tiny_scene, tiny_sphere)
+    trainer.train_step(0)
+    assert trainer.notices() == {}
+    with torch.no_grad():
+        list(trainer.model.sdf.parameters())[-1].add_(5.0)             # SDF above 0 everywhere
+    trainer.train_step(1)
+    assert list(trainer.notices()) == ["no_hits"]
+    with torch.no_grad():
+        list(trainer.model.sdf.parameters())[-1].sub_(10.0)            # below 0 everywhere
+    trainer.train_step(3)
+    assert "left_sphere" in trainer.notices()
 
 
 @pytest.mark.parametrize("step", [0, 2])                     # of shape, of images alone

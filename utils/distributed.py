@@ -184,9 +184,10 @@ def broadcast_int(value: int, ranks: Ranks) -> int:
 
 @contextmanager
 def failing_together(ranks: Ranks) -> Iterator[None]:
-    """A block that all ranks enter; an error in one of them ends all of them after it.
+    """A block that all ranks enter; an error in one of them is raised in all of them after it.
 
-    The rank at fault raises its own error, the others a RankError with its number and text.
+    The rank at fault raises its own error, the others a RankError with its number and text. Where
+    all that went wrong is a FloatingPointError, all ranks raise one: the step is skipped by all.
     """
     if ranks.size == 1:
         yield
@@ -200,11 +201,12 @@ def failing_together(ranks: Ranks) -> Iterator[None]:
         problem = error
     messages = _gather_texts("" if problem is None else f"{type(problem).__name__}: {problem}",
                              ranks)
-    if problem is not None:
-        raise problem
     failed = [f"rank {rank} failed: {text}" for rank, text in enumerate(messages) if text]
+    is_numeric = all(text.startswith(FloatingPointError.__name__) for text in messages if text)
+    if problem is not None and (is_numeric or not isinstance(problem, FloatingPointError)):
+        raise problem
     if failed:
-        raise RankError("; ".join(failed))
+        raise (FloatingPointError if is_numeric else RankError)("; ".join(failed))
 
 
 def _gather_texts(text: str, ranks: Ranks) -> list[str]:

@@ -28,6 +28,9 @@ LONG_STRETCH = 3.0                # nodes' spacings within the grid's error befo
 MAX_BRACKET_STEPS = 16            # of false position in a bracket of the SDF's own signs
 MAX_ROUNDS = 6                    # marches of a ray that grazes the surface again and again
 ON_SURFACE = 5e-5                 # object units, the plain tracer's threshold
+WITHIN = 2.5e-4                   # object units along the ray: where it runs almost along the
+                                  # surface, |SDF| <= ON_SURFACE alone leaves the hit off by more
+ROUNDING = 2e-6                   # of the SDF: no smaller threshold can be met
 
 
 class FastTracer:
@@ -224,7 +227,7 @@ class _Search:
             if not len(left):
                 break
             value = self.evaluate(index[rows[left]], at)
-            done = value.abs() <= ON_SURFACE
+            done = value.abs() <= _threshold(slope)
             t[left], settled[left] = at, done
             if before is not None:
                 slope = _secant_slope(at - before, value - value_before, slope)
@@ -286,14 +289,20 @@ class _Search:
             at = low + (high - low) * share.clamp(0, 1)
             value = self.evaluate(index[left], at)
             t[left] = at
+            slope = (value_low - value_high) / (high - low).clamp(min=1e-6)
             outside = value > 0
             low, high = torch.where(outside, at, low), torch.where(outside, high, at)
             value_low, value_high = (torch.where(outside, value, 0.5 * value_low),
                                      torch.where(outside, 0.5 * value_high, value))
-            going = (value.abs() > ON_SURFACE).nonzero()[:, 0]
+            going = (value.abs() > _threshold(slope)).nonzero()[:, 0]
             left, low, high = left[going], low[going], high[going]
             value_low, value_high = value_low[going], value_high[going]
         return t
+
+
+def _threshold(slope: Tensor) -> Tensor:
+    """(R,) |SDF| at which rays on which it falls at `slope` (R,) have arrived."""
+    return (WITHIN * slope.abs()).clamp(ROUNDING, ON_SURFACE)
 
 
 def _value_and_gradient(sdf: Sdf, points_obj: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """Losses and gradients that are not finite: said at once on a CPU, kept harmless on a GPU."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,28 @@ def check_finite(total: Tensor, losses: dict[str, Tensor]) -> None:
         raise FloatingPointError(f"loss not finite: {', '.join(bad) or 'their sum'}")
 
 
+@contextmanager
+def keeping_statistics(statistics: list[Tensor]) -> Iterator[None]:
+    """Running statistics are as before where the block raises FloatingPointError.
+
+    The forward pass that was not finite has already written them. On a GPU they stay: there a run
+    goes back to a checkpoint (`utils.recovery`).
+    """
+    before = [value.clone() for value in statistics if value.device.type == "cpu"]
+    try:
+        yield
+    except FloatingPointError:
+        for value, kept in zip(statistics, before, strict=False):
+            value.copy_(kept)
+        raise
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Means and variances that batch normalisation keeps, as the module holds them."""
+    return [value for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)
+            for value in (layer.running_mean, layer.running_var) if value is not None]
+
+
 class FiniteGuard:
     """Keeps steps that are not finite away from the weights.
 
@@ -24,6 +47,10 @@ class FiniteGuard:
 
     def __init__(self) -> None:
         self.is_finite: Tensor | None = None       # scalar bool on the device
+
+    def forget(self) -> None:
+        """The run went back to where all was finite."""
+        self.is_finite = None
 
     def check_losses(self, total: Tensor, losses: dict[str, Tensor]) -> None:
         """Before the backward pass; FloatingPointError on a CPU."""

@@ -4,12 +4,13 @@ It knows nothing of models: a `Task` brings the step.
 """
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +20,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from utils.checkpoints import checkpoint_name, keep_latest, load_checkpoint, save_checkpoint
+from utils.checkpoints import (
+    checkpoint_name, keep_latest, latest_checkpoint, load_checkpoint, save_checkpoint)
 from utils.config import config_to_dict
 from utils.config_sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
+from utils.recovery import MOST_IN_ROW, MOST_TRIES, LostStepsError, Setbacks
 from utils.run import Run
 from utils.seeds import random_state, set_random_state
 
@@ -31,13 +34,27 @@ log = logging.getLogger(__name__)
 CHECKPOINT_FORMAT = 1
 CURVE_ROWS = 200          # rows of losses in a curve, beside those with scores
 GPU_READ_INTERVAL = 20    # steps, at least: reading a loss makes the host wait for the device
+NOTICE_INTERVAL = 50      # steps between looks at whether the task is in trouble
 
 
 class Task(Protocol):
-    """What a loop trains."""
+    """What a loop trains.
+
+    Attributes:
+        rate_factor: what all its learning rates are multiplied with; 1 at first.
+    """
+
+    rate_factor: float
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """One step; detached scalars by name, "total" among them."""
+        """One step; detached scalars by name, "total" among them.
+
+        Raises:
+            FloatingPointError: it was not finite, and nothing was changed.
+        """
+
+    def notices(self) -> dict[str, str]:
+        """What is wrong now, though every number is finite: a short name and a sentence each."""
 
     def score(self, step: int) -> dict[str, float]:
         """Figures on withheld data after `step` steps; empty where there is none."""
@@ -78,13 +95,16 @@ class LoopOptions:
 class Progress:
     """How far a loop is: steps done, seconds spent training, and the curve's rows so far.
 
-    `seed` is that of a run that is over, None while one is going on.
+    `setbacks` are steps that were not finite, `notices` what is wrong now, `seed` is that of a run
+    that is over, None while one is going on.
     """
 
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
     seed: int | None = None
+    setbacks: Setbacks = field(default_factory=Setbacks)
+    notices: dict[str, str] = field(default_factory=dict)
 
 
 def steps_per_epoch(views: ViewsConfig, num_views: int) -> int:
@@ -107,14 +127,16 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
     device = str(run.device) if run.device.type == "cpu" else torch.cuda.get_device_name(run.device)
     return {"steps": progress.step, "train_seconds": round(progress.seconds, 3),
             "seed": run.config.run.seed if progress.seed is None else progress.seed,
-            "device": device, "threads": torch.get_num_threads()}
+            "device": device, "threads": torch.get_num_threads(),
+            "skipped_steps": progress.setbacks.skipped, "notices": list(progress.notices.values())}
 
 
 def stored_progress(path: str | Path) -> Progress:
     """How far the run was that wrote a checkpoint; step 0 for files that do not say."""
     stored = load_checkpoint(path)
     return Progress(stored.get("step", 0), stored.get("seconds", 0.0), stored.get("curve", []),
-                    stored.get("config", {}).get("run", {}).get("seed"))
+                    stored.get("config", {}).get("run", {}).get("seed"),
+                    Setbacks(**stored.get("setbacks", {})))
 
 
 class Loop:
@@ -131,6 +153,7 @@ class Loop:
         self.start, self.config = run.start, config_to_dict(run.config)
         self.begin = run.begin
         self.progress = Progress()
+        self._first: dict[str, Any] | None = None      # the state to go back to before any is saved
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint of this loop; CheckpointError when it is another's."""
@@ -140,9 +163,10 @@ class Loop:
             raise CheckpointError(f"{path} is no checkpoint of a training run: it has {found}; "
                                   "needed task and step")
         try:
-            self.task.load_state_dict(stored["task"])
-            set_random_state(stored["random"])
-            self.progress = Progress(stored["step"], stored["seconds"], stored["curve"])
+            self._restore(stored)
+            self.progress.seconds = stored["seconds"]
+            self.progress.setbacks = Setbacks(**stored.get("setbacks", {}))
+            self.task.rate_factor = self.progress.setbacks.rate_factor
         except (KeyError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -150,6 +174,17 @@ class Loop:
                                   "same, or --restart 1 to delete that run") from error
         self._warn_of_changes(stored.get("config", {}))
         log.info("goes on from %s: step %d, %.0f s", path.name, stored["step"], stored["seconds"])
+
+    def _restore(self, stored: dict[str, Any]) -> None:
+        """Task, random state, step and curve of a checkpoint; time and setbacks stay."""
+        self.task.load_state_dict(stored["task"])
+        set_random_state(stored["random"])
+        self.progress.step, self.progress.curve = stored["step"], stored["curve"]
+
+    def _state(self) -> dict[str, Any]:
+        """What `_restore` takes."""
+        return {"task": self.task.state_dict(), "random": random_state(),
+                "step": self.progress.step, "curve": self.progress.curve}
 
     def _warn_of_changes(self, before: dict[str, Any]) -> None:
         """Name the flags of data, networks and losses that differ from the run's so far."""
@@ -164,10 +199,11 @@ class Loop:
         """Write a checkpoint of this moment and prune old ones."""
         path = self.folder.checkpoints / checkpoint_name(self.progress.step)
         save_checkpoint(path, {
-            "format": CHECKPOINT_FORMAT, "task": self.task.state_dict(), "random": random_state(),
-            "step": self.progress.step, "seconds": self.progress.seconds,
-            "curve": self.progress.curve, "config": self.config})
+            "format": CHECKPOINT_FORMAT, **self._state(), "seconds": self.progress.seconds,
+            "setbacks": asdict(self.progress.setbacks), "config": self.config})
         keep_latest(self.folder.checkpoints, self.options.keep)
+        self._first = None
+        self.progress.setbacks.saved(self.progress.step)
         return path
 
     def run(self, first: Callable[[], None] | None = None) -> Progress:
@@ -177,7 +213,8 @@ class Loop:
             first: called before the first step of a run that does not go on from a checkpoint;
                 its time counts as training.
         Raises:
-            FloatingPointError: a loss is not finite; says at which step and what was saved last.
+            FloatingPointError: steps are not finite, and going back with smaller rates did not
+                help; says at which step, and what was saved last.
         """
         if self.start is not None:
             self.resume(self.start)
@@ -187,25 +224,34 @@ class Loop:
             start = time.perf_counter()
             first()
             progress.seconds += time.perf_counter() - start
+        self._first = copy.deepcopy(self._state()) if self.start is None else None
         with (summary_writer(self.folder.summaries, progress.step + 1) as writer,
               tqdm(total=options.num_steps, initial=progress.step, unit="step",
                    desc=self.folder.path.name, dynamic_ncols=True) as bar):
             if progress.step == 0:
                 self._report(writer, {}, is_last=options.num_steps == 0)
             while progress.step < options.num_steps and not self._out_of_time():
-                losses = self._timed_step()
-                bar.update()
+                before, losses = progress.step, self._timed_step()
+                bar.update(progress.step - bar.n)
+                if progress.step <= before:                # went back
+                    continue
                 if losses and progress.step % options.scalar_interval == 0:
                     bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
                 is_last = progress.step == options.num_steps or self._out_of_time()
                 self._report(writer, losses, is_last=is_last)
-                if _is_due(progress.step, options.save_interval) and not is_last:
+                if is_last or _is_due(progress.step, NOTICE_INTERVAL):
+                    self._look_for_trouble()
+                is_good = progress.setbacks.in_row == 0
+                if _is_due(progress.step, options.save_interval) and is_good and not is_last:
                     self.save()
         self.save()
         return progress
 
     def _timed_step(self) -> dict[str, float]:
-        """One step, and its losses where they are read; waiting for them is part of the step."""
+        """One step, and its losses where they are read; waiting for them is part of the step.
+
+        A step that is not finite gives none, and `utils.recovery` says what follows.
+        """
         progress, start, before = self.progress, time.perf_counter(), self.progress.seconds
         try:
             losses = self.task.train_step(progress.step)
@@ -216,13 +262,48 @@ class Loop:
                     return {}
             values = {name: float(loss) for name, loss in losses.items()}
             if not math.isfinite(values["total"]):
-                raise FloatingPointError("a loss or a gradient was not finite in this step or "
-                                         f"since the last look, up to {GPU_READ_INTERVAL} before")
+                raise LostStepsError("a loss or a gradient was not finite in this step or since "
+                                     f"the last look, up to {GPU_READ_INTERVAL} before")
+            progress.setbacks.in_row = 0
         except FloatingPointError as error:
-            raise FloatingPointError(f"step {progress.step}: {error}; the last good state is "
-                                     f"in {self.folder.checkpoints}") from error
+            self._set_back(error)
+            values = {}
         progress.seconds = before + time.perf_counter() - start
         return values
+
+    def _set_back(self, error: FloatingPointError) -> None:
+        """Skip the step that raised, or go back to the last good checkpoint with half the rates.
+
+        Raises:
+            FloatingPointError: going back did not help.
+        """
+        progress, setbacks = self.progress, self.progress.setbacks
+        setbacks.skip()
+        if setbacks.in_row < MOST_IN_ROW and not isinstance(error, LostStepsError):
+            log.warning("step %d skipped, %d so far: %s", progress.step, setbacks.skipped, error)
+            progress.step += 1
+            return
+        if setbacks.tries == MOST_TRIES:
+            raise FloatingPointError(
+                f"step {progress.step}: {error}; so it was after each of {MOST_TRIES} returns to "
+                f"an earlier state, at last with {setbacks.rate_factor:g} of the rates; the last "
+                f"good state is in {self.folder.checkpoints}. experiment_scripts/check_scene.py "
+                "tells whether the scene is at fault; else begin again with smaller --lr and "
+                "--lr_sdf") from error
+        setbacks.go_back(progress.step)
+        path = latest_checkpoint(self.folder.checkpoints)
+        self._restore(copy.deepcopy(self._first) if path is None else load_checkpoint(path))
+        self.task.rate_factor = setbacks.rate_factor
+        log.warning("step %d: %s; goes back to step %d, with %g of the rates", setbacks.failed_at,
+                    error, progress.step, setbacks.rate_factor)
+
+    def _look_for_trouble(self) -> None:
+        """Log what the task notices, once as long as it lasts."""
+        found = self.task.notices()
+        for name, text in found.items():
+            if name not in self.progress.notices:
+                log.warning("after step %d: %s", self.progress.step, text)
+        self.progress.notices = found
 
     def _is_read(self) -> bool:
         """Whether the losses of the step just done are read from a GPU: only every few steps."""

@@ -185,6 +185,11 @@ class SurfaceBuffer:
         """Other rays of views `index`: (K, 3, H, W) each; distances stay."""
         self.origins[index], self.dirs[index] = origins.detach(), dirs.detach()
 
+    def drop_not_finite(self) -> None:
+        """Distances that are not finite become misses, until they are traced again."""
+        bad = ~torch.isfinite(self.t)
+        self.t[bad], self.hit_mask[bad] = 0.0, False
+
     def surface(self, index: Tensor) -> Surface:
         """Surface of views `index`, no gradient."""
         points = self.origins[index] + self.t[index] * self.dirs[index]
