@@ -34,7 +34,7 @@ def test_what_is_not_finite_is_found(tiny_sphere, tmp_path, monkeypatch):
 
 
 def test_the_ball_is_where_the_case_says():
-    """Seen from 3 along the axis, a ball of radius 0.5 has a disc of asin(1/6); focal 1.2 widths."""
+    """From 3 away a ball of radius 0.5 has a disc of the angle asin(1/6); focal 1.2 widths."""
     masks = scene_of(NumberCase("a ball", size=(201, 201))).masks.float()
     radius = 1.2 * 201 * (0.5 / (9 - 0.25) ** 0.5)
     assert masks.sum((1, 2, 3)) == pytest.approx([3.14159 * radius**2] * 3, rel=0.02)
