@@ -40,6 +40,10 @@ DEFAULT_ENCODER = "plain"      # from random weights
 #: What D gives before training. On the way from black to it, most features of E would die: their
 #: ReLUs, the last of E, all learn at once to give less.
 GREY = 0.5
+#: Narrower images are convolved in fp32: the gradient that oneDNN (torch 2.13) gives the weights of
+#: a bf16 convolution of stride 2 holds what was in memory before where the input is one pixel wide,
+#: as images up to 16 wide are at the last stage of the deepest E.
+LEAST_BF16_WIDTH = 17
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class ImageNetworks(nn.Module):
 
     def _precision(self, like: Tensor) -> AbstractContextManager:
         is_low = self.settings.precision == "bf16" and self.training     # figures are fp32
-        if not is_low:
+        if not is_low or like.shape[-1] < LEAST_BF16_WIDTH:
             return nullcontext()
         return torch.autocast(like.device.type, dtype=torch.bfloat16)
 

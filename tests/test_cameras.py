@@ -135,6 +135,14 @@ def test_grid_coordinates_put_first_and_last_centre_at_the_ends():
     torch.testing.assert_close(sampled, image, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(1, 3), (4, 1), (1, 1)])
+def test_along_a_side_of_one_pixel_that_pixel_is_read(size):
+    image = torch.rand(1, 2, size[1], size[0], generator=torch.Generator().manual_seed(2))
+    grid = ndc_to_grid(pixel_centers_ndc(*size), size)
+    sampled = torch.nn.functional.grid_sample(image, grid[None], align_corners=True)
+    torch.testing.assert_close(sampled, image, atol=1e-6, rtol=0)
+
+
 def test_points_behind_and_beside_the_camera():
     """Looking down -z from (0, 0, 3): z = 5 lies behind, z = 3 in the camera's own plane."""
     view = look_at(torch.tensor([[0.0, 0, 3]]), torch.zeros(3), torch.tensor([0.0, 1, 0]))

@@ -354,6 +354,18 @@ def test_precision_of_the_flags():
     assert conv_precision("auto", "cpu", True) in ("fp32", "bf16")
 
 
+@pytest.mark.parametrize("width, dtype", [(16, torch.float32), (17, torch.bfloat16)])
+def test_narrow_images_are_convolved_in_full_precision(width, dtype):
+    """Where a strided convolution's input is one pixel wide, bf16 gradients may be anything."""
+    torch.manual_seed(0)
+    model = built(precision="bf16").train()
+    seen = []
+    model.encoder.down.conv1.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    model.decoder.out.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    images = model.decode(model.encode(torch.rand(2, 3, 8, width)))
+    assert seen == [dtype, dtype] and images.dtype == torch.float32
+
+
 def test_networks_of_the_flags():
     """METHOD's counts: 50,177 + 941,072 + 1,977,219 + 3,841."""
     model = build_model(SdfConfig(), CnnConfig(image_encoder="plain"), ViewsConfig(

@@ -170,9 +170,10 @@ def ndc_to_grid(xy_ndc: Tensor, resolution: tuple[int, int]) -> Tensor:
         uv_grid (..., 2), v down.
     """
     width, height = resolution
-    # filled on the device: a list of numbers would be copied there, and the host would wait
-    scale = torch.cat([xy_ndc.new_full((1,), 1 / (1 - 1 / width)),
-                       xy_ndc.new_full((1,), -1 / (1 - 1 / height))])
+    # filled on the device: a list of numbers would be copied there, and the host would wait; along
+    # a side of one pixel every coordinate reads that pixel
+    scale = torch.cat([xy_ndc.new_full((1,), 1 / (1 - 1 / max(width, 2))),
+                       xy_ndc.new_full((1,), -1 / (1 - 1 / max(height, 2)))])
     return xy_ndc * scale
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ TIMEOUT = timedelta(hours=6)         # of a rank that neither answers nor dies
 PATIENCE = timedelta(minutes=5)      # of a rank that waits, before it says so
 ROLL_CALL = timedelta(seconds=5)     # in which survivors tell that they are there
 MESSAGE_BYTES = 600                  # of an error's text that the other ranks are told
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def start_ranks(device: str) -> Ranks:
                               f"{torch.cuda.device_count()}, or --device cpu")
         torch.cuda.set_device(local)
         found = torch.device("cuda", local)
+    keep_to_this_machine()
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=JOINING))
         store.set(f"joined/{rank}", "here")
@@ -88,6 +91,17 @@ def start_ranks(device: str) -> Ranks:
         raise RankError(f"rank {rank} of {size} cannot reach the others ({_first_line(error)}); "
                         "start all of them with torchrun") from error
     return Ranks(rank, size, found)
+
+
+def keep_to_this_machine() -> None:
+    """Let ranks that all are on one machine talk over its loopback interface alone.
+
+    Otherwise gloo listens at the address of the machine's name, where others may reach it. The
+    variables are left as they are where the user has set them.
+    """
+    if os.environ.get("MASTER_ADDR") in LOOPBACK and sys.platform == "linux":
+        for backend in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
 
 
 def finish_ranks() -> None:
