@@ -5,7 +5,7 @@ import csv
 import json
 from pathlib import Path
 
-from tiny_runs import differing, final_state
+from tiny_runs import differing
 
 from utils.checkpoints import load_checkpoint
 
@@ -14,7 +14,10 @@ OF_THE_TIME = ("train.log", "summaries", "run.lock", "config.txt", "report.html"
 
 
 def differences(run: Path, other: Path) -> list[str]:
-    """What differs between two runs' folders but for times; halves of files count as well."""
+    """What differs between two runs' folders but for times; halves of files count as well.
+
+    Of the checkpoints, the names and the content of the last are compared.
+    """
     found = [f"a half was left: {path}" for path in run.rglob(".*")]
     names = [{str(path.relative_to(folder)) for path in folder.rglob("*")
               if path.is_file() and path.relative_to(folder).parts[0] not in OF_THE_TIME}
@@ -22,7 +25,11 @@ def differences(run: Path, other: Path) -> list[str]:
     found += [f"{name}: in one of them only" for name in sorted(names[0] ^ names[1])]
     found += [f"{name}: not in both" for name in OF_THE_TIME
               if (run / name).exists() != (other / name).exists()]
-    for name in sorted(names[0] & names[1]):
+    common = sorted(names[0] & names[1])
+    last = max((name for name in common if name.startswith("checkpoints/")), default=None)
+    for name in common:
+        if name.startswith("checkpoints/") and name != last:
+            continue                   # the last has all that the others led to
         found += [f"{name}{entry}" for entry in differing_files(run / name, other / name)]
     report = run / "report.html"
     if report.exists() and not report.read_text(encoding="utf-8").rstrip().endswith("</html>"):
@@ -52,8 +59,3 @@ def without_times(state: dict) -> dict:
     if isinstance(found.get("curve"), list):
         found["curve"] = [without_times(row) for row in found["curve"]]
     return found
-
-
-def same_weights(run: Path, other: Path) -> bool:
-    """Whether the last checkpoints of two runs are the same in all but times."""
-    return not differing(without_times(final_state(run)), without_times(final_state(other)))
