@@ -33,7 +33,7 @@ from utils.surface_watch import SurfaceWatch
 from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
 from utils.views import (
     CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
-    check_views, with_poses)
+    check_cameras, check_views, with_poses)
 
 #: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
 #: third of the points, for 0.1 % of the gradient.
@@ -350,6 +350,8 @@ class SceneTrainer:
         if self.loads_poses or self.is_refined:
             self.views = with_poses(self.views, state)
             self.buffer = SurfaceBuffer(self.views.cameras)
+        else:
+            check_cameras(self.views, state)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:

@@ -28,6 +28,8 @@ LOG = logging.getLogger(__name__)
 STEP_NAME = re.compile(r"step_(\d+)\.pth$")
 NUM_NAMED = 8  # tensors named of each kind when a state does not fit
 BYTES_PER_MIB = 2**20
+#: Of what a training run stores; raise it when older versions would misread that.
+CHECKPOINT_FORMAT = 1
 
 
 def checkpoint_name(step: int) -> str:
@@ -84,6 +86,17 @@ def load_checkpoint(path: str | os.PathLike,
         raise CheckpointError(f"checkpoint {path}: holds a {type(payload).__name__}, needed a "
                               f"dict of tensors; give a file that a training script wrote")
     return payload
+
+
+def check_format(stored: dict[str, Any], path: str | os.PathLike) -> None:
+    """Raises CheckpointError for a training run's checkpoint of a version after this one.
+
+    Files without a number (networks alone, releases) are taken as they are.
+    """
+    found = stored.get("format", CHECKPOINT_FORMAT)
+    if not isinstance(found, int) or found > CHECKPOINT_FORMAT:
+        raise CheckpointError(f"checkpoint {path}: of format {found}, this version reads formats "
+                              f"up to {CHECKPOINT_FORMAT}; update to the version that wrote it")
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,

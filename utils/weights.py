@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from utils.checkpoints import load_checkpoint, load_state, name_some, save_checkpoint
+from utils.checkpoints import (
+    check_format, load_checkpoint, load_state, name_some, save_checkpoint)
 from utils.config import Config
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig
 from utils.errors import CheckpointError, ConfigError
@@ -60,9 +61,10 @@ def read_networks(path: str | Path) -> StoredNetworks:
     """Networks of a training checkpoint, a file of networks, or a release file.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds no network.
+        CheckpointError: the file cannot be read, is of a later version, or holds no network.
     """
     state = load_checkpoint(path)
+    check_format(state, path)
     for inner in ("task", "model"):
         state = state[inner] if isinstance(state.get(inner), dict) else state
     if all(isinstance(state.get(name), dict) for name in state if name in NETWORKS) \
