@@ -34,7 +34,7 @@ BLOCK = 1 << 16           # bytes read at once
 TIMEOUT = 30.0            # seconds without a byte
 SUFFIX = ".pth"           # may be left out when a file is asked for
 _SUM = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[\w-][\w.-]*")
+_NAME = re.compile(r"[\w-][\w.-]{,99}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ def _is_sound(entry: Entry, manifest: Path) -> bool:
     try:
         urlsplit(entry.address)
         shipped = entry.shipped_path(manifest)
-    except (ValueError, OSError, RuntimeError):    # no address, or no path
+        if shipped is not None:
+            shipped.is_file()
+    except (ValueError, OSError, RuntimeError):    # no address, or no path that there may be
         return False
     root = manifest.parent.resolve().parent
     return bool(_NAME.fullmatch(entry.name) and _SUM.fullmatch(entry.sha256) and entry.size > 0

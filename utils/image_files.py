@@ -17,7 +17,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FORMATS = ("PNG", "JPEG")
 #: What Pillow raises for damaged files, its own slips included.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError,
-           AttributeError, ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error)
+          AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError, struct.error,
+          zlib.error)
 
 
 @contextmanager
@@ -62,6 +63,8 @@ def _opened(path: Path, decode: bool, formats: tuple[str, ...]) -> Image.Image:
             image.load()
             if not is_whole(path):
                 raise OSError("its end is missing")
+            if image.mode in ("P", "PA") and image.palette is None:
+                raise ValueError("its palette is missing")
         return image
 
 

@@ -34,7 +34,8 @@ MAX_PLY_BYTES = 256 * MIB
 #: Numbers of the vertices of a point cloud, and characters of a line of text.
 MAX_PLY_NUMBERS = 64_000_000
 MAX_LINE = 16 * MIB
-#: Operations of a pickle, each of which may make an object of 64 bytes; and its parts for each of its bytes, when a shared part counts wherever it is met.
+#: Operations of a pickle, each of which may make an object of 64 bytes; and its parts for each of
+#: its bytes, when a shared part counts wherever it is met.
 MAX_OPERATIONS = 2_000_000
 MAX_GROWTH = 16
 #: Greatest entry of a matrix, coordinate of a point or radius: squares of it fit into float32.

@@ -12,6 +12,7 @@ import pickle
 import pickletools
 import re
 import struct
+import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,7 +32,8 @@ FEW_PARTS = 10_000
 #: Numbers that are keys of a dict; larger ones could be chosen so that looking them up takes hours.
 MAX_NUMBER_KEY = 2**31
 DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError,
-          AttributeError, OverflowError, MemoryError, RecursionError, AssertionError, struct.error)
+          AttributeError, OverflowError, MemoryError, RecursionError, AssertionError, SyntaxError,
+          struct.error, tokenize.TokenError)
 
 
 class Refused(Exception):
