@@ -138,7 +138,7 @@ def stored_progress(path: str | Path) -> Progress:
     check_format(stored, path)
     return Progress(stored.get("step", 0), stored.get("seconds", 0.0), stored.get("curve", []),
                     stored.get("config", {}).get("run", {}).get("seed"),
-                    Setbacks(**stored.get("setbacks", {})))
+                    Setbacks.of(stored))
 
 
 class Loop:
@@ -173,7 +173,7 @@ class Loop:
         try:
             self._restore(stored)
             self.progress.seconds = stored.get("seconds", 0.0)
-            self.progress.setbacks = Setbacks(**stored.get("setbacks", {}))
+            self.progress.setbacks = Setbacks.of(stored)
             self.task.rate_factor = self.progress.setbacks.rate_factor
         except (KeyError, ValueError) as error:
             if isinstance(error, CheckpointError):
