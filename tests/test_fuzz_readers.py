@@ -10,8 +10,8 @@ from trust.fuzz_readers import Fuzzer, fuzz_here
 from trust.readers import READERS
 
 #: Inputs of readers that take 10 ms and more for one; of the others MANY.
-FEW = {"processed": 30, "idr": 30, "import": 12, "config": 25, "tables": 30}
-MANY = 60
+FEW = {"processed": 20, "idr": 20, "yaml": 20, "import": 10, "config": 15, "tables": 15}
+MANY = 40
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def silence():
 def test_damaged_files_end_in_our_own_errors(name, tmp_path):
     outcome = fuzz_here(name, tmp_path, seed=2, first=0, count=FEW.get(name, MANY))
     assert not outcome.failures, outcome.failures
-    assert 0 < outcome.accepted < outcome.inputs         # damage is done, and sound parts are read
+    assert 0 < outcome.accepted < outcome.inputs        # some damage does no harm, some does
 
 
 @pytest.mark.parametrize("name", READERS)

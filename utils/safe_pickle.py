@@ -367,7 +367,7 @@ def _parse_npy(data: bytes) -> tuple[np.ndarray | None, bytes]:
     rest = data[stream.tell():]
     if dtype.hasobject:
         return None, rest
-    if dtype.names is not None or dtype.subdtype is not None or any(n < 0 for n in shape):
+    if dtype.kind == "V" or dtype.subdtype is not None or any(side < 0 for side in shape):
         raise ValueError(f"an array of type {str(dtype)[:40]} and shape {str(shape)[:40]}")
     count = math.prod(shape)
     array = np.frombuffer(rest, dtype, count=count) if count else np.empty(0, dtype)
