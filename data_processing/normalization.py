@@ -18,6 +18,8 @@ from utils.limits import MAX_COORDINATE, MAX_YAML_BYTES, read_text, short
 LOGGER = logging.getLogger(__name__)
 #: The words of --scene_normalization.
 SOURCE_WORDS = ("cache", "yaml", "pcd", "camera")
+#: Nesting of a yaml file.
+MAX_DEPTH = 32
 DEFAULT_ORDER = "cache,yaml,pcd,camera"
 POINT_CLOUD = Path("merged") / "point_cloud_world.ply"
 #: Beyond this condition number the camera axes are as good as parallel and meet nowhere.
@@ -126,9 +128,14 @@ def _load_yaml(path: Path) -> Any:
                                 "pyyaml, or take yaml out of --scene_normalization") from problem
     text = read_text(path, MAX_YAML_BYTES, error=SceneError)
     try:
-        # An alias may repeat what is repeated in itself, so that a few lines become gigabytes.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise yaml.YAMLError("it repeats parts by aliases (*name)")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            # An alias may repeat what is repeated in itself, so that a few lines become gigabytes;
+            # reading nested brackets takes time that grows with the square of their number.
+            if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
+                raise yaml.YAMLError("it repeats parts by aliases (*name), or nests them deeply")
         return yaml.safe_load(text)
     except Exception as problem:   # PyYAML also raises what its own slips happen to raise
         first_line = str(problem).split("\n", 1)[0]

@@ -79,7 +79,7 @@ def nested_keys() -> bytes:
     return b"}" + b"K\x01" + b"2\x86" * 60 + b"K\x01s."
 
 
-def shared_lists(levels: int = 30) -> list:
+def shared_lists(levels: int = 26) -> list:
     """2**levels numbers in a few hundred bytes."""
     part = [0.0]
     for _ in range(levels):

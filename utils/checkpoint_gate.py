@@ -116,6 +116,7 @@ class _Gate(PlainUnpickler):
         self.storages: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """The stand-in of a name."""
         if (module, name) in _BUILDERS:
             return _Builder(_BUILDERS[module, name])
         if module in ("torch", "torch.storage") and name in _STORAGE_BYTES:

@@ -265,11 +265,19 @@ def _why_not_loaded(path: Path, error: Exception) -> str:
         return "the file is empty; give another, or delete it so that an earlier one is used"
     with path.open("rb") as stream:
         looks_zipped = stream.read(2) == b"PK"
-    if looks_zipped and not zipfile.is_zipfile(path):
+    if looks_zipped and not _has_zip_end(path):
         return ("the file is truncated or damaged; give another, or delete it so that an earlier "
                 "one is used")
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     return f"not a checkpoint, or damaged ({first_line[:200]}); give a file that torch.save wrote"
+
+
+def _has_zip_end(path: Path) -> bool:
+    """Whether a zip archive has an end that can be understood."""
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, ValueError):       # an end of many disks, or of no sense
+        return False
 
 
 def _shape(value: Any) -> list[int] | str:

@@ -20,6 +20,9 @@ from utils.image_files import open_image
 from utils.limits import MAX_COORDINATE, MAX_TABLE_BYTES, read_json, read_text, short
 from utils.pictures import save_png, sheet
 
+#: How much longer than the other a picture's side may be; cells of the sheet fit the longest.
+MAX_ASPECT = 16
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -143,6 +146,9 @@ def _picture(run: FinishedRun, view: str, kind: str) -> np.ndarray:
     path = run.folder / "views" / f"{file_name(view)}_{kind}.png"
     try:
         with open_image(path, error=UserError) as image:
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise UserError(f"{image.width}x{image.height} pixels, need one side at most "
+                                f"{MAX_ASPECT} times the other")
             return np.array(image.convert("RGB"))
     except UserError as error:
         raise UserError(f"{path}: cannot be read ({error}); evaluate the run again with "

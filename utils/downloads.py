@@ -31,6 +31,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = PROJECT_ROOT / "checkpoints" / "manifest.json"
 SCHEMES = ("http", "https", "file")
 BLOCK = 1 << 16           # bytes read at once
+MAX_ENTRY_BYTES = 1 << 40
 TIMEOUT = 30.0            # seconds without a byte
 SUFFIX = ".pth"           # may be left out when a file is asked for
 _SUM = re.compile(r"[0-9a-f]{64}")
@@ -101,7 +102,8 @@ def _is_sound(entry: Entry, manifest: Path) -> bool:
     except (ValueError, OSError, RuntimeError):    # no address, or no path that there may be
         return False
     root = manifest.parent.resolve().parent
-    return bool(_NAME.fullmatch(entry.name) and _SUM.fullmatch(entry.sha256) and entry.size > 0
+    return bool(_NAME.fullmatch(entry.name) and _SUM.fullmatch(entry.sha256)
+                and 0 < entry.size <= MAX_ENTRY_BYTES
                 and (shipped is None or shipped.is_relative_to(root)))
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from utils.errors import UserError
-from utils.limits import MAX_GROWTH, MAX_OPERATIONS, MAX_PICKLE_BYTES
+from utils.limits import MAX_GROWTH, MAX_OPERATIONS, MAX_PICKLE_BYTES, MIB
 
 #: Deepest nesting of dicts and lists that is followed.
 MAX_DEPTH = 32
@@ -266,10 +266,10 @@ def _read_bounded(source: BinaryIO | str | Path, what: str, max_bytes: int,
                   error: type[UserError]) -> bytes:
     try:
         if hasattr(source, "read"):
-            data = source.read(max_bytes + 1)
+            data = _read_up_to(source, max_bytes + 1)
         else:
             with open(source, "rb") as stream:
-                data = stream.read(max_bytes + 1)
+                data = _read_up_to(stream, max_bytes + 1)
     except OSError as problem:
         raise error(f"{what}: cannot be read ({problem.strerror}), need a readable file; check "
                     "the path and its permissions") from problem
@@ -277,6 +277,15 @@ def _read_bounded(source: BinaryIO | str | Path, what: str, max_bytes: int,
         raise error(f"{what}: more than {max_bytes:,} bytes, which no such file needs; "
                     "check that this is the right file")
     return data
+
+
+def _read_up_to(stream: BinaryIO, num_bytes: int) -> bytes:
+    """The stream's next bytes, in blocks: asked for all of them at once, Python makes room first.
+    """
+    data = bytearray()
+    while block := stream.read(min(MIB, num_bytes - len(data))):
+        data += block
+    return bytes(data)
 
 
 def _unpickle(data: bytes, what: str, error: type[UserError]) -> Any:
@@ -358,7 +367,7 @@ def _parse_npy(data: bytes) -> tuple[np.ndarray | None, bytes]:
     rest = data[stream.tell():]
     if dtype.hasobject:
         return None, rest
-    if dtype.names is not None or dtype.subdtype is not None or any(n < 0 for n in shape):
+    if dtype.kind == "V" or dtype.subdtype is not None or any(side < 0 for side in shape):
         raise ValueError(f"an array of type {str(dtype)[:40]} and shape {str(shape)[:40]}")
     count = math.prod(shape)
     array = np.frombuffer(rest, dtype, count=count) if count else np.empty(0, dtype)

@@ -20,9 +20,10 @@ MOST_BYTES = 1 << 20              # a mutant is cut here
 NUMBERS = (0, 1, 2, 3, 127, 128, 255, 256, 4096, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1,
            2**40, 2**62, 2**63 - 1, 2**64 - 1)
 WORDS = ("nan", "inf", "-inf", "1e999", "-1e999", "1e308", "1e39", "1e-320", "-0", "0", "-1", "1",
-         "0.5", "1e15", "2147483648", "-9223372036854775809", "9" * 30, "9" * 5000, "", "1,5", "0x10",
-         "null", "true", "\u00b2", "1_0", "[", "]", "{", "\"", "a b", "../../etc/passwd", "/etc/passwd",
-         "..", ".", "~", "x" * 300, "\x00", "C:\\x", "con", "#", "&a", "*a", "!!python/name:os.system")
+         "0.5", "1e15", "2147483648", "-9223372036854775809", "9" * 30, "9" * 5000, "", "1,5",
+         "0x10", "null", "true", "\u00b2", "1_0", "[", "]", "{", "\"", "a b", "../../etc/passwd",
+         "/etc/passwd", "..", ".", "~", "x" * 300, "\x00", "C:\\x", "con", "#", "&a", "*a",
+         "!!python/name:os.system")
 NUMBER = re.compile(rb"-?\d+\.?\d*(?:e[-+]?\d+)?", re.IGNORECASE)
 WORD = re.compile(rb"[^\s,:=\"{}\[\]]+")
 VALUES = (None, True, False, 0, 1, -1, 2**31, 2**63, 10**400, 0.0, 1e-320, 1e308, float("nan"),
@@ -103,7 +104,8 @@ def damage_text(data: bytes, rng: np.random.Generator) -> bytes:
     if kind == 2:
         lines = data.split(b"\n")
         at, other = int(rng.integers(len(lines))), int(rng.integers(len(lines)))
-        lines[at:at + 1] = [lines[other]] * int(rng.integers(3)) + [lines[at]] * int(rng.integers(2))
+        copies, kept = int(rng.integers(3)), int(rng.integers(2))
+        lines[at:at + 1] = [lines[other]] * copies + [lines[at]] * kept
         return b"\n".join(lines)[:MOST_BYTES]
     for _ in range(int(rng.integers(1, 4))):
         found = list((NUMBER, WORD)[kind].finditer(data))

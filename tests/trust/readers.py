@@ -234,7 +234,9 @@ def _make_pickles(folder: Path) -> None:
 
 
 def _read_pickle(path: Path) -> None:
-    _all(path, load_restricted_pickle, load_pickled_npy)
+    if path.suffix == ".pkl":
+        load_restricted_pickle(path)
+    load_pickled_npy(path)                         # takes bare pickles too
 
 
 def _make_lpips(folder: Path) -> None:
@@ -262,7 +264,7 @@ def _make_config(folder: Path) -> None:
 
 def _read_config(path: Path) -> None:
     if path.name == "flags.txt":
-        argv = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        argv = path.read_text(encoding="utf-8", errors="replace").strip("\n").split("\n")
     else:
         argv = ["--experiment_name", "x", "--config_filepath", str(path)]
     config_to_dict(parse_config(TRAIN_SECTIONS, argv))

@@ -1,0 +1,44 @@
+"""A few hundred damaged files for each reader; `make trust` tries many more, with bounds of memory
+and time."""
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+from trust.fuzz_readers import Fuzzer, fuzz_here
+from trust.readers import READERS
+
+#: Inputs of readers that take 10 ms and more for one; of the others MANY.
+FEW = {"processed": 20, "idr": 20, "yaml": 20, "import": 10, "config": 15, "tables": 15}
+MANY = 40
+
+
+@pytest.fixture(autouse=True)
+def silence():
+    """Readers log what they leave out, and libraries warn of damage."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(level)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_files_end_in_our_own_errors(name, tmp_path):
+    outcome = fuzz_here(name, tmp_path, seed=2, first=0, count=FEW.get(name, MANY))
+    assert not outcome.failures, outcome.failures
+    assert 0 < outcome.accepted < outcome.inputs        # some damage does no harm, some does
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_sound_files_are_read_and_damage_is_the_same_again(name, tmp_path):
+    fuzzers = [Fuzzer(READERS[name], tmp_path / place, 5) for place in "ab"]
+    first = fuzzers[0].targets[0]
+    assert fuzzers[0].read({first: fuzzers[0].sound[first]})
+    for number in range(3):
+        mutants = [fuzzer.mutant(number) for fuzzer in fuzzers]
+        assert mutants[0].keys() == mutants[1].keys()
+    if fuzzers[0].sound == fuzzers[1].sound:              # zip archives hold the time
+        assert mutants[0] == mutants[1]
