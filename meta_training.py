@@ -24,7 +24,7 @@ from meta_modules import (
     OuterAdam, Weights, adapt, all_finite, copy_weights, fomaml_update, mean_update, move_slow,
     put_weights, reptile_update)
 from scheduler import OuterPlan, StepPlan, plan_outer_step
-from utils.checkpoints import load_state
+from utils.checkpoints import load_state, name_some
 from utils.config_sections import RatesConfig
 from utils.config_stages import MetaConfig
 from utils.distributed import (
@@ -249,10 +249,13 @@ class MetaTrainer:
         if self.adam is not None:
             self.adam.optimizer.load_state_dict(state["outer"])
         self.batch_size = self.meta.meta_batch_size or state["batch_size"]
-        names = [entry.outline.path.name for entry in self.pool.entries]
-        if names != state["scenes"]:
-            log.warning("goes on with %d scenes, not the %d that it began with", len(names),
-                        len(state["scenes"]))
+        names, before = [entry.outline.path.name for entry in self.pool.entries], state["scenes"]
+        if names != before:
+            differences = {"gone": [name for name in before if name not in names],
+                           "new": [name for name in names if name not in before]}
+            log.warning("goes on with %d scenes, not the %d that it began with: %s", len(names),
+                        len(before), "; ".join(name_some(kind, scenes) for kind, scenes in
+                                               differences.items() if scenes))
 
 
 def meta_train(trainer: MetaTrainer, run: Run, options: LoopOptions) -> Progress | None:

@@ -30,6 +30,8 @@ from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.derivatives import gradient
 from utils.errors import ConfigError
 from utils.rays import Surface, camera_rays
+from utils.source_windows import MARGIN, source_windows
+from utils.tiles import in_tiles
 from utils.views import Sources, Targets, TrainingViews
 from utils.weights import convolution_kinds, encoder_kind, load_first_weights
 
@@ -222,10 +224,19 @@ class ImageBasedModel(ImageNetworks):
         sources = Sources(views.cameras, views.images, views.masks, surface)
         return ViewRenderer(self, sources, occ_threshold=occ_threshold, tracer=tracer)
 
-    def forward(self, targets: Targets, sources: Sources, occ_threshold: float) -> Tensor:
-        """Images (T, 3, H, W) of the targets from the sources' photographs."""
-        correspondence = self.correspond(targets, sources, occ_threshold)
-        blended, _ = self.blend(self.encode(sources.images), targets, sources, correspondence)
+    def forward(self, targets: Targets, sources: Sources, occ_threshold: float,
+                *, in_windows: bool = False) -> Tensor:
+        """Images (T, 3, H, W) of the targets from the sources' photographs.
+
+        Args:
+            in_windows: encode no more of the sources than the targets show (`SourceWindows`).
+        """
+        found, images = self.correspond(targets, sources, occ_threshold), sources.images
+        if in_windows:
+            windows = source_windows(found.uv_grid, found.counts_mask, sources.cameras.resolution)
+            found = Correspondence(windows.uv_grid(found.uv_grid), found.counts_mask)
+            images = windows.cut(images)
+        blended, _ = self.blend(self.encode(images), targets, sources, found)
         return self.decode(blended)
 
 
@@ -268,7 +279,7 @@ class ViewRenderer:
         self.model, self.sources = model, sources
         self.occ_threshold, self.tracer = occ_threshold, tracer
         with evaluating(model):
-            self.features = model.encode(sources.images)
+            self.features = in_tiles(model.encode, sources.images, MARGIN)
 
     def __call__(self, cameras: Cameras, exclude: int | None = None) -> Rendering:
         """Render T cameras; source number `exclude` (the target itself, say) does not feed them."""
@@ -282,7 +293,7 @@ class ViewRenderer:
             targets = Targets(surface, dirs, own)
             where = self.model.correspond(targets, self.sources, self.occ_threshold)
             blended, weights = self.model.blend(self.features, targets, self.sources, where)
-            images = self.model.decode(blended)
+            images = in_tiles(self.model.decode, blended, MARGIN)
             normals = surface_normals(self.model.sdf, surface)
             return Rendering(images, surface.hit_mask, surface.points_obj, normals,
                              view_depth(cameras, surface), weights)

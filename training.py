@@ -33,7 +33,7 @@ from utils.surface_watch import SurfaceWatch
 from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
 from utils.views import (
     CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
-    check_views, with_poses)
+    check_cameras, check_views, with_poses)
 
 #: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
 #: third of the points, for 0.1 % of the gradient.
@@ -304,7 +304,8 @@ class SceneTrainer:
         sources = Sources(views.cameras, self.views.images[batch.sources],
                           self.views.masks[batch.sources], self.buffer.surface(batch.sources))
         targets = Targets(surface, views.dirs_obj, views.own_source_mask)
-        prediction = self.model(targets, sources, plan.occ_threshold)
+        prediction = self.model(targets, sources, plan.occ_threshold,
+                                in_windows=self.crops is not None)
         photographs, masks = self.views.images[batch.targets], self.views.masks[batch.targets]
         region = self.loss.image_loss_region
         if weight is not None and region == "foreground":      # of the whole image, not the crop
@@ -349,6 +350,8 @@ class SceneTrainer:
         if self.loads_poses or self.is_refined:
             self.views = with_poses(self.views, state)
             self.buffer = SurfaceBuffer(self.views.cameras)
+        else:
+            check_cameras(self.views, state)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:

@@ -5,7 +5,7 @@ photographs of one size that the system trains on.
 """
 from __future__ import annotations
 
-import json
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from data_processing.scene_folder import check_num_views
+from data_processing.scene_folder import check_num_views, whole_number
 from utils.errors import SceneError
+from utils.limits import MAX_COORDINATE, MAX_SIDE, read_json, short
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-#: Sides beyond this are refused, as are focal lengths this many times the longer side.
-MAX_SIDE, MAX_FOCAL_SHARE = 100_000, 1000.0
+#: Bytes of a file's name that file systems take, and of a whole path.
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096
+#: Focal lengths of more than so many times the longer side are refused.
+MAX_FOCAL_SHARE = 1000.0
 #: Distortion beyond this cannot be a lens: the coefficients belong to another model or unit.
 MAX_DISTORTION = 1e3
-MAX_JSON_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def make_capture(source: str, root: Path, views: list[CapturedView], **more: Any
 
 def _order(name: str) -> list[tuple[int, int | str]]:
     """Sorting key that takes numbers in names as numbers."""
-    return [(0, int(part)) if part.isdigit() else (1, part)
-            for part in re.split(r"(\d+)", name) if part]
+    parts = [part for part in re.split(r"([0-9]+)", name) if part]
+    return [(1, part) if whole_number(part) is None else (0, whole_number(part)) for part in parts]
 
 
 def file_names(names: list[str]) -> list[str]:
@@ -141,22 +143,64 @@ def inside_folder(folder: Path, text: Any, where: str) -> Path:
     Raises:
         SceneError: not a path, or it leads out of the folder.
     """
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise SceneError(f"{where}: {text!r}, need the path of a file relative to {folder}; "
+    if not isinstance(text, str) or not text.strip() or not _is_path(text):
+        raise SceneError(f"{where}: {short(text)}, need the path of a file relative to {folder}; "
                          "write the file again")
     path = folder / text.replace("\\", "/")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise SceneError(f"{where}: {text!r} leads out of {folder}, need a file inside it; move "
-                         "the images there and mend the path")
+    check_inside(path, folder, f"{where}: {short(text)}")
     return path
 
 
-def find_image(path: Path) -> Path | None:
-    """The file itself, or with one of the image suffixes added; None where there is none."""
-    for candidate in (path, *(path.with_name(path.name + suffix) for suffix in IMAGE_SUFFIXES)):
-        if candidate.is_file():
-            return candidate
+def check_inside(path: Path, folder: Path, what: str) -> None:
+    """Raise SceneError where a path, links in it followed, leads out of the folder.
+
+    Args:
+        path: that a file names; it need not exist.
+        folder: that it must be in.
+        what: file, key and text, for the message.
+    """
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError) as problem:          # links in a circle
+        raise SceneError(f"{what} cannot be followed ({problem}), need a file inside {folder}; "
+                         "mend the path") from problem
+    if not is_inside:
+        raise SceneError(f"{what} leads out of {folder}, need a file inside it; move or copy "
+                         "the images there and mend the path")
+
+
+def _is_path(text: str) -> bool:
+    """Whether the system can be asked for a file of this name."""
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in data and len(data) <= MAX_PATH_BYTES and all(
+        len(part) <= MAX_NAME_BYTES for part in re.split(rb"[/\\]", data))
+
+
+def find_image(folder: Path, text: Any, where: str) -> Path | None:
+    """The image that a file names, or with a usual suffix added; None where there is none.
+
+    Args:
+        folder, text, where: as `inside_folder` takes them.
+    Raises:
+        SceneError: as `inside_folder`.
+    """
+    inside_folder(folder, text, where)
+    for suffix in ("", *IMAGE_SUFFIXES):
+        path = inside_folder(folder, text + suffix, where)
+        if is_file(path):
+            return path
     return None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False too where the system takes no such path."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def check_lens(lens: Lens, where: str) -> Lens:
@@ -180,31 +224,11 @@ def check_lens(lens: Lens, where: str) -> Lens:
 
 def load_json(path: Path) -> dict:
     """A JSON file that holds an object; raises SceneError."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise SceneError(f"{path}: more than {MAX_JSON_BYTES:,} bytes, need a file of cameras; "
-                             "check that this is it")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        if isinstance(problem, SceneError):
-            raise
-        raise SceneError(f"{path}: not readable as JSON ({problem}); export or copy it "
-                         "again") from problem
+    content = read_json(path, error=SceneError)
     if not isinstance(content, dict):
         raise SceneError(f"{path}: holds a {type(content).__name__}, need an object with frames; "
                          "export it again")
     return content
-
-
-def load_lines(path: Path, max_bytes: int) -> list[str]:
-    """Lines of a text file of at most `max_bytes`; raises SceneError."""
-    try:
-        if path.stat().st_size > max_bytes:
-            raise SceneError(f"{path}: more than {max_bytes:,} bytes; check that this is the file")
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise SceneError(f"{path}: not readable as text ({problem}); copy or export it "
-                         "again") from problem
 
 
 def parse_numbers(words: list[str], count: int, where: str) -> list[float]:
@@ -212,10 +236,11 @@ def parse_numbers(words: list[str], count: int, where: str) -> list[float]:
     try:
         numbers = [float(word) for word in words]
     except ValueError as problem:
-        raise SceneError(f"{where}: {problem}, need {count} numbers; export it again") from problem
-    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise SceneError(f"{where}: {str(problem)[:200]}, need {count} numbers; export it "
+                         "again") from problem
+    if len(numbers) != count or not all(abs(number) <= MAX_COORDINATE for number in numbers):
         raise SceneError(f"{where}: {len(numbers)} numbers, or some not finite, need {count} "
-                         "finite ones; export it again")
+                         f"finite ones up to {MAX_COORDINATE:g}; export it again")
     return numbers
 
 

@@ -6,20 +6,23 @@ Every count in a binary file is held against the bytes that are left before anyt
 from __future__ import annotations
 
 import struct
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile, islice
 from pathlib import Path
 
 import numpy as np
 
 from data_processing.captures import (Capture, CapturedView, Lens, check_lens, inside_folder,
-                                      load_lines, make_capture, parse_numbers, rigid_from_rotation)
+                                      is_file, make_capture, parse_numbers, rigid_from_rotation)
 from utils.cameras import OPENCV_TO_OPENGL
 from utils.errors import SceneError
+from utils.limits import MAX_COLMAP_BYTES, MAX_COORDINATE, MAX_NAMED, check_size, each_line
 
 #: Where a project keeps its models, the first that exists; and its images.
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", ".")
 IMAGE_FOLDERS = ("images", "input", "image", "rgb", "dense/images", ".")
-MAX_BYTES = 4 * 2**30
 #: Number, name and count of parameters of COLMAP's camera models.
 MODELS = ((0, "SIMPLE_PINHOLE", 3), (1, "PINHOLE", 4), (2, "SIMPLE_RADIAL", 4), (3, "RADIAL", 5),
           (4, "OPENCV", 8), (5, "OPENCV_FISHEYE", 8), (6, "FULL_OPENCV", 12), (7, "FOV", 5),
@@ -44,8 +47,7 @@ class _Bytes:
     """Reads a binary file from front to end, never beyond it."""
 
     def __init__(self, path: Path) -> None:
-        if path.stat().st_size > MAX_BYTES:
-            raise SceneError(f"{path}: more than {MAX_BYTES:,} bytes; thin the model out")
+        check_size(path, MAX_COLMAP_BYTES, "thin the model out", error=SceneError)
         self.path, self.data, self.at = path, path.read_bytes(), 0
 
     def take(self, form: str) -> tuple:
@@ -118,13 +120,13 @@ def read_colmap(folder: Path, image_folder: Path | None = None) -> Capture:
     root = image_folder or _image_folder(folder, poses)
     views, left_out = [], []
     for pose in poses:
-        where = f"{model / 'images'}{end}: {pose.name}"
+        where = f"{model / 'images'}{end}: {pose.name[:MAX_NAMED]}"
         if pose.camera not in cameras:
             raise SceneError(f"{where}: camera {pose.camera}, which cameras{end} has not; export "
                              "the model again")
         image = inside_folder(root, pose.name, where)
-        if not image.is_file():
-            left_out.append(f"{pose.name}: no such file in {root}")
+        if not is_file(image):
+            left_out.append(f"{pose.name[:MAX_NAMED]}: no such file in {root}")
             continue
         views.append(CapturedView(pose.name, image, pose.view, cameras[pose.camera]))
     return make_capture(f"COLMAP model ({model}, {'binary' if end == '.bin' else 'text'})", folder,
@@ -136,7 +138,7 @@ def _image_folder(folder: Path, poses: list[Pose]) -> Path:
     """The usual place that has most of the photographs."""
     places = [folder / name for name in IMAGE_FOLDERS]
     places += [place.parent / name for place in (folder, folder.parent) for name in ("images",)]
-    found = [sum((place / pose.name).is_file() for pose in poses) for place in places]
+    found = [sum(is_file(place / pose.name) for pose in poses) for place in places]
     if not poses or not max(found):
         raise SceneError(f"{folder}: none of the model's {len(poses)} images found in "
                          f"{', '.join(IMAGE_FOLDERS[:3])}, need them in images/; copy them there")
@@ -172,7 +174,8 @@ def _pose(name: str, camera: int, numbers: list[float], where: str) -> Pose:
     """Quaternion (w, x, y, z) and shift, 7 numbers, as a pose."""
     quaternion, shift = np.array(numbers[:4]), np.array(numbers[4:])
     length = np.linalg.norm(quaternion)
-    if not np.isfinite(numbers).all() or abs(length - 1) > QUATERNION_TOLERANCE:
+    is_sound = abs(length - 1) <= QUATERNION_TOLERANCE and (np.abs(shift) <= MAX_COORDINATE).all()
+    if not is_sound:
         raise SceneError(f"{where}: quaternion {quaternion.tolist()} and shift {shift.tolist()}, "
                          "need a unit quaternion and finite numbers; export the model again")
     w, x, y, z = quaternion / length
@@ -211,19 +214,20 @@ def _binary_poses(path: Path) -> list[Pose]:
 
 def _binary_points(path: Path) -> np.ndarray:
     """(N, 3) finite points that enough views saw."""
-    stream, out = _Bytes(path), []
+    stream, out = _Bytes(path), array("d")
     for _ in range(stream.count(51)):
         _, *place, _, _, _, _, length = stream.take("Q3d3BdQ")
         stream.skip(length * 8)
         if length >= LEAST_TRACK:
-            out.append(place)
+            out.extend(place)
     return _finite(out)
 
 
-def _content(path: Path) -> list[tuple[int, str]]:
+def _content(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without comments; blank ones stay, as an image may have no points."""
-    return [(number, line.strip()) for number, line in enumerate(load_lines(path, MAX_BYTES), 1)
-            if not line.startswith("#")]
+    for number, line in each_line(path, MAX_COLMAP_BYTES, error=SceneError):
+        if not line.startswith("#"):
+            yield number, line.strip()
 
 
 def _text_cameras(path: Path) -> dict[int, Lens]:
@@ -244,10 +248,9 @@ def _text_cameras(path: Path) -> dict[int, Lens]:
 
 def _text_poses(path: Path) -> list[Pose]:
     """Every other line is an image, those between are its points."""
-    lines, out = _content(path), []
-    while lines and not lines[0][1]:
-        lines.pop(0)
-    for number, line in lines[::2]:
+    out = []
+    lines = dropwhile(lambda numbered: not numbered[1], _content(path))
+    for number, line in islice(lines, 0, None, 2):
         if not line:
             continue
         where = f"{path}: line {number}"
@@ -262,16 +265,18 @@ def _text_poses(path: Path) -> list[Pose]:
 
 def _text_points(path: Path) -> np.ndarray:
     """(N, 3) finite points that enough views saw."""
-    out = []
+    out = array("d")
     for number, line in _content(path):
         words = line.split()
         if not words:
             continue
         if len(words) >= 8 + 2 * LEAST_TRACK:
-            out.append(parse_numbers(words[1:4], 3, f"{path}: line {number}"))
+            out.extend(parse_numbers(words[1:4], 3, f"{path}: line {number}"))
     return _finite(out)
 
 
-def _finite(points: list) -> np.ndarray:
-    array = np.array(points, np.float64).reshape(-1, 3)
-    return array[np.isfinite(array).all(1)]
+def _finite(coordinates: array) -> np.ndarray:
+    points = np.frombuffer(coordinates, np.float64).reshape(-1, 3) if coordinates \
+        else np.empty((0, 3))
+    with np.errstate(invalid="ignore"):
+        return points[(np.abs(points) <= MAX_COORDINATE).all(1)]

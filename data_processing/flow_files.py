@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_processing.images import FORMATS, MAX_PIXELS, read_mask, read_rgb8
+from data_processing.images import FORMATS, read_mask, read_rgb8
 from utils.errors import SceneError
 from utils.files import whole_file
+from utils.limits import MAX_PIXELS
 from utils.pictures import save_png
 
 FLO_MAGIC = 202021.25             # "PIEH" as a little-endian float

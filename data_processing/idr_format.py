@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,22 +16,23 @@ from data_processing.normalization import (sphere_from_cameras, sphere_from_poin
                                            sphere_from_yaml)
 from data_processing.scene_folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles, check_matrix,
                                           check_invertible, check_num_views, check_similarity,
-                                          list_files)
+                                          list_files, whole_number)
 from utils.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
+from utils import limits
 from utils.errors import SceneError
+from utils.safe_pickle import DAMAGE, array_of_npy
 
 LOGGER = logging.getLogger(__name__)
 IMAGE_FOLDER, MASK_FOLDER = "image", "mask"
 WORLD_MAT, SCALE_MAT = "world_mat_", "scale_mat_"
 #: The first that exists is read.
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
-MAX_CAMERA_BYTES = 64 * 2**20
 #: IDR's own: the upper half of the values is foreground, which also suits soft edges and JPEG.
 LEAST_FOREGROUND = 128
 #: Scale matrices count as one when they differ by less than this share of their largest entry.
 SCALE_TOLERANCE = 1e-4
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError,
-           zipfile.BadZipFile, zlib.error)
+_DAMAGE = (*DAMAGE, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error,
+           lzma.LZMAError)
 
 
 def is_idr_folder(folder: Path) -> bool:
@@ -72,15 +74,16 @@ def _check_order(images: list[Path]) -> None:
         if first.stem == second.stem:
             raise SceneError(f"{second}: there is {first.name} too, need one image a view; remove "
                              "one of the two")
-        if first.stem.isdigit() and second.stem.isdigit() and int(first.stem) > int(second.stem):
+        numbers = whole_number(first.stem), whole_number(second.stem)
+        if None not in numbers and numbers[0] > numbers[1]:
             raise SceneError(f"{second}: sorts after {first.name} by name but before it by number, "
                              "so its camera is not clear; need numbers padded with zeros (000.png)")
 
 
 def _check_pairs(path: Path, matrices: dict[str, np.ndarray], images: list[Path]) -> None:
     """One world_mat for each image and no more, or later images would take others' cameras."""
-    numbers = {int(key[len(WORLD_MAT):]) for key in matrices
-               if key.startswith(WORLD_MAT) and key[len(WORLD_MAT):].isdigit()}
+    numbers = {number for key in matrices if key.startswith(WORLD_MAT)
+               and (number := whole_number(key[len(WORLD_MAT):])) is not None}
     if numbers == set(range(len(images))):
         return
     counts = f"{len(numbers)} world_mat entries, {len(images)} images"
@@ -105,20 +108,26 @@ def _load_camera_file(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
     path = paths[0]
     if len(paths) > 1:
         LOGGER.info("%s: read, %s is left alone", path, paths[1].name)
+    limits.check_size(path, limits.MAX_NPZ_BYTES, "check that this is the camera file",
+                      error=SceneError)
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_CAMERA_BYTES:
-            raise SceneError(f"{path}: {size:,} bytes unpacked, need at most {MAX_CAMERA_BYTES:,}; "
-                             "check that this is the camera file")
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = [key for key in archive.files if key.startswith((WORLD_MAT, SCALE_MAT))]
-            return path, {key: archive[key] for key in wanted}
+            return path, _matrices_in(archive, path)
     except SceneError:
         raise
     except _DAMAGE as problem:
         raise SceneError(f"{path}: damaged, truncated, or holding pickled objects ({problem}), "
                          "need an .npz of plain number arrays; copy or save it again") from problem
+
+
+def _matrices_in(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    """The arrays that are read of a camera file, once their stated sizes are known to be small."""
+    size = sum(info.file_size for info in archive.infolist())
+    if size > limits.MAX_NPZ_BYTES:
+        raise SceneError(f"{path}: {size:,} bytes unpacked, need at most "
+                         f"{limits.MAX_NPZ_BYTES:,}; check that this is the camera file")
+    names = [name for name in archive.namelist() if name.startswith((WORLD_MAT, SCALE_MAT))]
+    return {name.removesuffix(".npy"): array_of_npy(archive.read(name)) for name in names}
 
 
 def _decompose(world_mat: np.ndarray, where: str, image: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -178,4 +187,5 @@ def _mask_files(folder: Path, images: list[Path]) -> list[Path | None]:
 
 def _key(path: Path) -> int | str:
     """Files belong together by number (000000.png and 000.png) or by name."""
-    return int(path.stem) if path.stem.isdigit() else path.stem
+    number = whole_number(path.stem)
+    return path.stem if number is None else number

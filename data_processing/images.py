@@ -2,10 +2,7 @@
 from __future__ import annotations
 
 import re
-import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import cv2
@@ -13,15 +10,12 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import ConfigError, SceneError
+from utils.image_files import FORMATS, PNG_SIGNATURE, is_whole, open_image
 
-#: Images beyond this are refused before they are decoded.
-MAX_PIXELS = 100_000_000
 #: A pixel of a mask that was made smaller is foreground when at least this share of it is.
 MASK_THRESHOLD = 0.5
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Where a PNG keeps its bit depth, counted from the start of the file.
 PNG_BIT_DEPTH_OFFSET = 24
-FORMATS = ("PNG", "JPEG")
 #: First line or lines of a binary PPM: kind, width, height, greatest value.
 PPM_HEAD_BYTES = 512
 PPM_HEAD = re.compile(rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
@@ -41,7 +35,9 @@ def read_image(path: Path, im_scale: float = 1.0) -> np.ndarray:
     Raises:
         SceneError: missing, unreadable, truncated, too large, or not 8-bit RGB.
     """
-    return _shrunk(read_rgb8(path).astype(np.float32) / 255, im_scale)
+    levels = read_rgb8(path).astype(np.float32)
+    levels /= 255                                  # in place: large photographs need the room
+    return _shrunk(levels, im_scale)
 
 
 def read_rgb8(path: Path, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
@@ -101,7 +97,7 @@ def check_image(path: Path) -> None:
     """Raise SceneError where `read_image` would, as far as an image's head and end tell."""
     with opened(path, decode=False) as image:
         _check_rgb(path, image)
-        if not _is_whole(path):
+        if not is_whole(path):
             raise SceneError(f"{path}: truncated image (its end is missing), need a whole PNG or "
                              "JPEG file; copy or export it again")
 
@@ -118,31 +114,10 @@ def scaled_size(size: tuple[int, int], im_scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * im_scale)), max(1, round(size[1] * im_scale))
 
 
-@contextmanager
 def opened(path: Path, decode: bool = True,
-           formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+           formats: tuple[str, ...] = FORMATS) -> AbstractContextManager[Image.Image]:
     """The file opened (and wholly decoded) by Pillow; its errors become SceneErrors."""
-    if not path.is_file():
-        raise SceneError(f"{path}: no such file, need a PNG or JPEG image; copy it there or take "
-                         "its view out of the scene")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=formats)
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-            if decode:
-                image.load()
-                if not _is_whole(path):
-                    raise OSError("its end is missing")
-    except Image.DecompressionBombError as problem:
-        raise SceneError(f"{path}: too large ({problem}), need at most {MAX_PIXELS:,} pixels; make "
-                         "the images smaller") from problem
-    except (OSError, SyntaxError, ValueError, EOFError) as problem:
-        raise SceneError(f"{path}: unreadable or truncated image ({problem}), need a whole PNG or "
-                         "JPEG file; copy or export it again") from problem
-    with image:
-        yield image
+    return open_image(path, decode=decode, formats=formats, error=SceneError)
 
 
 def _check_rgb(path: Path, image: Image.Image) -> None:
@@ -173,19 +148,6 @@ def _bit_depth(path: Path) -> int | None:
     if not head.startswith(PNG_SIGNATURE) or len(head) <= PNG_BIT_DEPTH_OFFSET:
         return None
     return head[PNG_BIT_DEPTH_OFFSET]
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a PNG has its end chunk, which Pillow does not miss; True for other files."""
-    with open(path, "rb") as stream:
-        if stream.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
-            return True
-        while len(head := stream.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"IEND":
-                return True
-            stream.seek(length + 4, 1)                    # its data and checksum
-    return False
 
 
 def _convert_command(path: Path, found: str, more: str = "") -> str:

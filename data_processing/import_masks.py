@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from data_processing.captures import IMAGE_SUFFIXES, CapturedView
+from data_processing.captures import IMAGE_SUFFIXES, CapturedView, is_file
 from utils.errors import SceneError
 
 #: Where masks are kept, relative to the capture.
@@ -51,12 +51,12 @@ def _find_mask(root: Path, image: Path) -> Path | None:
         for stem in (image.stem, image.name, *(image.stem + end for end in MASK_ENDS)):
             for suffix in suffixes:
                 found = folder / f"{stem}{suffix}"
-                if found.is_file() and found != image:
+                if is_file(found) and found != image:
                     return found
     for end in MASK_ENDS:
         for suffix in suffixes:
             found = beside / f"{image.stem}{end}{suffix}"
-            if found.is_file():
+            if is_file(found):
                 return found
     return None
 

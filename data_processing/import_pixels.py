@@ -14,6 +14,7 @@ from data_processing.captures import CapturedView, Lens
 from data_processing.images import opened
 from data_processing.import_masks import mask_coverage
 from utils.errors import SceneError
+from utils.image_files import DAMAGE
 
 #: How much the shapes (width over height) of images that belong together may differ.
 SHAPE_TOLERANCE = 0.01
@@ -49,8 +50,12 @@ class PinholeView:
 def stored_size(path: Path) -> tuple[tuple[int, int], int]:
     """(W, H) of the stored pixels, and the EXIF orientation (1 is upright, or not stated)."""
     with opened(path, decode=False) as image:
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-        return image.size, orientation if orientation in TURNS else 1
+        try:
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        except DAMAGE:                             # of the EXIF block alone: not stated
+            orientation = 1
+        is_known = isinstance(orientation, int) and orientation in TURNS
+        return image.size, orientation if is_known else 1
 
 
 def turn_for(path: Path, calibrated: tuple[int, int]) -> int:
@@ -141,12 +146,19 @@ def _rgb_and_alpha(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
         grey = grey / (65535 if image.mode[0] == "I" else max(1.0, float(grey.max())))
         return np.repeat(grey[..., None], 3, -1), None
     if "A" not in image.mode and "transparency" not in image.info:
-        return np.asarray(image.convert("RGB"), np.float32) / 255, None
-    pixels = np.asarray(image.convert("RGBA"), np.float32) / 255
+        return _share_of(image.convert("RGB")), None
+    pixels = _share_of(image.convert("RGBA"))
     alpha = np.ascontiguousarray(pixels[..., 3])
     if alpha.min() == 1:
         return np.ascontiguousarray(pixels[..., :3]), None
     return pixels[..., :3] * alpha[..., None], alpha
+
+
+def _share_of(image: Image.Image) -> np.ndarray:
+    """(H, W, C) float32 levels as shares of 255, scaled in place as they may be large."""
+    levels = np.array(image, np.float32)
+    levels /= 255
+    return levels
 
 
 def _first_channel(image: Image.Image) -> np.ndarray:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from data_processing.captures import (Capture, CapturedView, Lens, check_lens, inside_folder,
-                                      load_lines, make_capture, parse_numbers, rigid_from_rotation)
+                                      is_file, make_capture, parse_numbers, rigid_from_rotation)
 from data_processing.images import image_size
 from data_processing.scene_folder import check_rigid
 from utils.cameras import OPENCV_TO_OPENGL
 from utils.errors import SceneError
+from utils.limits import MAX_CAMERA_TEXT_BYTES, MAX_NAMED, each_line
 
 PATTERN = "*_par.txt"
-MAX_BYTES = 64 * 2**20
 NUM_NUMBERS = 21
 
 
@@ -40,17 +40,16 @@ def read_middlebury(folder: Path) -> Capture:
     path = par_file(folder)
     if path is None:
         raise SceneError(f"{folder}: no file {PATTERN}, need one; copy it there")
-    lines = load_lines(path, MAX_BYTES)
     views, left_out = [], []
-    for number, line in enumerate(lines, start=1):
+    for number, line in each_line(path, MAX_CAMERA_TEXT_BYTES, error=SceneError):
         words = line.split()
         if len(words) < 2:                                # the count in the first line, or nothing
             continue
         image = inside_folder(folder, words[0], f"{path}: line {number}")
-        if not image.is_file():
-            left_out.append(f"{words[0]}: no such file")
+        if not is_file(image):
+            left_out.append(f"{words[0][:MAX_NAMED]}: no such file")
             continue
-        views.append(_read_line(words, image, f"{path}: line {number} ({words[0]})"))
+        views.append(_read_line(words, image, f"{path}: line {number} ({words[0][:MAX_NAMED]})"))
     return make_capture(f"{path.name} (Middlebury)", folder, views, left_out=tuple(left_out))
 
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from data_processing.ply_format import read_ply
+from data_processing.scene_folder import LEAST_SCALE
 from utils.errors import ConfigError, MissingExtraError, SceneError
+from utils.limits import MAX_COORDINATE, MAX_YAML_BYTES, read_text, short
 
 LOGGER = logging.getLogger(__name__)
 #: The words of --scene_normalization.
 SOURCE_WORDS = ("cache", "yaml", "pcd", "camera")
 DEFAULT_ORDER = "cache,yaml,pcd,camera"
 POINT_CLOUD = Path("merged") / "point_cloud_world.ply"
-MAX_YAML_BYTES = 2**20
-MAX_PLY_BYTES = 2 * 2**30
 #: Beyond this condition number the camera axes are as good as parallel and meet nowhere.
 MAX_AXES_CONDITION = 1e6
 
@@ -87,12 +88,14 @@ def checked_sphere(center: Any, radius: Any, where: str) -> Sphere:
     try:
         middle = np.asarray(center, dtype=np.float64).reshape(-1)
         size = float(np.asarray(radius, dtype=np.float64).reshape(()))
-    except (TypeError, ValueError) as problem:
-        raise SceneError(f"{where}: centre {center!r} and radius {radius!r}, need three numbers "
-                         "and one; write the file again") from problem
-    if middle.shape != (3,) or not np.isfinite(middle).all() or not 0 < size < np.inf:
-        raise SceneError(f"{where}: centre {middle.tolist()} and radius {size}, need three finite "
-                         "numbers and a radius over 0; write the file again")
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise SceneError(f"{where}: centre {short(center)} and radius {short(radius)}, need three "
+                         "numbers and one; write the file again") from problem
+    if middle.shape != (3,) or not (np.abs(middle) <= MAX_COORDINATE).all() \
+            or not LEAST_SCALE < size <= MAX_COORDINATE:
+        raise SceneError(f"{where}: centre {short(middle.tolist())} and radius {size}, need three "
+                         f"finite numbers up to {MAX_COORDINATE:g} and a radius over 0; write the "
+                         "file again")
     return Sphere(middle, size)
 
 
@@ -121,12 +124,13 @@ def _load_yaml(path: Path) -> Any:
     except ImportError as problem:
         raise MissingExtraError(f"{path}: reading it needs PyYAML; install it with: pip install "
                                 "pyyaml, or take yaml out of --scene_normalization") from problem
-    if path.stat().st_size > MAX_YAML_BYTES:
-        raise SceneError(f"{path}: more than {MAX_YAML_BYTES} bytes, need a file with center and "
-                         "radius only; rename the file if it is something else")
+    text = read_text(path, MAX_YAML_BYTES, error=SceneError)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as problem:
+        # An alias may repeat what is repeated in itself, so that a few lines become gigabytes.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise yaml.YAMLError("it repeats parts by aliases (*name)")
+        return yaml.safe_load(text)
+    except Exception as problem:   # PyYAML also raises what its own slips happen to raise
         first_line = str(problem).split("\n", 1)[0]
         raise SceneError(f"{path}: not readable as yaml ({first_line}), need 'center: [x, y, z]' "
                          "and 'radius: r'; mend or remove the file") from problem
@@ -145,22 +149,7 @@ def sphere_from_point_cloud(folder: Path) -> Sphere | None:
 
 def load_ply_points(path: Path) -> np.ndarray:
     """(N, 3) float64 vertices of a PLY file, world space; raises SceneError."""
-    import trimesh
-
-    if path.stat().st_size > MAX_PLY_BYTES:
-        raise SceneError(f"{path}: more than {MAX_PLY_BYTES:,} bytes; thin the point cloud out")
-    try:
-        # A stream and not a path, so that names in the file cannot be followed to other files.
-        with open(path, "rb") as stream:
-            points = trimesh.load(stream, file_type="ply", process=False).vertices
-        points = np.asarray(points, np.float64)
-    except Exception as problem:   # the parser raises what its own slips happen to raise
-        raise SceneError(f"{path}: not readable as PLY ({type(problem).__name__}: {problem}), need "
-                         "a point cloud; export it again or remove the file") from problem
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not np.isfinite(points).all():
-        raise SceneError(f"{path}: points of shape {points.shape}, need (N, 3) finite numbers, N "
-                         "over 0; export it again or remove the file")
-    return points
+    return read_ply(path).points
 
 
 def sphere_from_cameras(view: np.ndarray, projection: np.ndarray) -> Sphere | None:

@@ -9,6 +9,7 @@ import torch
 import trimesh
 from torch import Tensor
 
+from data_processing.ply_format import PlyPoints, read_ply
 from data_processing.scenes import Scene, check_training_views, load_scene
 from data_processing.splits import Split, resolve_split
 from utils.cameras import Cameras, rotations
@@ -96,27 +97,20 @@ def load_point_cloud(scene: Scene, data: DataConfig) -> PointCloud | None:
     if not (data.load_pcd and data.use_pcd and scene.path and path.is_file()):
         return None
     try:
-        cloud = trimesh.load(path, process=False)
-        points = np.asarray(cloud.vertices, dtype=np.float64)
-    except (ValueError, AttributeError, IndexError, KeyError, TypeError) as error:
-        raise SceneError(f"{path}: not a readable PLY file of points ({error}); mend or remove it, "
-                         "or give --use_pcd 0") from error
-    if not len(points) or not np.isfinite(points).all():
-        raise SceneError(f"{path}: found {len(points)} points, some not finite or none; need "
-                         "finite points; mend or remove it, or give --use_pcd 0")
+        cloud = read_ply(path)
+    except SceneError as error:
+        raise SceneError(f"{error}; or give --use_pcd 0") from error
     to_object = np.linalg.inv(scene.cameras.model.double().numpy())
-    points_obj = points @ to_object[:3, :3].T + to_object[:3, 3]
+    points_obj = cloud.points @ to_object[:3, :3].T + to_object[:3, 3]
     return PointCloud(torch.from_numpy(points_obj).float(), _normals(cloud, to_object))
 
 
-def _normals(cloud: trimesh.PointCloud | trimesh.Trimesh, to_object: np.ndarray) -> Tensor | None:
-    """Unit normals in object space: the file's own, else those of its faces."""
-    stored = cloud.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
-    if stored is not None and {"nx", "ny", "nz"} <= set(stored.dtype.names or ()):
-        normals = np.stack([stored[name] for name in ("nx", "ny", "nz")], -1).reshape(-1, 3)
-    elif isinstance(cloud, trimesh.Trimesh) and len(cloud.faces):
-        normals = np.asarray(cloud.vertex_normals)
-    else:
+def _normals(cloud: PlyPoints, to_object: np.ndarray) -> Tensor | None:
+    """Unit normals in object space: the file's own, else those of its triangles."""
+    normals = cloud.normals
+    if normals is None and cloud.faces is not None:
+        normals = trimesh.Trimesh(cloud.points, cloud.faces, process=False).vertex_normals
+    if normals is None:
         return None
-    turned = torch.from_numpy(normals.astype(np.float64) @ to_object[:3, :3].T).float()
+    turned = torch.from_numpy(np.asarray(normals, np.float64) @ to_object[:3, :3].T).float()
     return torch.nn.functional.normalize(turned, dim=-1)

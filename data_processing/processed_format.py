@@ -12,13 +12,12 @@ from data_processing.scene_folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles,
                                           check_invertible, check_matrix, check_num_views,
                                           check_rigid, check_similarity, list_files)
 from utils.errors import SceneError
+from utils.limits import MAX_CAMERA_PICKLE_BYTES, MAX_SIDE, short
 from utils.safe_pickle import load_pickled_npy
 
 IMAGE_END, META_END, MASK_END = "_rgb", "_rgb_meta.npy", "_mask.png"
 #: At full size every value over 0 of a processed mask is foreground (METHOD 2a).
 LEAST_FOREGROUND = 1
-#: Camera files hold a few hundred bytes.
-MAX_META_BYTES = 2**20
 #: How far an image's width may be from its camera's frame brought to the same height: a share, or
 #: pixels that rounding of scaled sides can make.
 ASPECT_TOLERANCE, MAX_ROUNDING = 0.02, 2.0
@@ -106,10 +105,14 @@ def _check_projection(projection: np.ndarray, where: str) -> None:
 
 def _check_resolution(resolution: object, path: Path, image: Path) -> None:
     """The camera's frame may be of another size than the image (NDC is shared), not shape."""
-    frame = np.asarray(resolution).reshape(-1)
-    if frame.shape != (2,) or frame.dtype.kind not in "iuf" or not (frame > 0).all():
-        raise SceneError(f"{path}: resolution is {resolution!r}, need [W, H] in pixels; export the "
-                         "camera again")
+    try:
+        frame = np.asarray(resolution).reshape(-1)
+    except ValueError:                             # lists of different lengths
+        frame = np.empty(0)
+    if frame.shape != (2,) or frame.dtype.kind not in "iuf" \
+            or not ((frame > 0) & (frame <= MAX_SIDE)).all():
+        raise SceneError(f"{path}: resolution is {short(resolution)}, need [W, H] in pixels, 1 to "
+                         f"{MAX_SIDE:,}; export the camera again")
     width, height = image_size(image)
     if abs(width - height * frame[0] / frame[1]) > max(ASPECT_TOLERANCE * width, MAX_ROUNDING):
         is_turned = abs(height - width * frame[0] / frame[1]) <= max(ASPECT_TOLERANCE * height,
@@ -122,13 +125,13 @@ def _check_resolution(resolution: object, path: Path, image: Path) -> None:
 
 def _load_dict(path: Path, keys: tuple[str, ...]) -> dict:
     """A pickled dict that has the keys."""
-    content = load_pickled_npy(path, max_bytes=MAX_META_BYTES, error=SceneError)
+    content = load_pickled_npy(path, max_bytes=MAX_CAMERA_PICKLE_BYTES, error=SceneError)
     if not isinstance(content, dict):
         raise SceneError(f"{path}: holds a {type(content).__name__}, need a pickled dict; save it "
                          "with numpy.save(path, a_dict)")
     missing = [key for key in keys if key not in content]
     if missing:
-        found = ", ".join(map(str, content)) or "nothing"
+        found = short(list(content)) if content else "nothing"
         raise SceneError(f"{path}: has {found}, need {', '.join(missing)} too; export it again")
     return content
 

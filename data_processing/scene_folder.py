@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from utils.errors import SceneError
+from utils.limits import MAX_COORDINATE
 
 #: How far the columns of a rotation may be from orthonormal (files hold rounded numbers).
 ROTATION_TOLERANCE = 1e-2
 #: A matrix is singular when its reciprocal condition number is below this.
 LEAST_RECIPROCAL_CONDITION = 1e-10
+#: As is one that shrinks by more than this.
+LEAST_SCALE = 1e-15
 MIN_VIEWS = 2
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -54,6 +57,12 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
                   if path.suffix.lower() in suffixes and not path.name.startswith("."))
 
 
+def whole_number(text: str) -> int | None:
+    """The number that digits 0 to 9 write, None for other text and for more of them than any
+    file's number has."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 100 else None
+
+
 def check_num_views(folder: Path, num_views: int, what: str) -> None:
     """Raise SceneError when there are fewer views than can be learned from."""
     if num_views < MIN_VIEWS:
@@ -72,7 +81,7 @@ def check_matrix(matrix: Any, where: str, shape: tuple[int, int] = (4, 4)) -> np
     """
     try:
         out = np.asarray(matrix, dtype=np.float64)
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, OverflowError) as problem:
         raise SceneError(f"{where}: not a matrix of numbers ({problem}), need {shape}; "
                          "export the cameras again") from problem
     if out.shape != shape:
@@ -81,13 +90,16 @@ def check_matrix(matrix: Any, where: str, shape: tuple[int, int] = (4, 4)) -> np
     if not np.isfinite(out).all():
         raise SceneError(f"{where}: holds NaN or infinity, need finite numbers; calibrate this "
                          "view again or take it out of the scene")
+    if np.abs(out).max() > MAX_COORDINATE:
+        raise SceneError(f"{where}: holds {np.abs(out).max():.3g}, need numbers up to "
+                         f"{MAX_COORDINATE:g}; calibrate this view again, or scale the scene down")
     return out
 
 
 def check_invertible(part: np.ndarray, where: str) -> None:
     """Raise SceneError when the 3x3 part of a camera that must have an inverse has none."""
     values = np.linalg.svd(part, compute_uv=False)
-    if values[-1] <= LEAST_RECIPROCAL_CONDITION * values[0]:
+    if values[-1] <= max(LEAST_RECIPROCAL_CONDITION * values[0], LEAST_SCALE):
         raise SceneError(f"{where}: singular, need a matrix that has an inverse; calibrate this "
                          "view again or take it out of the scene")
 

@@ -20,8 +20,11 @@ from data_processing.scene_folder import FoundScene
 from data_processing.splits import Split
 from utils.cameras import Cameras
 from utils.errors import SceneError
+from utils.limits import check_memory
 
 LOGGER = logging.getLogger(__name__)
+#: Of a view in memory: three floats, and a byte of the mask.
+BYTES_A_PIXEL = 13
 SURFACE_POINTS = "surface_points_world.ply"
 
 
@@ -196,6 +199,10 @@ def _check_in_front(folder: Path, found: FoundScene, model: np.ndarray) -> None:
 def _read_pixels(found: FoundScene, im_scale: float) -> tuple[Tensor, Tensor]:
     """images (V, 3, H, W) float32 and masks (V, 1, H, W) bool."""
     width, height = scaled_size(_check_sizes(found), im_scale)
+    num_views = len(found.files)
+    check_memory(num_views * width * height * BYTES_A_PIXEL,
+                 f"{num_views} views of {width}x{height} pixels ({found.files[0].image.parent})",
+                 "give a smaller --load_im_scale or take views out", error=SceneError)
     images = torch.empty(len(found.files), 3, height, width)
     masks = torch.ones(len(found.files), 1, height, width, dtype=torch.bool)
     for i, view in enumerate(found.files):

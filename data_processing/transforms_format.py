@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from data_processing.captures import (Capture, CapturedView, Lens, check_lens, find_image,
-                                      inside_folder, load_json, make_capture)
+                                      inside_folder, is_file, load_json, make_capture)
 from data_processing.images import image_size
 from data_processing.normalization import load_ply_points
 from data_processing.scene_folder import check_rigid
 from utils.errors import SceneError
+from utils.limits import MAX_COORDINATE, MAX_FRAMES, MAX_NAMED, short
 
 TRANSFORMS = "transforms.json"
 #: NeRF's synthetic scenes split their frames over files; they are read as one.
 SPLIT_FILES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
-MAX_FRAMES = 100_000
 PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 FISHEYES = ("OPENCV_FISHEYE", "FISHEYE")
 
@@ -48,10 +48,10 @@ def read_transforms(folder: Path) -> Capture:
         content = load_json(path)
         for index, frame in enumerate(_frames(content, path)):
             where = f"{path}: frame {index}"
-            image = find_image(inside_folder(folder, frame.get("file_path"), f"{where}, file_path"))
+            image = find_image(folder, frame.get("file_path"), f"{where}, file_path")
             if image is None or image in taken:
                 why = "no such file" if image is None else "it is listed twice"
-                left_out.append(f"{frame['file_path']}: {why}")
+                left_out.append(f"{frame['file_path'][:MAX_NAMED]}: {why}")
                 continue
             taken.add(image)
             views.append(_read_frame(content, frame, image, folder=folder, where=where))
@@ -88,7 +88,7 @@ def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
     mask = frame.get("mask_path")
     if mask is not None:
         mask = inside_folder(folder, mask, f"{where}, mask_path")
-        if not mask.is_file():
+        if not is_file(mask):
             raise SceneError(f"{mask}: no such mask ({where}, mask_path), need it; add it, or take "
                              "mask_path out of every frame")
     lens = _lens({**content, **frame}, image, where)
@@ -101,10 +101,10 @@ def _lens(values: Mapping[str, Any], image: Path, where: str) -> Lens:
         """The number of a key; SceneError where it is something else."""
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise SceneError(f"{where}: {key} is {value!r}, need a number; export it again")
-        return float(value)
+            raise SceneError(f"{where}: {key} is {short(value)}, need a number; export it again")
+        return float(value) if abs(value) <= MAX_COORDINATE else math.nan
 
-    model = str(values.get("camera_model", "OPENCV")).upper()
+    model = str(values.get("camera_model", "OPENCV"))[:100].upper()
     if model not in (*PINHOLES, *FISHEYES):
         raise SceneError(f"{where}: camera_model {model}, need one of "
                          f"{', '.join((*PINHOLES, *FISHEYES))}; undistort the images with the tool "
@@ -136,7 +136,7 @@ def _focal(angle: float, side: int) -> float:
 
 
 def _read_points(path: Path, left_out: list[str]) -> np.ndarray | None:
-    if not path.is_file():
+    if not is_file(path):
         left_out.append(f"{path.name}: no such file of points")
         return None
     return load_ply_points(path)

@@ -3,7 +3,7 @@
     python experiment_scripts/benchmark.py [--device D] [--resolution 128x96] [--scene DIR]
                                            [--repeats 3] [--sweep 1] [--json FILE]
 
-Prints one table (about 4 minutes on 2 cores, the sweep 10 more); the JSON has the same figures and
+Prints one table (about 5 minutes on 2 cores, the sweep 12 more); the JSON has the same figures and
 `ratios` (reference over fast: larger is better). Without --scene a made-up one is measured. Longer
 than a script's 60 lines, as all that it measures is wiring of this one place.
 """
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E402
 from data_processing.scenes import load_scene  # noqa: E402
@@ -44,6 +45,7 @@ VARIANTS = ("reference", "fast")
 FLOP_PER_POINT = 99_328           # SIREN 3-128-128-128-128-1, multiplications and additions
 NUM_SDF_POINTS = 100_000
 NUM_FIRST_STEPS = 10              # of the fast path, after which both variants are measured
+NUM_FIRST_STEPS_SWEEP = 1         # at 800x600 ten take as long as all that is measured
 NUM_DENSE_SAMPLES = 2000          # of a ray on which both tracers disagree, to tell which is right
 JOBS = ("shape_step", "image_step", "render_frame", "buffers", "sdf_forward", "sdf_gradient",
         "eikonal")
@@ -118,10 +120,12 @@ class Subject:
         device_name: of the flag.
         num_views: how many views `buffers` traces.
         num_sources: source views of a step; 0: those of the dtu split.
+        num_first_steps: of the fast path, whose surface both variants get.
     """
 
     def __init__(self, tracer: str, scene_path: str, im_scale: float, device_name: str,
-                 num_views: int, num_sources: int = 0) -> None:
+                 num_views: int, num_sources: int = 0,
+                 num_first_steps: int = NUM_FIRST_STEPS) -> None:
         device = pick_device(device_name)
         self.is_fast = tracer == "fast"
         if self.is_fast and device.type == "cpu":
@@ -133,7 +137,7 @@ class Subject:
         views = views_of(scene, train, device)
         first = trainer_of("fast", views, device)          # both variants get the same surface
         first.trace_all()
-        for step in range(NUM_FIRST_STEPS if not num_sources else 0):
+        for step in range(num_first_steps):
             first.train_step(step)
         self.trainer = trainer_of(tracer, views, device)
         self.trainer.model.load_state_dict(first.model.state_dict())
@@ -237,13 +241,14 @@ def make_jobs(*arguments) -> Jobs:
 
 
 def measure(scene_path: str, im_scale: float, config: BenchmarkConfig,
-            *, num_views: int = 49, num_sources: int = 0, jobs=JOBS,
-            names=VARIANTS) -> dict[str, dict]:
+            *, num_views: int = 49, num_sources: int = 0, jobs=JOBS, names=VARIANTS,
+            num_first_steps: int = NUM_FIRST_STEPS) -> dict[str, dict]:
     """Figures by job and variant; processes are fresh, so peaks are those of these jobs."""
     variants = [Variant(name, make_jobs, name, scene_path, im_scale, config.device, num_views,
-                        num_sources) for name in names]
+                        num_sources, num_first_steps) for name in names]
     try:
-        return {job: interleaved(variants, job, config.repeats) for job in jobs}
+        return {job: interleaved(variants, job, config.repeats)
+                for job in tqdm(jobs, desc="measuring", leave=False)}
     finally:
         for variant in variants:
             variant.close()
@@ -261,14 +266,15 @@ def ratios_of(found: dict[str, dict]) -> dict[str, float]:
 
 def sweep(scene_path: str, width: int, config: BenchmarkConfig) -> list[dict]:
     """How everything grows with the size of the views, and with their number."""
-    rows = []
-    for wide in SWEEP_WIDTHS:
+    rows, config = [], replace(config, repeats=1)
+    common = {"num_first_steps": NUM_FIRST_STEPS_SWEEP}
+    for wide in tqdm(SWEEP_WIDTHS, desc="sizes"):
         names = VARIANTS if wide * wide * 3 // 4 <= MOST_REFERENCE_PIXELS else ("fast",)
-        found = measure(scene_path, wide / width, config, names=names,
+        found = measure(scene_path, wide / width, config, names=names, **common,
                         jobs=("shape_step", "image_step", "render_frame"))
         rows.append({"width": wide, "views": 7, **found})
-    for views in SWEEP_VIEWS:
-        found = measure(scene_path, SWEEP_WIDTHS[0] / width, config, num_views=views,
+    for views in tqdm(SWEEP_VIEWS, desc="views"):
+        found = measure(scene_path, SWEEP_WIDTHS[0] / width, config, num_views=views, **common,
                         num_sources=views, jobs=("shape_step", "image_step", "render_frame",
                                                  "buffers"))
         rows.append({"width": SWEEP_WIDTHS[0], "views": views, **found})

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import random
@@ -73,6 +74,25 @@ def test_a_disk_that_fills_inside_torch_is_told_as_such(tmp_path, monkeypatch):
     with pytest.raises(WriteError, match="is full"):
         ckpt.save_checkpoint(path, {"step": 2})
     assert folder_names(tmp_path) == []
+
+
+class Filling(io.BufferedWriter):
+    """A file on a disk with room for 20,000 bytes."""
+
+    def write(self, data):
+        if self.tell() + len(memoryview(data).cast("B")) > 20_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_disk_that_fills_in_the_midst_of_a_tensor(tmp_path, monkeypatch):
+    path = tmp_path / "step_000001.pth"
+    ckpt.save_checkpoint(path, {"step": 1, "weights": torch.ones(10)})
+    monkeypatch.setattr(ckpt.os, "fdopen", lambda handle, mode: Filling(io.FileIO(handle, "w")))
+    with pytest.raises(WriteError, match=f"the disk of {tmp_path} is full"):
+        ckpt.save_checkpoint(path, {"step": 2, "weights": torch.ones(100, 100)})
+    assert ckpt.load_checkpoint(path)["step"] == 1
+    assert folder_names(tmp_path) == ["step_000001.pth"]
 
 
 def test_errors_that_are_not_the_disks_stay_what_they_are(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from utils import checkpoints, loop
 from utils.checkpoints import checkpoints_in, load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, WriteError
 from utils.loop import Loop, LoopOptions, run_facts, stored_progress
+from utils.recovery import Setbacks
 from utils.run import start_run
 
 
@@ -224,6 +225,14 @@ def test_setbacks_that_were_overcome_do_not_add_up(make_loop):
     task.train_step = train_step
     progress = made.run()
     assert progress.step == 40 and progress.setbacks.returns == 5
+
+
+@pytest.mark.parametrize("stored", [{}, {"setbacks": None}, {"setbacks": {"other": 1}},
+                                    {"setbacks": {"skipped": "many"}}])
+def test_setbacks_of_other_versions_are_new(stored):
+    assert Setbacks.of(stored) == Setbacks()
+    assert Setbacks.of({"setbacks": {"skipped": 3, "returns": 1, "other": 2}}) == \
+        Setbacks(skipped=3, returns=1)
 
 
 def test_trouble_is_named_once_as_long_as_it_lasts(make_loop, caplog, monkeypatch):

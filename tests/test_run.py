@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import subprocess
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from utils.checkpoints import save_checkpoint
 from utils.config import TRAIN_SECTIONS, parse_config
 from utils.errors import ConfigError, WriteError
 from utils.run import RUN_FILES, RunFolder, pick_device, revision, run_script, start_run
+from utils.run_lock import LOCK_NAME
 
 
 def begin(root, *flags, is_training=True):
@@ -62,10 +65,31 @@ def test_restart_deletes_the_runs_files_and_no_others(tmp_path):
     (tmp_path / "run" / "views").symlink_to(outside)
     begin(tmp_path, "--restart", 1)
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert left == ["config.txt", "mine", "notes.txt", "train.log"]
+    assert left == ["config.txt", "mine", "notes.txt", LOCK_NAME, "train.log"]
     assert (tmp_path / "run" / "mine" / "metrics.json").read_text() == "mine"
     assert (outside / "kept.txt").read_text() == "mine"           # the link went, not its aim
     assert "of the run" not in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_halves_that_a_killed_process_left_are_deleted(tmp_path):
+    """Not those of a process that lives, such as an evaluation, nor what is not a run's."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    run = tmp_path / "run"
+    dead, alive = [
+        [run / f".metrics.{process}.part.json", run / "views" / f".002_error.{process}.part.png",
+         run / "video_frames" / f".0001.{process}.part.png"] for process in (gone.pid, os.getpid())]
+    dead += [run / ".config.txt.abcd_123.tmp",
+             run / "checkpoints" / ".step_000002.pth.abcdefgh.tmp"]
+    kept = [*alive, run / f".notes.{gone.pid}.part.txt", run / ".mine.txt.abcdefgh.tmp",
+            run / "metrics.json"]
+    for path in (*dead, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    begin(tmp_path, is_training=False)
+    assert all(path.exists() for path in (*dead, *kept))
+    begin(tmp_path)
+    assert not any(path.exists() for path in dead) and all(path.exists() for path in kept)
 
 
 def test_resume_finds_the_latest_sound_checkpoint(tmp_path):

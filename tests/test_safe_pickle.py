@@ -123,12 +123,39 @@ def test_hand_written_attacks_end_in_an_error_at_once(program):
         load_restricted_pickle(io.BytesIO(program), "attack.pkl")
 
 
-def test_shared_parts_stay_shared_and_do_not_multiply():
+def shared(levels):
+    """Lists of two references to one list each: 2**levels leaves in a few bytes."""
     part = [0]
-    for _ in range(25):
-        part = [part, part]                              # 2**25 leaves if each were copied
-    found = load_restricted_pickle(io.BytesIO(pickle.dumps(part)))
+    for _ in range(levels):
+        part = [part, part]
+    return part
+
+
+def test_shared_parts_stay_shared():
+    found = load_restricted_pickle(io.BytesIO(pickle.dumps(shared(10))))
     assert found[0] is found[1]
+
+
+@pytest.mark.parametrize("bomb", [shared(25), {"view": [shared(25)]}, ["x" * 10**5] * 10**4,
+                                  [np.zeros(10**4)] * 10**4])
+def test_shared_parts_that_would_multiply_are_refused(bomb):
+    with pytest.raises(UserError, match="multiply"):
+        load_restricted_pickle(io.BytesIO(pickle.dumps(bomb)), "bomb.pkl")
+
+
+@pytest.mark.parametrize("key", ["hash", 2**61 - 1, 1.5, (1, 2)])
+def test_keys_whose_hash_takes_long_or_collides_are_refused(key):
+    if key == "hash":                                  # 2**60 steps to hash
+        key = ()
+        for _ in range(60):
+            key = (key, key)
+        data = pickle.dumps(key)[:-1] + b"K\x01s."
+        data = data[:2] + b"}" + data[2:] if data[2:3] != b"\x95" else \
+            data[:2] + b"}" + data[11:]
+    else:
+        data = pickle.dumps({key: 1})
+    with pytest.raises(UserError, match="as key"):
+        load_restricted_pickle(io.BytesIO(data), "keys.pkl")
 
 
 @pytest.mark.parametrize("cut", [3, 9, 40, 140, -1])

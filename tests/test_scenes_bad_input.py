@@ -9,9 +9,9 @@ from PIL import Image
 from scene_files import (HEIGHT, NUM_VIEWS, WIDTH, idr_matrices, mask, meta, picture, save_dict,
                          write_idr, write_processed)
 
-from data_processing import images
 from data_processing.scenes import check_training_views, load_scene
 from data_processing.splits import Split
+from utils import limits
 from utils.errors import SceneError, UserError
 
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -109,7 +109,7 @@ def test_truncated_jpeg_and_damaged_png(any_scene):
 
 def test_huge_images_are_refused_before_decoding(any_scene, monkeypatch):
     folder, image, _ = any_scene
-    monkeypatch.setattr(images, "MAX_PIXELS", WIDTH * HEIGHT)
+    monkeypatch.setattr(limits, "MAX_PIXELS", WIDTH * HEIGHT)
     load_scene(folder)
     imageio.imwrite(image, np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8))
     assert_refused(folder, image.name, "too large", f"{WIDTH + 1}x{HEIGHT}", "at most")
@@ -279,8 +279,11 @@ def test_damaged_npz_and_pickles_in_it(idr, monkeypatch):
     change_idr(idr, world_mat_1=np.array({"a": 1}, dtype=object))
     assert_refused(idr, "cameras_sphere.npz", "pickled objects")
     change_idr(idr)
-    monkeypatch.setattr("data_processing.idr_format.MAX_CAMERA_BYTES", 100)
+    np.savez_compressed(path, world_mat_0=np.zeros((4, 4, 1000)))
+    monkeypatch.setattr(limits, "MAX_NPZ_BYTES", 16000)
     assert_refused(idr, "cameras_sphere.npz", "bytes unpacked")
+    monkeypatch.setattr(limits, "MAX_NPZ_BYTES", 100)
+    assert_refused(idr, "cameras_sphere.npz", "at most 100")
 
 
 def test_two_images_of_one_view_and_unpadded_numbers(any_scene):

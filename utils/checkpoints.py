@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import pickle
-import pickletools
 import re
 import shutil
 import tempfile
@@ -22,12 +20,16 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from utils.checkpoint_gate import Error, check_checkpoint
 from utils.errors import CheckpointError, WriteError
+from utils.safe_pickle import Refused
 
 LOG = logging.getLogger(__name__)
 STEP_NAME = re.compile(r"step_(\d+)\.pth$")
 NUM_NAMED = 8  # tensors named of each kind when a state does not fit
 BYTES_PER_MIB = 2**20
+#: Of what a training run stores; raise it when older versions would misread that.
+CHECKPOINT_FORMAT = 1
 
 
 def checkpoint_name(step: int) -> str:
@@ -73,17 +75,32 @@ def load_checkpoint(path: str | os.PathLike,
         raise CheckpointError(f"checkpoint {path}: found {found} there, needed a file; check the "
                               f"path")
     try:
+        check_checkpoint(path)
         payload = torch.load(path, map_location=map_location, weights_only=True)
     except PermissionError as error:
         raise CheckpointError(f"checkpoint {path}: no permission to read it; change its mode or "
                               f"owner") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
-            AttributeError, IndexError, TypeError) as error:
+    except Refused as error:
+        raise CheckpointError(f"checkpoint {path}: it holds code or objects ({error}), needed "
+                              "tensors, numbers and strings only; it was not loaded, save its "
+                              "tensors alone with torch.save") from error
+    except Error as error:
         raise CheckpointError(f"checkpoint {path}: {_why_not_loaded(path, error)}") from error
     if not isinstance(payload, dict):
         raise CheckpointError(f"checkpoint {path}: holds a {type(payload).__name__}, needed a "
                               f"dict of tensors; give a file that a training script wrote")
     return payload
+
+
+def check_format(stored: dict[str, Any], path: str | os.PathLike) -> None:
+    """Raises CheckpointError for a training run's checkpoint of a version after this one.
+
+    Files without a number (networks alone, releases) are taken as they are.
+    """
+    found = stored.get("format", CHECKPOINT_FORMAT)
+    if not isinstance(found, int) or found > CHECKPOINT_FORMAT:
+        raise CheckpointError(f"checkpoint {path}: of format {found}, this version reads formats "
+                              f"up to {CHECKPOINT_FORMAT}; update to the version that wrote it")
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,
@@ -246,39 +263,13 @@ def _why_not_loaded(path: Path, error: Exception) -> str:
     """Says what is wrong with a file that torch would not read."""
     if path.stat().st_size == 0:
         return "the file is empty; give another, or delete it so that an earlier one is used"
-    text = str(error)
-    name = _offender(path, text) if isinstance(error, pickle.UnpicklingError) else None
-    if name:
-        return (f"it holds code or objects ({name}), needed tensors, numbers and strings only; "
-                f"it was not loaded, save its tensors alone with torch.save")
     with path.open("rb") as stream:
         looks_zipped = stream.read(2) == b"PK"
     if looks_zipped and not zipfile.is_zipfile(path):
         return ("the file is truncated or damaged; give another, or delete it so that an earlier "
                 "one is used")
-    first_line = text.splitlines()[0] if text else type(error).__name__
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
     return f"not a checkpoint, or damaged ({first_line[:200]}); give a file that torch.save wrote"
-
-
-def _offender(path: Path, text: str) -> str | None:
-    """Finds the name that a pickle wanted to call: in torch's message, else in the file itself."""
-    told = re.search(r"GLOBAL ([\w.]+)", text)
-    if told:
-        return told.group(1)
-    with path.open("rb") as stream:
-        head = stream.read(BYTES_PER_MIB)
-    words: list[str] = []
-    try:
-        for operation, argument, _ in pickletools.genops(head):
-            if operation.name == "GLOBAL":
-                return argument.replace(" ", ".")
-            if operation.name == "STACK_GLOBAL":
-                return ".".join(words[-2:])
-            if isinstance(argument, str):
-                words.append(argument)
-    except ValueError:
-        return None  # no pickle at all, or cut off before a name came
-    return None
 
 
 def _shape(value: Any) -> list[int] | str:
@@ -286,8 +277,9 @@ def _shape(value: Any) -> list[int] | str:
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
-def name_some(kind: str, names: Sequence[str]) -> str:
+def name_some(kind: str, names: Sequence[object]) -> str:
     """Lists the first names of a kind, and how many more there are; all of them go to the log."""
+    names = [str(name) for name in names]
     if len(names) > NUM_NAMED:
         LOG.warning("%s, all %d: %s", kind, len(names), ", ".join(names))
     more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""

@@ -5,18 +5,19 @@ Reads what runs leave behind (metrics.json, curve.csv, views/), so that it needs
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as imageio
 import numpy as np
 
 from utils.benchmarking import format_rows
 from utils.errors import UserError
 from utils.evaluation import COLUMNS, file_name
+from utils.image_files import open_image
+from utils.limits import MAX_COORDINATE, MAX_TABLE_BYTES, read_json, read_text, short
 from utils.pictures import save_png, sheet
 
 
@@ -45,13 +46,13 @@ def read_run(folder: str | Path) -> FinishedRun:
     """
     folder = Path(folder).expanduser()
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        with open(folder / "curve.csv", newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("psnr")]
+        metrics = read_json(folder / "metrics.json", error=UserError)
+        text = read_text(folder / "curve.csv", MAX_TABLE_BYTES, error=UserError)
+        rows = [row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("psnr")]
         _check_types(metrics)
         return FinishedRun(folder.name, folder, metrics,
                            {int(row["step"]): float(row["psnr"]) for row in rows})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{folder}: no results of a finished run ({error}); give folders such as "
                         "logs/demo, in which a run has written metrics.json and curve.csv"
                         ) from error
@@ -66,12 +67,14 @@ def _check_types(metrics: dict[str, Any]) -> None:
     """
     for name in ("mean", "views"):
         if not isinstance(metrics[name], dict):
-            raise TypeError(f"'{name}' of metrics.json is {metrics[name]!r}, needed a dictionary")
+            raise TypeError(f"'{name}' of metrics.json is {short(metrics[name])}, needed a "
+                            "dictionary")
     numbers = {f"mean.{key}": metrics["mean"].get(key) for key in COLUMNS}
     numbers["train_seconds"] = metrics.get("train_seconds")
     for name, value in numbers.items():
-        if not (value is None or isinstance(value, (int, float))):
-            raise TypeError(f"'{name}' of metrics.json is {value!r}, needed a number")
+        is_number = isinstance(value, (int, float)) and abs(value) <= MAX_COORDINATE
+        if not (value is None or is_number):
+            raise TypeError(f"'{name}' of metrics.json is {short(value)}, needed a number")
 
 
 def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
@@ -139,7 +142,8 @@ def _labels(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[str]:
 def _picture(run: FinishedRun, view: str, kind: str) -> np.ndarray:
     path = run.folder / "views" / f"{file_name(view)}_{kind}.png"
     try:
-        return imageio.imread(path)[..., :3]
-    except (OSError, ValueError) as error:
+        with open_image(path, error=UserError) as image:
+            return np.array(image.convert("RGB"))
+    except UserError as error:
         raise UserError(f"{path}: cannot be read ({error}); evaluate the run again with "
                         "--test_rt 1") from error

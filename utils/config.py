@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ from utils.config_stages import (
     BenchmarkConfig, CheckConfig, CompareConfig, ImportConfig, LossConfig, MakeFlowConfig,
     MakeSceneConfig, MetaConfig, PretrainConfig, RunTableConfig, TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError
+from utils.limits import MAX_CONFIG_BYTES, read_text
 
 LOG = logging.getLogger(__name__)
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -230,9 +232,12 @@ def find_config_file(path: str) -> Path:
     return found
 
 
-def _open_config_file(path: str) -> Any:
-    """Opens a config file."""
-    return open(find_config_file(path), encoding="utf-8")
+def _open_config_file(path: str) -> io.StringIO:
+    """The text of a config file, as a file; ConfigError where it cannot be read."""
+    found = find_config_file(path)
+    file = io.StringIO(read_text(found, MAX_CONFIG_BYTES, error=ConfigError))
+    file.name = str(found)                         # the parser tells by it where a value is from
+    return file
 
 
 def _read_given(parser: configargparse.ArgumentParser, fields: dict[str, dataclasses.Field],

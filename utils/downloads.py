@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import http.client
-import json
 import logging
 import os
 import re
@@ -24,6 +23,7 @@ from urllib.parse import quote, unquote, urlsplit
 from tqdm import tqdm
 
 from utils.errors import ConfigError, DownloadError, WriteError
+from utils.limits import MAX_CONFIG_BYTES, read_json, short
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ BLOCK = 1 << 16           # bytes read at once
 TIMEOUT = 30.0            # seconds without a byte
 SUFFIX = ".pth"           # may be left out when a file is asked for
 _SUM = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[\w-][\w.-]*")
+_NAME = re.compile(r"[\w-][\w.-]{,99}")
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,35 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
         ConfigError: the file cannot be read, or an entry is not sound.
     """
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        entries = [Entry(**item) for item in files]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = read_json(path, error=ConfigError, most=MAX_CONFIG_BYTES)
+        entries = [Entry(**item) for item in content["files"]]
+    except (ConfigError, KeyError, TypeError) as error:
         names = ", ".join(field.name for field in fields(Entry))
         raise ConfigError(f"{path}: not a manifest ({error}); need {{\"files\": [...]}} with "
                           f"{names} for each; restore it from the repository") from error
-    root = path.parent.resolve().parent
     for entry in entries:
-        shipped = entry.shipped_path(path) if isinstance(entry.address, str) else path
-        is_sound = all(isinstance(getattr(entry, field.name), int if field.name == "size" else str)
-                       for field in fields(Entry))
-        if not (is_sound and _NAME.fullmatch(entry.name) and _SUM.fullmatch(entry.sha256)
-                and entry.size > 0 and (shipped is None or shipped.is_relative_to(root))):
-            raise ConfigError(f"{path}: the entry {entry.name!r} is not sound: need a plain file "
-                              "name, 64 hexadecimal digits, a size over 0 and an address or a path "
-                              "inside the project")
+        if not _is_sound(entry, path):
+            raise ConfigError(f"{path}: the entry {short(entry.name)} is not sound: need a plain "
+                              "file name, 64 hexadecimal digits, a size over 0 and an address or "
+                              "a path inside the project")
     return {entry.name: entry for entry in entries}
+
+
+def _is_sound(entry: Entry, manifest: Path) -> bool:
+    """Whether an entry has what it needs, and leads to no file outside of the project."""
+    if not all(isinstance(getattr(entry, field.name), int if field.name == "size" else str)
+               for field in fields(Entry)):
+        return False
+    try:
+        urlsplit(entry.address)
+        shipped = entry.shipped_path(manifest)
+        if shipped is not None:
+            shipped.is_file()
+    except (ValueError, OSError, RuntimeError):    # no address, or no path that there may be
+        return False
+    root = manifest.parent.resolve().parent
+    return bool(_NAME.fullmatch(entry.name) and _SUM.fullmatch(entry.sha256) and entry.size > 0
+                and (shipped is None or shipped.is_relative_to(root)))
 
 
 def find_entry(entries: dict[str, Entry], name: str) -> Entry:
@@ -154,7 +166,11 @@ def _address_of(entry: Entry, shipped: Path | None, mirror: str) -> str:
 
 
 def _check_scheme(address: str) -> None:
-    if urlsplit(address).scheme not in SCHEMES:
+    try:
+        scheme = urlsplit(address).scheme
+    except ValueError:                             # such as an open bracket
+        scheme = ""
+    if scheme not in SCHEMES:
         raise DownloadError(f"the address is '{address}', need one that begins with "
                             f"{', '.join(scheme + '://' for scheme in SCHEMES)}")
 

@@ -2,11 +2,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import WriteError
+
+#: Names of files that are not whole yet: those of `whole_file`, and of `utils.checkpoints`.
+PART = re.compile(r"\.(?P<stem>.+)\.(?P<process>\d+)\.part(?P<suffix>\.\w+)?")
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.\w{8}\.tmp")
 
 
 @contextmanager
@@ -34,3 +39,35 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         if path.parent.is_dir():
             part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path, names: Collection[str] = ()) -> None:
+    """Delete what killed processes left of files that they had begun to write.
+
+    What a process that still lives has begun stays: an evaluation may be at work beside a run.
+
+    Args:
+        folder: it need not exist.
+        names: of the whole files; empty: all.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        part, temporary = PART.fullmatch(path.name), TEMPORARY.fullmatch(path.name)
+        if part and not _is_alive(int(part["process"])):
+            name = part["stem"] + (part["suffix"] or "")
+        elif temporary:
+            name = temporary["name"]
+        else:
+            continue
+        if not names or name in names:
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this number runs here."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:                        # another user's
+        return True
+    return True

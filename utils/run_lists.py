@@ -29,8 +29,9 @@ from utils.checkpoints import STEP_NAME, checkpoints_in
 from utils.config import META_SECTIONS, TRAIN_SECTIONS, find_config_file, parse_config
 from utils.config_sections import RunConfig, ViewsConfig
 from utils.config_stages import RunTableConfig
-from utils.errors import ConfigError, WriteError
+from utils.errors import ConfigError, UserError, WriteError
 from utils.evaluation import file_name
+from utils.limits import MAX_CONFIG_BYTES, read_json, read_text
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +114,10 @@ class ListedRun:
     def last_metrics(self) -> dict[str, Any] | None:
         """What stands in metrics.json, finished or not; None where there is none to be read."""
         try:
-            metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+            metrics = read_json(self.folder / "metrics.json", error=UserError)
             is_whole = isinstance(metrics["mean"], dict) and isinstance(metrics["steps"], int) \
                 and isinstance(metrics["train_seconds"], (int, float))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError):
             return None
         return metrics if is_whole else None
 
@@ -153,7 +154,7 @@ def list_runs(table: RunTableConfig) -> list[ListedRun]:
     scenes = [Path(path).expanduser().resolve() for path in table.scenes]
     runs = []
     for config, config_name in zip(configs, names_of(configs), strict=True):
-        is_meta = bool(_META_KEY.search(config.read_text(encoding="utf-8")))
+        is_meta = bool(_META_KEY.search(read_text(config, MAX_CONFIG_BYTES, error=ConfigError)))
         expected = _expected_length(table, config, is_meta)
         for scene, scene_name in zip(scenes, names_of(scenes), strict=True):
             for seed in table.seeds:

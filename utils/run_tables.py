@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,9 @@ import numpy as np
 
 from utils.checkpoints import write_text_atomic
 from utils.config_stages import RunTableConfig
+from utils.errors import UserError
 from utils.evaluation import COLUMNS, NOT_AVAILABLE, finite
+from utils.limits import MAX_TABLE_BYTES, read_text
 from utils.run_lists import ListedRun
 
 SECONDS = ("seconds", 1)
@@ -55,7 +58,7 @@ def figures_of(run: ListedRun, table: RunTableConfig) -> dict[str, float | None]
     if metrics is None:
         return None
     figures = {name: _number(metrics["mean"].get(name)) for name in COLUMNS}
-    figures["seconds"] = float(metrics["train_seconds"])
+    figures["seconds"] = _number(metrics["train_seconds"])
     curve = read_curve(run.folder / "curve.csv")
     for step in table.at_steps:
         figures[f"psnr_at_step_{step}"] = next(
@@ -66,13 +69,15 @@ def figures_of(run: ListedRun, table: RunTableConfig) -> dict[str, float | None]
 
 
 def read_curve(path: Path) -> list[tuple[int, float, float]]:
-    """(step, seconds, PSNR) of the scored rows of a run's curve.csv; none where it is absent."""
+    """(step, seconds, PSNR) of the scored rows of a run's curve.csv, finite; none where it is
+    absent or damaged."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [(int(row["step"]), float(row["seconds"]), float(row["psnr"]))
-                    for row in csv.DictReader(file) if row.get("psnr")]
-    except (OSError, ValueError, KeyError, TypeError):
+        text = read_text(path, MAX_TABLE_BYTES, error=UserError)
+        rows = [(int(row["step"]), float(row["seconds"]), float(row["psnr"]))
+                for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("psnr")]
+    except (ValueError, KeyError, TypeError, csv.Error):
         return []
+    return [row for row in rows if math.isfinite(row[1]) and math.isfinite(row[2])]
 
 
 def at_time(curve: Sequence[tuple[int, float, float]], seconds: float) -> float | None:
@@ -220,4 +225,7 @@ def as_json(found: Table) -> str:
 
 def _number(value: object) -> float | None:
     """A figure of metrics.json as a number, or None."""
-    return finite(value) if isinstance(value, (int, float)) else None
+    try:
+        return finite(value) if isinstance(value, (int, float)) else None
+    except OverflowError:                          # digits beyond any float
+        return None

@@ -2,6 +2,7 @@
 
 A pickle is a small program that may call whatever it names. Here every name it can reach stands in
 one table, and each entry is a stand-in of ours that checks what it gets before it builds an array.
+Nor may a small one grow large: memo numbers, nesting, keys and shared parts are bounded.
 """
 from __future__ import annotations
 
@@ -11,26 +12,84 @@ import pickle
 import pickletools
 import re
 import struct
+import tokenize
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from utils.errors import UserError
+from utils.limits import MAX_GROWTH, MAX_OPERATIONS, MAX_PICKLE_BYTES
 
-#: Largest pickle that is read; camera files have kilobytes, network weights up to 250 MB.
-MAX_PICKLE_BYTES = 512 * 2**20
 #: Deepest nesting of dicts and lists that is followed.
 MAX_DEPTH = 32
 NPY_MAGIC = b"\x93NUMPY"
 ADMITTED = "numpy arrays, dicts, lists, strings and numbers"
 _DTYPE_CODE = re.compile(r"[<>=|]?([biufSU]\d{1,4}|O\d?|\?)")
-_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError,
-           AttributeError, OverflowError, MemoryError, RecursionError, struct.error)
+#: Parts that even the smallest file may have, when shared ones count wherever they are met.
+FEW_PARTS = 10_000
+#: Numbers that are keys of a dict; larger ones could be chosen so that looking them up takes hours.
+MAX_NUMBER_KEY = 2**31
+DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError,
+          AttributeError, OverflowError, MemoryError, RecursionError, AssertionError, SyntaxError,
+          struct.error, tokenize.TokenError)
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The pickle holds something that is not admitted; the text says what."""
+
+
+class PlainUnpickler(pickle._Unpickler):
+    """Python's own unpickler with plain keys and without sets, extensions and persistent ids.
+
+    A tuple of tuples that share their parts takes forever to hash, and so would a dict with such
+    a key. The C version cannot be told to look at keys. `find_class` is left to the heirs.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle stands for."""
+        raise Refused(f"the global '{module}.{name}'")
+
+    def persistent_load(self, pid: Any) -> Any:
+        """What a persistent id stands for."""
+        raise Refused("a persistent id")
+
+    def _set_item(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        self.load_setitem()
+
+    def _set_items(self) -> None:
+        _check_keys(self.stack[::2])
+        self.load_setitems()
+
+    def _make_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        self.load_dict()
+
+    def _refuse_set(self) -> None:
+        raise Refused("a set")
+
+    def _refuse_extension(self) -> None:
+        raise Refused("a name of the extension registry")
+
+    dispatch |= {pickle.SETITEM[0]: _set_item, pickle.SETITEMS[0]: _set_items,
+                 pickle.DICT[0]: _make_dict}
+    dispatch |= dict.fromkeys((code[0] for code in (pickle.EMPTY_SET, pickle.FROZENSET,
+                                                    pickle.ADDITEMS)), _refuse_set)
+    dispatch |= dict.fromkeys((code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4)),
+                              _refuse_extension)
+
+
+def _check_keys(keys: list) -> None:
+    """Refuse keys of a dict that are not text, bytes, None or small numbers."""
+    for key in keys:
+        is_small = isinstance(key, int) and abs(key) < MAX_NUMBER_KEY
+        if not (is_small or key is None or isinstance(key, (str, bytes))):
+            raise Refused(f"a dict with a {type(key).__name__.strip('_').lower()} or a large "
+                          "number as key")
 
 
 class _Dtype:
@@ -38,13 +97,13 @@ class _Dtype:
 
     def __init__(self, code: Any, *_flags: Any) -> None:
         if not isinstance(code, str) or not _DTYPE_CODE.fullmatch(code):
-            raise _Refused(f"an array of type {str(code)[:40]!r}")
+            raise Refused(f"an array of type {str(code)[:40]!r}")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
         _version, byte_order, subdtype, names, fields = state[:5]
         if subdtype is not None or names is not None or fields is not None:
-            raise _Refused("a structured array")
+            raise Refused("a structured array")
         if byte_order in ("<", ">"):
             self.dtype = self.dtype.newbyteorder(byte_order)
 
@@ -72,13 +131,15 @@ class _Constructor:
         return self._make(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise _Refused("a state for a function")
+        raise Refused("a state for a function")
 
 
 def _build_array(shape: Any, dtype: Any, data: Any, order: str = "C") -> np.ndarray:
     """Array of a pickled state; the data must fill the shape, which bounds its size."""
     if not isinstance(dtype, _Dtype):
-        raise _Refused("an array without a plain type")
+        raise Refused("an array without a plain type")
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError("array whose shape is not of whole numbers")
     count = math.prod(shape)
     if dtype.dtype.hasobject:
         if not isinstance(data, list) or len(data) != count:
@@ -107,19 +168,19 @@ def _build_from_buffer(data: Any, dtype: Any, shape: Any, order: str) -> _Array:
 def _encode_latin1(text: Any, encoding: Any = "") -> bytes:
     """How protocols 0 to 2 write bytes; any other codec is refused."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused(f"a call of codec {str(encoding)[:40]!r}")
+        raise Refused(f"a call of codec {str(encoding)[:40]!r}")
     return text.encode("latin1")
 
 
 def _empty_bytes(*arguments: Any) -> bytes:
     """How protocols 0 to 2 write bytes of no length."""
     if arguments:
-        raise _Refused("a call of bytes")
+        raise Refused("a call of bytes")
     return b""
 
 
 def _not_callable(*_arguments: Any) -> None:
-    raise _Refused("a bare call of numpy.ndarray")
+    raise Refused("a bare call of numpy.ndarray")
 
 
 _TABLE = {("numpy", "ndarray"): _not_callable, ("numpy", "dtype"): _Dtype,
@@ -131,47 +192,74 @@ for _package in ("numpy.core", "numpy._core"):                 # before and sinc
     _TABLE[(f"{_package}.numeric", "_frombuffer")] = _build_from_buffer
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
+class _RestrictedUnpickler(PlainUnpickler):
     """Resolves the names of `_TABLE` and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _TABLE:
-            raise _Refused(f"the global '{module}.{name}'")
+            return super().find_class(module, name)
         return _Constructor(_TABLE[(module, name)])
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("a persistent id")
 
+def check_operations(data: bytes | BinaryIO) -> None:
+    """Read the next pickle of `data` without doing what it says; raises where it is cut off.
 
-def _check_memo(data: bytes) -> None:
-    """Refuse memo numbers beyond the count of operations, which would only eat memory."""
+    Refuses memo numbers beyond the count of operations, and more operations than any file of ours
+    has: one byte may make a dict of 64.
+    """
     for count, (opcode, argument, _position) in enumerate(pickletools.genops(data)):
+        if count > MAX_OPERATIONS:
+            raise Refused(f"more than {MAX_OPERATIONS:,} operations")
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count + 1:
-            raise _Refused("an oversized memo")
+            raise Refused("an oversized memo")
 
 
-def _to_plain(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
-    """Replace stand-ins by arrays; refuse whatever is not admitted."""
-    if depth > MAX_DEPTH:
-        raise _Refused(f"more than {MAX_DEPTH} nested levels")
-    if value is None or isinstance(value, (bool, int, float, str, bytes, np.generic)):
-        return value
-    if id(value) in seen:                         # shared parts once, or they multiply
-        return seen[id(value)]
-    if isinstance(value, _Array):
-        plain = value.array
-        if plain.dtype.hasobject:
-            items = [_to_plain(item, seen, depth + 1) for item in plain.ravel()]
-            plain = _build_array(plain.shape, _Dtype("O"), items)
-    elif isinstance(value, dict):
-        plain = {_to_plain(key, seen, depth + 1): _to_plain(item, seen, depth + 1)
-                 for key, item in value.items()}
-    elif isinstance(value, (list, tuple)):
-        plain = type(value)(_to_plain(item, seen, depth + 1) for item in value)
-    else:
-        raise _Refused(f"a {type(value).__name__.strip('_').lower()}")
-    seen[id(value)] = plain
-    return plain
+class _Plain:
+    """Replaces stand-ins by arrays and refuses whatever is not admitted.
+
+    Args:
+        most_parts: numbers, characters and containers there may be, when a part that is shared
+            counts wherever it is met: whoever makes an array or text of it, meets it so often.
+    """
+
+    def __init__(self, most_parts: int) -> None:
+        self.most_parts = most_parts
+        self.done: dict[int, tuple[Any, int]] = {}
+
+    def of(self, value: Any, depth: int = 0) -> tuple[Any, int]:
+        """The plain value and the number of its parts; shared parts stay shared."""
+        if depth > MAX_DEPTH:
+            raise Refused(f"more than {MAX_DEPTH} nested levels")
+        if isinstance(value, (str, bytes)):
+            return value, 1 + len(value)
+        if value is None or isinstance(value, (bool, int, float, np.generic)):
+            return value, 1
+        if id(value) not in self.done:
+            self.done[id(value)] = self._container(value, depth)
+        return self.done[id(value)]
+
+    def _container(self, value: Any, depth: int) -> tuple[Any, int]:
+        if isinstance(value, _Array):
+            array = value.array
+            if not array.dtype.hasobject:
+                return array, 1 + array.size
+            items, num_parts = self._all(array.ravel(), depth)
+            return _build_array(array.shape, _Dtype("O"), items), num_parts
+        if isinstance(value, dict):
+            keys, num_keys = self._all(value, depth)
+            items, num_items = self._all(value.values(), depth)
+            return dict(zip(keys, items)), num_keys + num_items
+        if isinstance(value, (list, tuple)):
+            items, num_parts = self._all(value, depth)
+            return type(value)(items), num_parts
+        raise Refused(f"a {type(value).__name__.strip('_').lower()}")
+
+    def _all(self, values: Iterable, depth: int) -> tuple[list, int]:
+        found = [self.of(item, depth + 1) for item in values]
+        num_parts = 1 + sum(count for _, count in found)
+        if num_parts > self.most_parts:
+            raise Refused("parts that are shared so often that they multiply")
+        return [item for item, _ in found], num_parts
 
 
 def _read_bounded(source: BinaryIO | str | Path, what: str, max_bytes: int,
@@ -193,13 +281,14 @@ def _read_bounded(source: BinaryIO | str | Path, what: str, max_bytes: int,
 
 def _unpickle(data: bytes, what: str, error: type[UserError]) -> Any:
     try:
-        _check_memo(data)
-        return _to_plain(_RestrictedUnpickler(io.BytesIO(data), encoding="latin1").load(), {})
-    except _Refused as problem:
+        check_operations(data)
+        content = _RestrictedUnpickler(io.BytesIO(data), encoding="latin1").load()
+        return _Plain(FEW_PARTS + MAX_GROWTH * len(data)).of(content)[0]
+    except Refused as problem:
         raise error(f"{what}: holds {problem}, which is not admitted as it could run code; need "
                     f"{ADMITTED} only. Save it again with these alone, and do not trust "
                     "the file if it came from elsewhere") from problem
-    except _DAMAGE as problem:
+    except DAMAGE as problem:
         raise error(f"{what}: damaged or truncated pickle ({problem}); need {ADMITTED}. "
                     "Copy or save the file again") from problem
 
@@ -234,21 +323,43 @@ def load_pickled_npy(path: str | Path, *, max_bytes: int = MAX_PICKLE_BYTES,
     data = _read_bounded(path, what, max_bytes, error)
     if not data.startswith(NPY_MAGIC):
         return _unpickle(data, what, error)
-    stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0,
-                       (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, is_fortran, dtype = read_header(stream)
-        rest = data[stream.tell():]
-        if not dtype.hasobject:
-            count = math.prod(shape)
-            array = np.frombuffer(rest, dtype, count=count) if count else np.empty(0, dtype)
-            return array.reshape(shape, order="F" if is_fortran else "C").copy()
-    except _DAMAGE as problem:
+        array, rest = _parse_npy(data)
+    except DAMAGE as problem:
         raise error(f"{what}: damaged or truncated .npy file ({problem}); need what numpy.save "
                     "writes. Copy or save the file again") from problem
+    if array is not None:
+        return array
     content = _unpickle(rest, what, error)
     if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
         return content.item()
     return content
+
+
+def array_of_npy(data: bytes) -> np.ndarray:
+    """The array of an `.npy` file's content; what its head says is held against its length.
+
+    Raises:
+        ValueError, or another of `DAMAGE`: damaged, truncated, or a pickled object.
+    """
+    array, _ = _parse_npy(data)
+    if array is None:
+        raise ValueError("pickled objects")
+    return array
+
+
+def _parse_npy(data: bytes) -> tuple[np.ndarray | None, bytes]:
+    """The array, or None for one of objects; and the bytes behind the head."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0,
+                   (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, is_fortran, dtype = read_header(stream)
+    rest = data[stream.tell():]
+    if dtype.hasobject:
+        return None, rest
+    if dtype.names is not None or dtype.subdtype is not None or any(n < 0 for n in shape):
+        raise ValueError(f"an array of type {str(dtype)[:40]} and shape {str(shape)[:40]}")
+    count = math.prod(shape)
+    array = np.frombuffer(rest, dtype, count=count) if count else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if is_fortran else "C").copy(), rest

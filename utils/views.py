@@ -16,6 +16,9 @@ from utils.errors import CheckpointError
 from utils.rays import Rays, Surface, make_rays
 
 CAMERA_MATRICES = ("view", "projection", "model")
+#: Cameras are the same up to this share of their largest entry: files of one scene are read with
+#: other rounding on other machines, far below what a pixel is (1e-3).
+CAMERA_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,30 @@ def check_views(views: TrainingViews, state: dict[str, Any]) -> None:
         raise CheckpointError("the run was trained on other photographs or masks of the same "
                               "names, or at another --load_im_scale; give the same, or --restart 1 "
                               "to delete that run")
+
+
+def check_cameras(views: TrainingViews, state: dict[str, Any]) -> None:
+    """Raise CheckpointError where a `SceneTrainer`'s state is of other cameras, or of another
+    object space: neither its surface nor what views saw of it would fit."""
+    stored = state.get("cameras", {})
+    if any(name not in stored for name in CAMERA_MATRICES):
+        return
+    now, before = (_object_to_clip(matrices) for matrices in (
+        {name: getattr(views.cameras, name) for name in CAMERA_MATRICES}, stored))
+    if now.shape == before.shape and (now - before).abs().max() <= CAMERA_TOLERANCE:
+        return
+    raise CheckpointError("the run was trained with other cameras, or with another object space "
+                          "(--scene_normalization, --work_radius, --scene_radius_scale, "
+                          "--randomize_cameras); give the same, --load_model_poses 1 to take the "
+                          "cameras of the checkpoint, or --restart 1 to delete that run")
+
+
+def _object_to_clip(matrices: dict[str, Tensor]) -> Tensor:
+    """(V, 4, 4) from object to clip space, the largest entry of each 1."""
+    projection, view, model = (matrices[name].double().cpu()
+                               for name in ("projection", "view", "model"))
+    product = projection @ view @ model
+    return product / product.abs().amax((-1, -2), keepdim=True)
 
 
 def with_poses(views: TrainingViews, state: dict[str, Any]) -> TrainingViews:

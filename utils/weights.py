@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from utils.checkpoints import load_checkpoint, load_state, name_some, save_checkpoint
+from utils.checkpoints import (
+    check_format, load_checkpoint, load_state, name_some, save_checkpoint)
 from utils.config import Config
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig
 from utils.errors import CheckpointError, ConfigError
@@ -60,9 +61,15 @@ def read_networks(path: str | Path) -> StoredNetworks:
     """Networks of a training checkpoint, a file of networks, or a release file.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds no network.
+        CheckpointError: the file cannot be read, is of a later version, or holds no network.
     """
     state = load_checkpoint(path)
+    check_format(state, path)
+    return _checked_names(_networks_in(state, path), path)
+
+
+def _networks_in(state: dict, path: str | Path) -> StoredNetworks:
+    """The networks of a loaded file; CheckpointError where there is none."""
     for inner in ("task", "model"):
         state = state[inner] if isinstance(state.get(inner), dict) else state
     if all(isinstance(state.get(name), dict) for name in state if name in NETWORKS) \
@@ -70,7 +77,7 @@ def read_networks(path: str | Path) -> StoredNetworks:
         return StoredNetworks({name: state[name] for name in NETWORKS if name in state},
                               _tensors_beside(state, set(NETWORKS)))
     if any(is_release_key(key) for key in state):
-        names = read_release_names(state)
+        names = read_release_names(key for key in state if isinstance(key, str))
         return StoredNetworks({network: {own: state[key] for own, key in table.items()}
                                for network, table in names.networks.items()}, names.unknown)
     networks: dict[str, dict[str, Tensor]] = {}
@@ -85,6 +92,16 @@ def read_networks(path: str | Path) -> StoredNetworks:
         raise CheckpointError(f"{path}: found {found}, needed tensors of {', '.join(NETWORKS)}; "
                               "give a checkpoint of a training run")
     return StoredNetworks(networks, _tensors_beside(state, taken))
+
+
+def _checked_names(stored: StoredNetworks, path: str | Path) -> StoredNetworks:
+    """The same, once all names of tensors are text; CheckpointError for others."""
+    for network, tensors in stored.networks.items():
+        foreign = [name for name in tensors if not isinstance(name, str)]
+        if foreign:
+            raise CheckpointError(f"{path}: {network} has a tensor named {foreign[0]!r}, needed "
+                                  "text; give a checkpoint of a training run")
+    return stored
 
 
 def _tensors_beside(state: dict, taken: set[str]) -> tuple[str, ...]:

@@ -1,0 +1,133 @@
+"""Memory stays flat: 5,000 steps of one scene, and 200 scenes of a pool within its bound.
+
+    python -m pytest tests/trust/test_memory.py -m trust -s
+
+Each is a process of its own, whose resident memory is drawn into TRUST_FOLDER (else logs/trust).
+"""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from memory_plots import MIB, ROOT, draw, plots_folder, slope
+from tiny_runs import flags_of
+
+from data_processing.made_scenes import make_scene
+from data_processing.writers import write_scene
+
+pytestmark = pytest.mark.trust
+
+STEPS, WARM_UP = 5000, 1000
+#: A step that kept the smallest of its tensors, the (2, 1, 24, 32) hits of its targets, would
+#: grow by 1,536 bytes; malloc's own drift is an order below that.
+BYTES_A_STEP = 500
+SCENES, POOL_MIB, TURNS = 200, 8, 3
+#: A turn that kept one of its 200 scenes would grow by 0.8 MiB.
+BYTES_A_VISIT = 2000
+
+#: A training run with one look at the memory every 10 steps.
+RUN = """
+import json, sys
+sys.path[:0] = sys.argv[1:3]
+from memory_plots import resident_bytes
+from tiny_runs import call
+from training import SceneTrainer
+step, rows = SceneTrainer.train_step, []
+
+def watched(self, number):
+    if number % 10 == 0:
+        rows.append((number, resident_bytes()))
+    return step(self, number)
+
+SceneTrainer.train_step = watched
+call("train_sdf_ibr", *json.loads(sys.argv[3]))
+print(json.dumps(rows))
+"""
+
+#: Meta-training of one inner step a scene; all pixels that are alive are counted at each read.
+POOL = """
+import json, sys, weakref
+sys.path[:0] = sys.argv[1:3]
+from data_processing import scene_pool
+from memory_plots import resident_bytes
+from meta_training import MetaTrainer
+from tiny_runs import call
+sizes, most, rows = {}, [0], []
+
+def watching(read):
+    def reading(*args, **options):
+        found = read(*args, **options)
+        for pixels in (found.images, found.masks):
+            sizes[id(pixels)] = pixels.nbytes
+            weakref.finalize(pixels, sizes.pop, id(pixels))
+        most[0] = max(most[0], sum(list(sizes.values())))
+        return found
+    return reading
+
+for name in ("load_scene", "views_of"):
+    setattr(scene_pool, name, watching(getattr(scene_pool, name)))
+step = MetaTrainer.train_step
+
+def watched(self, number):
+    losses = step(self, number)
+    rows.append((number + 1, resident_bytes(), most[0]))
+    return losses
+
+MetaTrainer.train_step = watched
+call("train_sdf_ibr_meta", *json.loads(sys.argv[3]))
+print(json.dumps(rows))
+"""
+
+
+def measured(code, flags, folder):
+    """The rows that a program prints last; it is given flags of a script."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests"), json.dumps(flags)],
+        cwd=folder, text=True, stdout=subprocess.PIPE, check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return np.array(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def test_five_thousand_steps_in_flat_memory(tiny_scene, tiny_sphere, tmp_path):
+    """With checkpoints, scores and picture sheets, which come every 500 steps."""
+    flags = flags_of(tmp_path, tiny_scene, "--num_steps", STEPS, "--steps_til_ckpt", 500,
+                     "--eval_interval", 500, "--steps_til_pictures", 500, sphere=tiny_sphere)
+    steps, resident = measured(RUN, flags, tmp_path).T
+    assert len(steps) == STEPS // 10
+    draw(plots_folder() / "memory_5000_steps.png", steps, {"resident": resident}, first=WARM_UP,
+         xlabel="step", title=f"{STEPS:,} steps on 6 views of 32x24")
+    growth = slope(steps, resident, WARM_UP)
+    print(f"\n{STEPS:,} steps: {resident[-1] / MIB:.1f} MiB at the end, "
+          f"{resident[steps >= WARM_UP].max() / MIB:.1f} at most, {growth:+.0f} bytes a step "
+          f"after step {WARM_UP:,}")
+    assert growth < BYTES_A_STEP
+
+
+def test_two_hundred_scenes_within_the_bound(tiny_sphere, tmp_path):
+    """Three turns through scenes that hold more than ten times what may be in memory."""
+    first = tmp_path / "first"
+    write_scene(make_scene("blobs", 0, num_views=6, resolution=(112, 84), supersampling=1,
+                           num_points=100), first, "processed")
+    for number in range(SCENES):
+        shutil.copytree(first, tmp_path / "many" / f"{number:03d}", copy_function=os.link)
+    total = SCENES * 6 * 112 * 84 * 13
+    assert total > 10 * POOL_MIB * MIB
+    flags = flags_of(tmp_path, tmp_path / "many", "--scene_memory_mb", POOL_MIB, "--load_pcd", 0,
+                     "--num_meta_steps", 1, "--num_steps", SCENES * TURNS, "--steps_til_ckpt", 200,
+                     "--source_views_per_target", 2, "--image_batch_size", 1, sphere=tiny_sphere)
+    visits, resident, alive = measured(POOL, flags, tmp_path).T
+    draw(plots_folder() / "memory_200_scenes.png", visits,
+         {"resident": resident, "scenes' pixels, the most so far": alive}, first=SCENES,
+         xlabel="scenes visited", title=f"{SCENES} scenes of {total / SCENES / MIB:.2f} MiB, "
+                                        f"{POOL_MIB} MiB allowed")
+    growth = slope(visits, resident, SCENES)
+    print(f"\n{SCENES} scenes of {total / MIB:.0f} MiB in all, {POOL_MIB} MiB allowed: "
+          f"{alive.max() / MIB:.2f} MiB of pixels at most, {resident[-1] / MIB:.1f} MiB resident "
+          f"at the end, {growth:+.0f} bytes a visit after the first turn")
+    assert 0.7 * POOL_MIB * MIB < alive.max() <= POOL_MIB * MIB
+    assert growth < BYTES_A_VISIT

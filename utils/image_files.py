@@ -1,0 +1,81 @@
+"""Image files opened by Pillow: few formats, a bounded number of pixels, one kind of error."""
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from utils import limits
+from utils.errors import UserError
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+FORMATS = ("PNG", "JPEG")
+#: What Pillow raises for damaged files, its own slips included.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError,
+          AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError, struct.error,
+          zlib.error)
+
+
+@contextmanager
+def open_image(path: Path, *, decode: bool = True, formats: tuple[str, ...] = FORMATS,
+               error: type[UserError]) -> Iterator[Image.Image]:
+    """The file opened (and wholly decoded) by Pillow.
+
+    Args:
+        path: the file.
+        decode: False: only its head is read.
+        formats: Pillow's names of the formats that are admitted.
+        error: class of the error that is raised.
+    Raises:
+        error: missing, of no pixels or more than `limits.MAX_PIXELS`, damaged, truncated.
+    """
+    if not path.is_file():
+        raise error(f"{path}: no such file, need a PNG or JPEG image; copy it there or take "
+                    "its view out of the scene")
+    try:
+        image = _opened(path, decode, formats)
+    except Image.DecompressionBombError as problem:
+        raise error(f"{path}: too large ({problem}), need at most {limits.MAX_PIXELS:,} pixels; "
+                    "make the images smaller") from problem
+    except DAMAGE as problem:
+        raise error(f"{path}: unreadable or truncated image ({problem}), need a whole PNG or "
+                    "JPEG file; copy or export it again") from problem
+    with image:
+        yield image
+
+
+def _opened(path: Path, decode: bool, formats: tuple[str, ...]) -> Image.Image:
+    """The image, its size checked before it is decoded; raises as Pillow does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")            # of Pillow, about damaged metadata and size
+        image = Image.open(path, formats=formats)
+        width, height = image.size
+        if width < 1 or height < 1:
+            raise ValueError(f"it has {width}x{height} pixels")
+        if width * height > limits.MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{width}x{height} pixels")
+        if decode:
+            image.load()
+            if not is_whole(path):
+                raise OSError("its end is missing")
+            if image.mode in ("P", "PA") and image.palette is None:
+                raise ValueError("its palette is missing")
+        return image
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a PNG has its end chunk, which Pillow does not miss; True for other files."""
+    with open(path, "rb") as stream:
+        if stream.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+            return True
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IEND":
+                return True
+            stream.seek(length + 4, 1)                    # its data and checksum
+    return False

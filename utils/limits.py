@@ -1,0 +1,136 @@
+"""How large what comes from a file may be: every reader holds a file against these first.
+
+A limit is far above what scenes, weights and results need, and so low that reading any file that
+is within it stays below about 1 GB beside the pixels and numbers that are kept. A size that a
+file's head states is also held against the length of the file.
+"""
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+MIB = 2**20
+#: Pixels of an image, before it is decoded: 15 bytes each are needed while it becomes floats.
+MAX_PIXELS = 64_000_000
+#: Width or height of an image that a calibration states.
+MAX_SIDE = 100_000
+#: Bytes of files by kind. A pickled camera file has a few hundred bytes, LPIPS weights 250 MB.
+MAX_PICKLE_BYTES = 512 * MIB
+MAX_CAMERA_PICKLE_BYTES = MIB
+MAX_NPZ_BYTES = 64 * MIB
+MAX_JSON_BYTES = 16 * MIB
+MAX_YAML_BYTES = 2**16
+MAX_TABLE_BYTES = 64 * MIB
+MAX_CONFIG_BYTES = MIB
+MAX_CAMERA_TEXT_BYTES = 4 * MIB
+MAX_COLMAP_BYTES = 512 * MIB
+MAX_PLY_BYTES = 256 * MIB
+#: Numbers of the vertices of a point cloud, and characters of a line of text.
+MAX_PLY_NUMBERS = 64_000_000
+MAX_LINE = 16 * MIB
+#: Operations of a pickle, each of which may make an object of 64 bytes; and its parts for each of
+#: its bytes, when a shared part counts wherever it is met.
+MAX_OPERATIONS = 2_000_000
+MAX_GROWTH = 16
+#: Greatest entry of a matrix, coordinate of a point or radius: squares of it fit into float32.
+MAX_COORDINATE = 1e15
+#: Characters of a file's name in a message.
+MAX_NAMED = 200
+#: Frames of a capture.
+MAX_FRAMES = 100_000
+#: Share of the free memory that the pixels of a scene may take.
+MEMORY_SHARE = 0.9
+
+
+def check_size(path: Path, most: int, mend: str, *, error: type[UserError]) -> int:
+    """The length of a file in bytes.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+        mend: what to do if it has more.
+        error: class of the error that is raised.
+    Raises:
+        error: it has more, or cannot be looked at.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror}), need a readable file; check "
+                    "the path and its permissions") from problem
+    if size > most:
+        raise error(f"{path}: {size:,} bytes, need at most {most:,}; {mend}")
+    return size
+
+
+def read_text(path: Path, most: int, *, error: type[UserError]) -> str:
+    """A text file (UTF-8) of at most `most` bytes; raises `error`."""
+    check_size(path, most, "check that this is the right file", error=error)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: not readable as text ({problem}); copy or export it "
+                    "again") from problem
+
+
+def each_line(path: Path, most: int, *, error: type[UserError]) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a text file, one after the other; raises `error` as `read_text`."""
+    check_size(path, most, "check that this is the right file", error=error)
+    try:
+        with path.open(encoding="utf-8") as file:
+            number = 0
+            while line := file.readline(MAX_LINE):
+                number += 1
+                if len(line) == MAX_LINE:
+                    raise error(f"{path}: line {number} has more than {MAX_LINE:,} characters, "
+                                "need shorter ones; check that this is the right file")
+                yield number, line.rstrip("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: not readable as text ({problem}); copy or export it "
+                    "again") from problem
+
+
+def read_json(path: Path, *, error: type[UserError], most: int = MAX_JSON_BYTES) -> Any:
+    """The content of a JSON file of at most `most` bytes; raises `error`."""
+    text = read_text(path, most, error=error)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path}: not readable as JSON ({problem}); export or copy it "
+                    "again") from problem
+
+
+def check_memory(num_bytes: int, what: str, mend: str, *, error: type[UserError]) -> None:
+    """Raise `error` where `what` needs more bytes than the machine has free; nothing is allocated.
+
+    Does nothing where the free memory is not known.
+    """
+    free = free_memory()
+    if free is not None and num_bytes > MEMORY_SHARE * free:
+        raise error(f"{what}: {num_bytes / 2**30:.1f} GiB of memory needed, {free / 2**30:.1f} GiB "
+                    f"are free; {mend}")
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found = next(line for line in file if line.startswith("MemAvailable:"))
+        return int(found.split()[1]) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def short(value: Any) -> str:
+    """A value from a file for a message, cut where it is long."""
+    return reprlib.repr(value)
