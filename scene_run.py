@@ -108,9 +108,13 @@ def model_of(config: Config, device: torch.device) -> ImageBasedModel:
 
 
 def check_memory(trainer: SceneTrainer) -> None:
-    """Raise ConfigError where the machine is too small for a step; GPUs say so themselves."""
+    """Raise ConfigError where the machine is too small for a step; GPUs say so themselves.
+
+    With crops of targets no source is encoded whole.
+    """
     settings, views = trainer.model.settings, trainer.views
-    if views.images.device.type == "cpu" and settings.feature_type != "rgb":
+    is_whole = trainer.crops is None and settings.feature_type != "rgb"
+    if is_whole and views.images.device.type == "cpu":
         check_encoder_memory(trainer.sampler.num_sources, views.cameras.resolution,
                              is_bf16=settings.precision == "bf16")
 

@@ -57,7 +57,7 @@ def check_encoder_memory(num_sources: int, resolution: tuple[int, int], *, is_bf
 
     Args:
         num_sources: that a step encodes.
-        resolution: (W, H) of each in pixels; crops of targets leave the sources whole.
+        resolution: (W, H) of each in pixels.
         is_bf16: of the convolutions; fp32 takes twice as much.
     """
     width, height = resolution
@@ -67,6 +67,5 @@ def check_encoder_memory(num_sources: int, resolution: tuple[int, int], *, is_bf
         share = (there / needed) ** 0.5
         raise ConfigError(
             f"{num_sources} source views of {width}x{height} pixels need {needed / 1e9:.0f} GB in "
-            f"a training step at least, this machine has {there / 1e9:.0f}; give a --load_im_scale "
-            f"that is {share:.2f} of the present one or less, fewer --source_views_per_target, or "
-            "--feature_type rgb, which learns no features")
+            f"a training step at least, this machine has {there / 1e9:.0f}; give --target_crop 256, "
+            f"or a --load_im_scale that is {share:.2f} of the present one or less")
