@@ -25,6 +25,7 @@ from utils.cameras import Cameras
 from utils.config import Config
 from utils.errors import ConfigError, SceneError
 from utils.loop import Loop, loop_options, run_facts, steps_per_epoch
+from utils.memory import check_encoder_memory
 from utils.pose_refinement import moved_along
 from utils.run import start_run
 from utils.views import views_of
@@ -45,6 +46,7 @@ def train_scene(config: Config) -> str:
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator,
                                   cloud=load_point_cloud(scene, config.data))
+    check_memory(trainer)
     all_views = bool(config.test.benchmark_all_views)
     watch(trainer, scene, split, all_views=all_views)
     epoch = steps_per_epoch(config.views, len(split.train))
@@ -105,6 +107,18 @@ def model_of(config: Config, device: torch.device) -> ImageBasedModel:
                        is_fast=config.tracing.tracer == "fast").to(device)
 
 
+def check_memory(trainer: SceneTrainer) -> None:
+    """Raise ConfigError where the machine is too small for a step; GPUs say so themselves.
+
+    With crops of targets no source is encoded whole.
+    """
+    settings, views = trainer.model.settings, trainer.views
+    is_whole = trainer.crops is None and settings.feature_type != "rgb"
+    if is_whole and views.images.device.type == "cpu":
+        check_encoder_memory(trainer.sampler.num_sources, views.cameras.resolution,
+                             is_bf16=settings.precision == "bf16")
+
+
 def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator, *,
                   config: Config) -> SceneTrainer:
     """Training of a pool's scene that can be scored where the scene has withheld views.
@@ -114,6 +128,7 @@ def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator
     device = next(model.parameters()).device
     trainer = build_scene_trainer(model, scene.views.to(device), config, generator=generator,
                                   cloud=scene.cloud)
+    check_memory(trainer)
     if scene.scene is not None:
         watch(trainer, scene.scene, scene.split)
     return trainer

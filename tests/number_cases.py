@@ -26,12 +26,13 @@ from data_processing.camera_arrangements import camera_dirs
 from data_processing.open_scene import open_scene
 from data_processing.scenes import Scene
 from data_processing.writers import write_scene
-from scene_run import SurfaceStart, exhibit_of, model_of
+from scene_run import SurfaceStart, check_memory, exhibit_of, model_of
 from sdf_meshing import mean_figures
 from training import SceneTrainer, build_scene_trainer
 from utils.cameras import Cameras, look_at, projection_from_intrinsics
 from utils.config import Config
 from utils.errors import UserError
+from utils.memory import machine_memory
 from utils.rays import make_rays
 from utils.views import views_of
 
@@ -114,9 +115,12 @@ LARGE = (
     NumberCase("16 views", num_views=16, size=(64, 48)),
     NumberCase("50 views", num_views=50, size=(64, 48)),
     NumberCase("200 views", num_views=200, size=(64, 48)),
-    NumberCase("640x480", size=(640, 480)),
+    NumberCase("320x240", size=(320, 240)),
     NumberCase("641x479, crops", size=(641, 479), flags=("--target_crop", "128")),
     NumberCase("1000x750, crops", size=(1000, 750), flags=("--target_crop", "128")),
+    NumberCase("4000x3000", size=(4000, 3000),
+               refused="2 source views of 4000x3000" if (machine_memory() or 1e12) < 36e9 else ""),
+    NumberCase("4000x3000, crops", size=(4000, 3000), flags=("--target_crop", "256")),
     NumberCase("4000x3000, crops, plain colours", size=(4000, 3000),
                flags=("--target_crop", "256", "--feature_type", "rgb")),
 )
@@ -227,6 +231,7 @@ def not_finite(config: Config) -> Iterator[str]:
     model = model_of(config, torch.device("cpu"))
     trainer = build_scene_trainer(model, views_of(scene, split.train, "cpu"), config,
                                   generator=torch.Generator().manual_seed(0))
+    check_memory(trainer)
     start.begin(trainer)
     for step in range(NUM_STEPS):
         yield from _unsound(f"loss at step {step}", trainer.train_step(step))
