@@ -67,5 +67,5 @@ def check_encoder_memory(num_sources: int, resolution: tuple[int, int], *, is_bf
         share = (there / needed) ** 0.5
         raise ConfigError(
             f"{num_sources} source views of {width}x{height} pixels need {needed / 1e9:.0f} GB in "
-            f"a training step at least, this machine has {there / 1e9:.0f}; give --target_crop 256, "
-            f"or a --load_im_scale that is {share:.2f} of the present one or less")
+            f"a training step at least, this machine has {there / 1e9:.0f}; give --target_crop "
+            f"256, or a --load_im_scale that is {share:.2f} of the present one or less")

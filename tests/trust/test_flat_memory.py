@@ -1,6 +1,6 @@
 """Memory stays flat: 5,000 steps of one scene, and 200 scenes of a pool within its bound.
 
-    python -m pytest tests/trust/test_memory.py -m trust -s
+    python -m pytest tests/trust/test_flat_memory.py -m trust -s
 
 Each is a process of its own, whose resident memory is drawn into TRUST_FOLDER (else logs/trust).
 """
