@@ -10,8 +10,10 @@ from trust.fuzz_readers import Fuzzer, fuzz_here
 from trust.readers import READERS
 
 #: Inputs of readers that take 10 ms and more for one; of the others MANY.
-FEW = {"processed": 20, "idr": 20, "yaml": 20, "import": 10, "config": 15, "tables": 15}
+FEW = {"processed": 20, "idr": 20, "yaml": 20, "config": 15, "tables": 15}
 MANY = 40
+#: The import of a capture takes half a second; its reader is `transforms`, which is here.
+NAMES = [name for name in READERS if name != "import"]
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +27,14 @@ def silence():
     logging.disable(level)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_end_in_our_own_errors(name, tmp_path):
     outcome = fuzz_here(name, tmp_path, seed=2, first=0, count=FEW.get(name, MANY))
     assert not outcome.failures, outcome.failures
     assert 0 < outcome.accepted < outcome.inputs        # some damage does no harm, some does
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_sound_files_are_read_and_damage_is_the_same_again(name, tmp_path):
     fuzzers = [Fuzzer(READERS[name], tmp_path / place, 5) for place in "ab"]
     first = fuzzers[0].targets[0]
