@@ -19,11 +19,18 @@ def resident_bytes() -> int:
     return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
 
 
-def slope(counts: Sequence[float], sizes: Sequence[float], first: float) -> float:
-    """Growth of the size a count, of the line with least squares from count `first` on."""
+def growth(counts: Sequence[float], sizes: Sequence[float], first: float,
+           window: float) -> float:
+    """Growth of the size a count, of the least size in each window from count `first` on.
+
+    Checkpoints, scores and malloc's own stock lift the size for a while and give it back: what is
+    lost for good lifts its floor.
+    """
     counts, sizes = np.asarray(counts, float), np.asarray(sizes, float)
-    later = counts >= first
-    return float(np.polyfit(counts[later], sizes[later], 1)[0])
+    number = (counts - first) // window
+    windows = [n for n in range(int(number.max()) + 1) if (number == n).any()]
+    floors = [sizes[number == n].min() for n in windows]
+    return float(np.polyfit(np.array(windows) * window, floors, 1)[0])
 
 
 def plots_folder() -> Path:
