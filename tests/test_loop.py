@@ -254,6 +254,8 @@ def test_trouble_is_named_once_as_long_as_it_lasts(make_loop, caplog, monkeypatc
 @pytest.mark.parametrize("content, words", [
     ({"sdf": {"w": torch.ones(1)}}, ["step_000009.pth", "sdf", "needed task and step"]),
     ({"task": {}, "step": 9, "seconds": 0.0, "curve": []}, ["other flags", "--restart 1"]),
+    ({"task": {}, "step": 9, "config": 3}, ["other flags", "--restart 1"]),
+    ({"task": [1], "step": "nine"}, ["other flags", "--restart 1"]),
 ])
 def test_checkpoints_of_something_else_are_refused(make_loop, tmp_path, content, words):
     save_checkpoint(tmp_path / "run" / "checkpoints" / "step_000009.pth", content)
@@ -311,6 +313,13 @@ def test_facts_and_progress_of_a_run(make_loop, tmp_path):
     assert (stored.step, stored.curve) == (2, progress.curve)
     save_checkpoint(tmp_path / "release.pth", {"enc_net.encs.0.weight": torch.ones(1)})
     assert stored_progress(tmp_path / "release.pth").step == 0
+
+
+@pytest.mark.parametrize("content", [{"step": None}, {"config": 3}, {"curve": 5}])
+def test_progress_of_other_kinds_is_refused(tmp_path, content):
+    save_checkpoint(tmp_path / "odd.pth", {"task": {}} | content)
+    with pytest.raises(CheckpointError, match=r"odd\.pth.*another kind"):
+        stored_progress(tmp_path / "odd.pth")
 
 
 def test_checkpoints_hold_the_configuration(make_loop):

@@ -136,9 +136,13 @@ def stored_progress(path: str | Path) -> Progress:
     """How far the run was that wrote a checkpoint; step 0 for files that do not say."""
     stored = load_checkpoint(path)
     check_format(stored, path)
-    return Progress(stored.get("step", 0), stored.get("seconds", 0.0), stored.get("curve", []),
-                    stored.get("config", {}).get("run", {}).get("seed"),
-                    Setbacks.of(stored))
+    try:
+        return Progress(int(stored.get("step", 0)), float(stored.get("seconds", 0.0)),
+                        list(stored.get("curve", [])),
+                        stored.get("config", {}).get("run", {}).get("seed"), Setbacks.of(stored))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its step, seconds, curve or config is of another kind "
+                              f"({error}); give one that a training script wrote") from error
 
 
 class Loop:
@@ -169,13 +173,13 @@ class Loop:
             found = ", ".join(sorted(map(str, stored))[:5])
             raise CheckpointError(f"{path} is no checkpoint of a training run: it has {found}; "
                                   "needed task and step")
-        check_changes(stored.get("config", {}), self.config, path)
         try:
+            check_changes(stored.get("config", {}), self.config, path)
             self._restore(stored)
             self.progress.seconds = stored.get("seconds", 0.0)
             self.progress.setbacks = Setbacks.of(stored)
             self.task.rate_factor = self.progress.setbacks.rate_factor
-        except (KeyError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
             what = f"it lacks {error}" if isinstance(error, KeyError) else error
