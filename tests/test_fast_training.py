@@ -50,6 +50,8 @@ def trainer_of(tracer, scene_folder, sphere, fitted, shift):
     model = build_model(config.sdf, config.cnn, config.views, config.run,
                         is_fast=tracer != "reference")
     model.sdf.load_state_dict(fitted)
+    # D begins black here: about grey the signs of the L1 loss hang on rounding
+    torch.nn.init.zeros_(model.decoder.out.bias)
     with torch.no_grad():
         model.sdf.layers[-1].bias -= shift
     trainer = build_scene_trainer(model, views_of(scene, split.train, "cpu"), config,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from utils.checkpoints import latest_checkpoint, load_checkpoint
 from utils.config import META_SECTIONS, TRAIN_SECTIONS, Config, parse_config
 from utils.config_stages import META_DEFAULTS
-from utils.run import run_script
+from utils.run import RunLog, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "experiment_scripts"
@@ -41,8 +42,14 @@ def script(name: str) -> ModuleType:
 
 
 def call(name: str, *flags: object) -> None:
-    """Run a script's `main` in this process."""
-    script(name).main([str(flag) for flag in flags])
+    """Run a script's `main` in this process, which then holds no run's log and lock any more."""
+    try:
+        script(name).main([str(flag) for flag in flags])
+    finally:
+        root = logging.getLogger()
+        for handler in [handler for handler in root.handlers if isinstance(handler, RunLog)]:
+            root.removeHandler(handler)
+            handler.close()
 
 
 def call_as_user(name: str, *flags: object) -> None:

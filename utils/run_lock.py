@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import socket
+import platform
 import time
 import weakref
 from pathlib import Path
@@ -125,7 +125,7 @@ def _warn_once(path: Path, what: str) -> None:
 
 def _own_name() -> str:
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    return f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
+    return f"process {os.getpid()} on {platform.node()}, since {started}\n"
 
 
 def _taken(path: Path) -> ConfigError:
