@@ -121,8 +121,6 @@ LARGE = (
     NumberCase("4000x3000", size=(4000, 3000),
                refused="2 source views of 4000x3000" if (machine_memory() or 1e12) < 36e9 else ""),
     NumberCase("4000x3000, crops", size=(4000, 3000), flags=("--target_crop", "256")),
-    NumberCase("4000x3000, crops, plain colours", size=(4000, 3000),
-               flags=("--target_crop", "256", "--feature_type", "rgb")),
 )
 #: What each cheap case is also run with.
 WAYS = {
@@ -239,8 +237,9 @@ def not_finite(config: Config) -> Iterator[str]:
     exhibit = exhibit_of(trainer, scene, split, step=NUM_STEPS)
     view = split.test[0]
     yield from _unsound("rendered", vars(exhibit.render(scene.cameras[view], None)))
-    yield from (f"figure {name}" for name, value in mean_figures(exhibit).items()
-                if not math.isfinite(value))
+    if math.prod(scene.cameras.resolution) < 1e6:              # it renders the same view again
+        yield from (f"figure {name}" for name, value in mean_figures(exhibit).items()
+                    if not math.isfinite(value))
 
 
 def _after_step(trainer: SceneTrainer, step: int) -> Iterator[str]:
