@@ -3,7 +3,7 @@
 On a CPU a step that is not finite changes nothing and is skipped; after MOST_IN_ROW of them in a
 row the run goes back to its last good checkpoint with half the rates. On a GPU, where a look at
 every step would make the host wait, all updates rest from the first such step until the next look,
-the run goes back at once. After MOST_TRIES returns from the same place it ends.
+and the run goes back at once. After MOST_TRIES returns from the same place it ends.
 """
 from __future__ import annotations
 
