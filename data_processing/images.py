@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import ConfigError, SceneError
-from utils.image_files import FORMATS, PNG_SIGNATURE, is_whole, open_image
+from utils.image_files import FORMATS, PNG_SIGNATURE, check_chunks, open_image
 
 #: A pixel of a mask that was made smaller is foreground when at least this share of it is.
 MASK_THRESHOLD = 0.5
@@ -97,7 +97,7 @@ def check_image(path: Path) -> None:
     """Raise SceneError where `read_image` would, as far as an image's head and end tell."""
     with opened(path, decode=False) as image:
         _check_rgb(path, image)
-        if not is_whole(path):
+        if not check_chunks(path):
             raise SceneError(f"{path}: truncated image (its end is missing), need a whole PNG or "
                              "JPEG file; copy or export it again")
 

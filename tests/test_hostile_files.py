@@ -110,6 +110,9 @@ BOMBS: list[tuple[str, str, str, Content, str]] = [
     ("images", "d.png", "png-huge", png_of_size(60_000, 60_000), "too large"),
     ("images", "d.png", "png-beyond-int", png_of_size(2**31 - 1, 2**31 - 1), "too large"),
     ("images", "d.png", "png-large-and-empty", png_of_size(4000, 3000), "unreadable or truncated"),
+    ("images", "d.png", "png-chunk-lie",
+     png_of_size(5, 4, bytes(64)).replace(b"IEND", b"IDAT").replace(
+         b"\0\0\0\0IDAT", b"\xf0\0\0\0IDAT"), "a chunk of 4,026,531,840 bytes"),
     ("images", "d.png", "png-no-pixels", png_of_size(0, 5), "unreadable or truncated"),
     ("images", "d.png", "png-comment", png_with_text_bomb(), "unreadable or truncated"),
     ("images", "c.ppm", "ppm-huge", b"P6\n100000 100000\n255\n", "need 8-bit|too large|unreadable"),

@@ -40,6 +40,21 @@ def test_other_systems_and_libraries_are_left_alone(monkeypatch):
     assert memory.keep_freed_memory() is False
 
 
+def test_freed_memory_goes_back_where_the_library_can(monkeypatch):
+    class Library:
+        @staticmethod
+        def malloc_trim(pad):
+            return int(pad == 0)
+
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Library)
+    assert memory.give_back_freed() is True
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())     # musl has no malloc_trim
+    assert memory.give_back_freed() is False
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.give_back_freed() is False
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")
 def test_calling_it_again_changes_nothing():
     assert memory.keep_freed_memory() == memory.keep_freed_memory()

@@ -53,6 +53,7 @@ def _opened(path: Path, decode: bool, formats: tuple[str, ...]) -> Image.Image:
     """The image, its size checked before it is decoded; raises as Pillow does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")            # of Pillow, about damaged metadata and size
+        has_end = check_chunks(path)
         image = Image.open(path, formats=formats)
         width, height = image.size
         if width < 1 or height < 1:
@@ -61,15 +62,21 @@ def _opened(path: Path, decode: bool, formats: tuple[str, ...]) -> Image.Image:
             raise Image.DecompressionBombError(f"{width}x{height} pixels")
         if decode:
             image.load()
-            if not is_whole(path):
+            if not has_end:
                 raise OSError("its end is missing")
             if image.mode in ("P", "PA") and image.palette is None:
                 raise ValueError("its palette is missing")
         return image
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a PNG has its end chunk, which Pillow does not miss; True for other files."""
+def check_chunks(path: Path) -> bool:
+    """Whether a PNG has its end chunk, which Pillow does not miss; True for other files.
+
+    Raises:
+        OSError: a chunk of a PNG that says it is longer than what is left of the file: Pillow
+            would take that much memory before it reads.
+    """
+    size = path.stat().st_size
     with open(path, "rb") as stream:
         if stream.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
             return True
@@ -77,5 +84,8 @@ def is_whole(path: Path) -> bool:
             length, kind = struct.unpack(">I4s", head)
             if kind == b"IEND":
                 return True
+            if stream.tell() + length > size:
+                raise OSError(f"a chunk of {length:,} bytes at byte {stream.tell() - 8:,}, "
+                              f"the file has {size:,}")
             stream.seek(length + 4, 1)                    # its data and checksum
     return False

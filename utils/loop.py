@@ -26,6 +26,7 @@ from utils.checkpoints import (
 from utils.config import config_to_dict
 from utils.config_sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
+from utils.memory import give_back_freed
 from utils.recovery import MOST_IN_ROW, MOST_TRIES, LostStepsError, Setbacks
 from utils.resume import check_changes
 from utils.run import Run
@@ -210,6 +211,7 @@ class Loop:
         keep_latest(self.folder.checkpoints, self.options.keep)
         self._first = None
         self.progress.setbacks.saved(self.progress.step)
+        give_back_freed()
         return path
 
     def run(self, first: Callable[[], None] | None = None) -> Progress:
@@ -338,6 +340,8 @@ class Loop:
         if is_drawn:
             for name, sheet in self.task.pictures(step).items():
                 writer.add_image(name, sheet, step, dataformats="HWC")
+        if scores or is_drawn:
+            give_back_freed()
         if scores or (losses and _is_due(step, max(options.num_steps // CURVE_ROWS, 1))):
             row = {"step": step, "seconds": round(self.progress.seconds, 3)}
             row |= {f"loss_{name}": value for name, value in losses.items()}
