@@ -20,6 +20,7 @@ from utils.rays import Rays, Surface, TraceResult
 from utils.siren_chunks import fast_evaluator
 
 Sdf = Callable[[Tensor], Tensor]
+Terms = Callable[..., Tensor]
 
 SDF_THRESHOLD = 5e-5        # object units; |SDF| below it is on the surface (IDR's tracer)
 NUM_SPHERE_STEPS = 10       # the release's config says 8, its code takes 10 (METHOD 9)
@@ -171,14 +172,20 @@ class Tracer(Protocol):
         """(N,) SDF at points (N, 3), differentiable in both; `known` are the same numbers, from
         `value_and_slope`."""
 
-    def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """function(*inputs), a sum over rows of the inputs, differentiable in sdf's parameters."""
+    def total_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
+                        *inputs: Tensor) -> Tensor:
+        """Sum of terms(Phi(points), *inputs) over points (N, 3), differentiable in the parameters.
+
+        Args:
+            terms: values (n,) and rows of the inputs to terms (n,), each of its own point alone.
+            inputs: tensors (N, ...).
+        """
+
+    def total_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
+        """Sum of terms(grad Phi(points)), gradients (n, 3) to terms (n,); as `total_of_values`."""
 
     def eikonal_points(self, points_obj: Tensor) -> Tensor:
         """Those of uniform points (N, 3) at which the eikonal term is taken; on the host."""
-
-    def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
-        """(N, 3) gradients of the SDF, differentiable in its parameters."""
 
 
 class ReferenceTracer:
@@ -224,17 +231,18 @@ class ReferenceTracer:
         """In one batch, computed again."""
         return sdf(points_obj)
 
-    def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def total_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
+                        *inputs: Tensor) -> Tensor:
         """In one batch."""
-        return function(*inputs)
+        return terms(sdf(points_obj), *inputs).sum()
+
+    def total_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
+        """In one batch, by automatic differentiation with a graph for a second one."""
+        return terms(gradient(sdf, points_obj, create_graph=True)[1]).sum()
 
     def eikonal_points(self, points_obj: Tensor) -> Tensor:
         """All of them."""
         return points_obj
-
-    def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
-        """By automatic differentiation, with a graph for a second one."""
-        return gradient(sdf, points_obj, create_graph=True)[1]
 
 
 def make_tracer(tracing: TracingConfig, pixels: int = 0,

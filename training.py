@@ -241,29 +241,25 @@ class SceneTrainer:
         if targets.weight is not None:
             weights = weights * targets.weight.reshape(-1)[index]
 
-        def sum_of_terms(points: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-            return (soft_mask_terms(sdf(points), mask, alpha) * weight).sum()
+        def terms(values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+            return soft_mask_terms(values, mask, alpha) * weight
 
         if views.trains_cameras:               # differentiable in the points, and so in the rays
             points = along_rays(rays[index], points)
             known, _ = self.tracer.value_and_slope(sdf, points.detach(), rays.dirs_obj[index])
-            terms = soft_mask_terms(self.tracer.values(sdf, points, known), masks[index], alpha)
-            total = (terms * weights).sum()
+            total = terms(self.tracer.values(sdf, points, known), masks[index], weights).sum()
         else:
-            total = self.tracer.total(sdf, sum_of_terms, points, masks[index], weights)
+            total = self.tracer.total_of_values(sdf, terms, points, masks[index], weights)
         return total / len(rays) * len(views.batch.targets)
 
     def eikonal_loss(self) -> Tensor:
         """Mean over uniform points of [-1, 1]^3."""
-        sdf, metric = self.model.sdf, self.loss.loss_eikonal_metric
         points = torch.rand(self.num_eikonal_points, 3, generator=self.generator) * 2 - 1
         points = self.tracer.eikonal_points(points).to(self.views.images.dtype)
         points = to_device(points, self.views.images.device)
-
-        def sum_of_terms(points: Tensor) -> Tensor:
-            return eikonal_terms(self.tracer.gradients(sdf, points), metric).sum()
-
-        return self.tracer.total(sdf, sum_of_terms, points) / max(len(points), 1)
+        terms = partial(eikonal_terms, metric=self.loss.loss_eikonal_metric)
+        total = self.tracer.total_of_gradients(self.model.sdf, terms, points)
+        return total / max(len(points), 1)
 
     def cloud_losses(self) -> dict[str, Tensor]:
         """Losses at points of the cloud and at uniform points of [-1, 1]^3 (METHOD 6)."""

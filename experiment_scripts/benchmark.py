@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E402
@@ -35,6 +35,7 @@ from utils.chunked_autograd import chunk_size  # noqa: E402
 from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config_stages import BenchmarkConfig  # noqa: E402
 from utils.derivatives import gradient  # noqa: E402
+from utils.fast_tracing import is_written_out  # noqa: E402
 from utils.memory import keep_freed_memory  # noqa: E402
 from utils.rays import camera_rays  # noqa: E402
 from utils.run import pick_device, run_script  # noqa: E402
@@ -51,6 +52,7 @@ JOBS = ("shape_step", "image_step", "render_frame", "buffers", "sdf_forward", "s
         "eikonal")
 SHAPE_STEP, IMAGE_STEP = 3, 53    # steps of the DTU schedule that train the shape, and that do not
 APART = 1e-3                      # object units
+IN_PLACE = {torch.ops.aten.addmm_: addmm_flop}      # torch's counter does not know it
 SWEEP_WIDTHS = (100, 200, 400, 800)
 SWEEP_VIEWS = (3, 7, 14, 28, 49)
 #: Pixels of a view above which the plain path would need more memory than a machine of 24 GB has.
@@ -73,10 +75,22 @@ class CountedPoints:
         sdf.value_and_gradient = value_and_gradient
         if hasattr(tracer, "make_evaluator"):
             tracer.make_evaluator = self.counted(tracer.make_evaluator)
+            if is_written_out(sdf, next(sdf.parameters())):
+                for name in ("values", "total_of_values", "total_of_gradients"):
+                    setattr(tracer, name, self.counted_loss(getattr(tracer, name)))
 
     def add(self, number: int) -> None:
         """Count some more."""
         self.total += number
+
+    def counted_loss(self, method):
+        """A method of a tracer, (sdf, points, ...) or (sdf, terms, points, ...), that counts."""
+        def counting(sdf, *arguments):
+            points = next(x for x in arguments if isinstance(x, torch.Tensor))
+            self.add(len(points))
+            return method(sdf, *arguments)
+
+        return counting
 
     def counted(self, make_evaluator):
         """The same maker of evaluators, whose evaluators count."""
@@ -160,14 +174,16 @@ class Subject:
 
     def operations(self) -> dict[str, float]:
         """FLOP of the matrix products and convolutions of both steps, backward passes included."""
-        found = {}
+        found, threads = {}, torch.get_num_threads()
+        torch.set_num_threads(1)                   # nothing is counted in other threads
         for name, number in (("shape", SHAPE_STEP), ("image", IMAGE_STEP)):
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
                 self.trainer.train_step(number)
             counts = counter.get_flop_counts()["Global"]
             convolutions = sum(flop for op, flop in counts.items() if "convolution" in str(op))
             found[f"{name}_conv"] = convolutions
             found[f"{name}_matmul"] = sum(counts.values()) - convolutions
+        torch.set_num_threads(threads)
         return found
 
     def step(self, number: int) -> dict[str, float]:

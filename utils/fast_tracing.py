@@ -16,16 +16,19 @@ from utils.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
 from utils.derivatives import gradient
 from utils.rays import Rays, TraceResult
 from utils.sdf_grid import CROSSED, GRAZED, GridMarch, SdfGrid, build_grid, march_grid
+from utils.siren_chunks import ChunkedSiren, is_siren_chain
+from utils.siren_gradients import Terms, known_values, total_of_gradients, total_of_values
 
 Sdf = Callable[[Tensor], Tensor]
 
 MAX_SECANT_STEPS = 5
 SECANT_REACH = 1.0                # nodes' spacings that they may go; farther is another surface
-NUM_LOCAL_SAMPLES = 25            # of the SDF along a doubtful stretch of a ray
-NUM_CLOSE_SAMPLES = 9             # more, between the neighbours of the least of these
+LOCAL_PARTS = (8, 8, 8)           # of a doubtful stretch of a ray, then about its least samples
+DIP = 0.5                         # of the samples' second difference: how far the SDF may dip below
+                                  # the least; a parabola does by an eighth, a thin edge by a half
 LONG_STRETCH = 3.0                # nodes' spacings within the grid's error before a crossing: the
                                   # true crossing may be an earlier one
-MAX_BRACKET_STEPS = 16            # of false position in a bracket of the SDF's own signs
+MAX_BRACKET_STEPS = 32            # of false position in a bracket of the SDF's own signs
 MAX_ROUNDS = 6                    # marches of a ray that grazes the surface again and again
 ON_SURFACE = 5e-5                 # object units, the plain tracer's threshold
 WITHIN = 2.5e-4                   # object units along the ray: where it runs almost along the
@@ -39,9 +42,9 @@ class FastTracer:
     Hits are those of the plain tracer to its threshold. Its losses differ in what is left out: soft
     mask terms under 4e-4, and eikonal points outside the unit sphere. The soft mask's point of
     least SDF is chosen among the plain search's samples by the grid's interpolation; the SDF is
-    exact at the chosen point alone. Away from the surface (|SDF| above `sdf_grid.BAND`) the
-    interpolation comes from the coarse nodes, 17 along an edge, so that another sample than the
-    plain search's may be chosen there.
+    exact at the chosen point alone. Away from the surface (|SDF| above `sdf_grid.BAND`, then
+    MIDDLE_BAND) the interpolation comes from coarser nodes, 33 and 17 along an edge, so that
+    another sample than the plain search's may be chosen there.
 
     Args:
         plain: the plain tracer, `trace(sdf, rays)`.
@@ -132,19 +135,34 @@ class FastTracer:
 
     def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
         """Those that are known; the backward pass computes them anew, in chunks."""
+        if is_written_out(sdf, points_obj):
+            return known_values(sdf, ChunkedSiren(sdf), points_obj, known)
         return map_in_chunks(sdf, lambda points: known, points_obj, list(sdf.parameters()))
 
-    def total(self, sdf: Sdf, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def total_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
+                        *inputs: Tensor) -> Tensor:
         """In chunks, each with its gradient at once."""
-        return total_in_chunks(function, inputs, list(sdf.parameters()))
+        if is_written_out(sdf, points_obj):
+            return total_of_values(sdf, ChunkedSiren(sdf), terms, points_obj, inputs)
+        return total_in_chunks(lambda points, *rest: terms(sdf(points), *rest).sum(),
+                               [points_obj, *inputs], list(sdf.parameters()))
+
+    def total_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
+        """In chunks, each with its gradient at once; differentiated once where the network has its
+        gradient in closed form, not twice."""
+        if is_written_out(sdf, points_obj):
+            return total_of_gradients(sdf, ChunkedSiren(sdf), terms, points_obj)
+        return total_in_chunks(lambda points: terms(_value_and_gradient(sdf, points)[1]).sum(),
+                               [points_obj], list(sdf.parameters()))
 
     def eikonal_points(self, points_obj: Tensor) -> Tensor:
         """Those inside the unit sphere: nothing outside is ever traced."""
         return points_obj[points_obj.square().sum(-1) < 1]
 
-    def gradients(self, sdf: Sdf, points_obj: Tensor) -> Tensor:
-        """In closed form where the network has one: differentiated once, not twice."""
-        return _value_and_gradient(sdf, points_obj)[1]
+
+def is_written_out(sdf: Sdf, points_obj: Tensor) -> bool:
+    """Whether `utils.siren_gradients` has the gradients of losses on this SDF."""
+    return points_obj.device.type == "cpu" and is_siren_chain(sdf)
 
 
 class _Search:
@@ -240,40 +258,47 @@ class _Search:
         return settled
 
     def _look_around(self, index: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-        """Sample the SDF from a node's spacing before `start` to one after `stop` (R',), and more
-        closely about the least sample where the surface may hide between two.
+        """Look for the first entry from a node's spacing before `start` to one after `stop` (R',).
+
+        The stretch is sampled, and more closely about samples before the first entry which are less
+        than their neighbours and so near the surface that it may hide beside them.
 
         Returns:
             (R',) bool: ray `index` enters the surface there, and its hit is stored.
         """
         start = torch.maximum(start - self.grid.spacing, self.rays.t_near[index])
         stop = torch.minimum(stop + self.grid.spacing, self.rays.t_far[index])
-        is_found, samples, values = self._sample(index, start, stop, NUM_LOCAL_SAMPLES)
-        step = (stop - start) / (NUM_LOCAL_SAMPLES - 1)
-        least, at = values.min(-1)
-        again = (~is_found & (least < step)).nonzero()[:, 0]
-        middle, step = samples[again, at[again]], step[again]
-        is_found[again], _, _ = self._sample(index[again], middle - step, middle + step,
-                                             NUM_CLOSE_SAMPLES)
+        rows = torch.arange(len(index), device=index.device)
+        t = torch.stack([start, stop], 1)
+        value = self.evaluate(index, t)
+        entry = torch.full((4, len(index)), torch.inf).to(start)     # a piece's ends, values there
+        for parts in LOCAL_PARTS:
+            t, value = self._cut(index[rows], t, value, parts)
+            enters = (value[:, :-1] > 0) & (value[:, 1:] <= 0)
+            piece, part = enters.nonzero(as_tuple=True)
+            found = torch.stack([x[piece, part + end] for x in (t, value) for end in (0, 1)])
+            earliest = entry[0].scatter_reduce(0, rows[piece], found[0], "amin")
+            chosen = found[0] == earliest[rows[piece]]
+            entry[:, rows[piece[chosen]]] = found[:, chosen]
+            before, at, after = value[:, :-2], value[:, 1:-1], value[:, 2:]
+            hides = (at > 0) & (at <= before) & (at <= after) & (t[:, 2:] <= entry[0][rows, None])
+            hides &= at < DIP * (before + after - 2 * at)
+            piece, part = hides.nonzero(as_tuple=True)
+            rows = rows[piece]
+            t, value = (torch.stack([x[piece, part], x[piece, part + 2]], 1) for x in (t, value))
+        is_found = entry[0].isfinite()
+        found = is_found.nonzero()[:, 0]
+        self._hit(index[found], self._false_position(index[found], *entry[:, found]))
         return is_found
 
-    def _sample(self, index: Tensor, start: Tensor, stop: Tensor,
-                count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Look for the first entry among `count` uniform samples of rays; store what is found.
-
-        Returns:
-            is_found (R',) bool, samples and values (R', S).
-        """
-        fractions = torch.linspace(0, 1, count).to(start)
-        samples = start[:, None] + (stop - start)[:, None] * fractions              # (R', S)
-        values = self.evaluate(index, samples)
-        enters = (values[:, :-1] > 0) & (values[:, 1:] <= 0)
-        is_found = enters.any(-1)
-        rows = is_found.nonzero()[:, 0]
-        first = enters[rows].int().argmax(-1)
-        ends = [part[rows, first + side] for part in (samples, values) for side in (0, 1)]
-        self._hit(index[rows], self._false_position(index[rows], *ends))
-        return is_found, samples, values
+    def _cut(self, index: Tensor, t: Tensor, value: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+        """From distances and SDF (P, 2) at the ends of pieces of rays `index` (P,) to those at the
+        ends of their equal parts, (P, parts + 1)."""
+        shares = torch.arange(1, parts).to(t) / parts
+        between = t[:, :1] + (t[:, 1:] - t[:, :1]) * shares
+        values = self.evaluate(index, between)
+        return (torch.cat([t[:, :1], between, t[:, 1:]], 1),
+                torch.cat([value[:, :1], values, value[:, 1:]], 1))
 
     def _false_position(self, index: Tensor, low: Tensor, high: Tensor, value_low: Tensor,
                         value_high: Tensor) -> Tensor:

@@ -17,9 +17,12 @@ from utils.rays import Rays
 
 Sdf = Callable[[Tensor], Tensor]
 
-COARSE, FINE = 17, 65             # nodes along an edge of [-1, 1]^3
-BAND = 0.14                       # |SDF| up to which fine nodes are exact: 1.3 times half a coarse
-                                  # cell's diagonal, enough for slopes up to 1.3
+COARSE, MIDDLE, FINE = 17, 33, 65     # nodes along an edge of [-1, 1]^3
+#: |SDF| up to which nodes of a level are exact, not interpolated from the level above. BAND holds
+#: the cells at whose centres the error is measured, which reach a spacing and a diagonal, 0.085,
+#: from the surface; MIDDLE_BAND twice 1.3 times half a coarse cell's diagonal, for slopes up to
+#: 1.3: thin sheets and the soft mask, whose terms vanish about 0.16 away, need it.
+MIDDLE_BAND, BAND = 0.3, 0.085
 NUM_PROBES = 512                  # points at which the grid's error is measured
 SAFETY = 2.0                      # on that error
 LEFT, CROSSED, GRAZED = 0, 1, 2   # how a march ends
@@ -52,22 +55,23 @@ class SdfGrid:
 
 
 def build_grid(sdf: Sdf, like: Tensor) -> SdfGrid:
-    """Sample an SDF: everywhere on a coarse grid, and on the fine one near the surface.
+    """Sample an SDF: everywhere on a coarse grid, on finer ones nearer and nearer to the surface.
 
     Args:
         sdf: without gradient.
         like: a tensor of the device and dtype to use.
     """
-    coarse = sdf(_nodes(COARSE, like)).reshape(1, 1, COARSE, COARSE, COARSE)
-    values = F.interpolate(coarse, size=(FINE,) * 3, mode="trilinear", align_corners=True)
-    flat = values.reshape(-1)
-    nodes = _nodes(FINE, like)
-    grid = SdfGrid(values, 0.0, 0)
-    radius = nodes.norm(dim=-1)
-    near = ((flat.abs() < BAND) & (radius < 1 + 2 * grid.spacing)).nonzero()[:, 0]
-    flat[near] = sdf(nodes[near])
+    values = sdf(_nodes(COARSE, like)).reshape(1, 1, COARSE, COARSE, COARSE)
+    spent = COARSE ** 3
+    for count, band in ((MIDDLE, MIDDLE_BAND), (FINE, BAND)):
+        values = F.interpolate(values, size=(count,) * 3, mode="trilinear", align_corners=True)
+        flat, nodes = values.reshape(-1), _nodes(count, like)
+        grid = SdfGrid(values, 0.0, 0)
+        radius = nodes.norm(dim=-1)
+        near = ((flat.abs() < band) & (radius < 1 + 2 * grid.spacing)).nonzero()[:, 0]
+        flat[near] = sdf(nodes[near])
+        spent += len(near)
     surface = near[(flat[near].abs() < grid.spacing) & (radius[near] < 1)]
-    spent = COARSE ** 3 + len(near)
     if not len(surface):
         return SdfGrid(values, 0.0, spent)
     chosen = surface[torch.linspace(0, len(surface) - 1, NUM_PROBES).long().to(surface.device)]

@@ -1,16 +1,43 @@
 """A SIREN evaluated in chunks that stay in the cache; the same numbers as its module to rounding.
 
 A batch of 100,000 points writes 50 MB of activations a layer and is bound by memory; chunks of a
-few thousand points with reused buffers are bound by the matrix product.
+thousand points with reused buffers are bound by the matrix product, and the sine.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-CHUNK = 2048              # points; 2048 x 128 floats are 1 MiB, the cache of one core
+from utils.chunk_threads import in_shares
+
+Result = TypeVar("Result")
+
+CHUNK = 1024              # points; 1024 x 128 floats are half a MiB, half the cache of one core
+
+
+def sine(phase: Tensor, out: Tensor) -> Tensor:
+    """sin(phase) into `out`, without gradient.
+
+    numpy's float32 sine takes half the time of torch's, and is right to 7e-8 like it.
+    """
+    return _by_numpy(np.sin, torch.sin, phase, out)
+
+
+def cosine(phase: Tensor, out: Tensor) -> Tensor:
+    """cos(phase) into `out`, see `sine`."""
+    return _by_numpy(np.cos, torch.cos, phase, out)
+
+
+def _by_numpy(ours: Callable, others: Callable, phase: Tensor, out: Tensor) -> Tensor:
+    if phase.device.type != "cpu" or phase.dtype != torch.float32:
+        return others(phase, out=out)
+    with np.errstate(invalid="ignore"):                 # infinite phases become nan, as in torch
+        ours(phase.numpy(), out=out.numpy())
+    return out
 
 
 class ChunkedSiren:
@@ -19,6 +46,10 @@ class ChunkedSiren:
     Args:
         sdf: a `modules.SirenSDF` that is a chain (`is_chain`). Its weights are read when made;
             make a new one after a training step.
+
+    Attributes:
+        weights, biases: of the L sine layers, (in, out) and (out,), omega folded in.
+        last_weight, last_bias: (width,) and scalar, of the signed distance alone.
     """
 
     def __init__(self, sdf: nn.Module) -> None:
@@ -31,35 +62,47 @@ class ChunkedSiren:
 
     def __call__(self, points: Tensor) -> Tensor:
         """SDF (N,) at points (N, 3); no gradient."""
-        with torch.no_grad():
-            out = points.new_empty(len(points))
-            size = CHUNK if points.device.type == "cpu" else len(points)
-            buffers = [points.new_empty(min(size, len(points)), self.width) for _ in range(2)]
-            for start in range(0, len(points), max(size, 1)):
-                part = points[start:start + size]
-                hidden = part
+        points = points.detach()
+        out = points.new_empty(len(points))
+
+        def _work(share: list[slice]) -> None:
+            buffers = self.buffers(points, share, 2)
+            for part in share:
+                hidden = points[part]
                 for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-                    target = buffers[layer % 2][:len(part)]
-                    torch.addmm(bias, hidden, weight, out=target).sin_()
-                    hidden = target
-                torch.mv(hidden, self.last_weight, out=out[start:start + size])
-            return out.add_(self.last_bias)
+                    phase = torch.addmm(bias, hidden, weight, out=buffers[layer % 2][:len(hidden)])
+                    hidden = sine(phase, out=phase)
+                torch.mv(hidden, self.last_weight, out=out[part])
+
+        shares_of(points, _work)
+        return out.add_(self.last_bias)
 
     def value_and_slope(self, points: Tensor, dirs: Tensor) -> tuple[Tensor, Tensor]:
         """SDF (N,) and its derivative (N,) along dirs (N, 3), forward mode: d' = cos(z) * (d W)."""
-        with torch.no_grad():
-            value, slope = points.new_empty(len(points)), points.new_empty(len(points))
-            size = CHUNK if points.device.type == "cpu" else len(points)
-            for start in range(0, len(points), max(size, 1)):
-                part = slice(start, start + size)
+        points, dirs = points.detach(), dirs.detach()
+        value, slope = points.new_empty(len(points)), points.new_empty(len(points))
+
+        def _work(share: list[slice]) -> None:
+            buffers = self.buffers(points, share, 5)
+            for part in share:
                 hidden, tangent = points[part], dirs[part]
-                for weight, bias in zip(self.weights, self.biases, strict=True):
-                    phase = torch.addmm(bias, hidden, weight)
-                    tangent = (tangent @ weight).mul_(phase.cos())
-                    hidden = phase.sin_()
+                *pairs, cosines = (buffer[:len(hidden)] for buffer in buffers)
+                for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                    phase, moved = pairs[layer % 2], pairs[2 + layer % 2]
+                    torch.addmm(bias, hidden, weight, out=phase)
+                    torch.mm(tangent, weight, out=moved)
+                    tangent = moved.mul_(cosine(phase, out=cosines))
+                    hidden = sine(phase, out=phase)
                 torch.mv(hidden, self.last_weight, out=value[part])
                 torch.mv(tangent, self.last_weight, out=slope[part])
-            return value.add_(self.last_bias), slope
+
+        shares_of(points, _work)
+        return value.add_(self.last_bias), slope
+
+    def buffers(self, points: Tensor, share: list[slice], count: int) -> list[Tensor]:
+        """(rows, width) tensors like the points, for the longest slice of a share."""
+        rows = max((part.stop - part.start for part in share), default=0)
+        return [points.new_empty(rows, self.width) for _ in range(count)]
 
 
 class ChunkedSdf:
@@ -75,9 +118,21 @@ class ChunkedSdf:
                 if len(points) else points.new_zeros(0)
 
 
+def shares_of(points: Tensor, work: Callable[[list[slice]], Result],
+              most: int = CHUNK) -> list[Result]:
+    """`work` on points in chunks of at most `most` by several threads; all at once on a GPU."""
+    if points.device.type == "cpu":
+        return in_shares(work, len(points), most)
+    with torch.no_grad():
+        return [work([slice(0, len(points))])]
+
+
+def is_siren_chain(sdf: Callable[[Tensor], Tensor]) -> bool:
+    """Whether an SDF is a chain of sine layers, no skips and no encoding in it."""
+    layers = getattr(sdf, "layers", [])
+    return getattr(sdf, "is_chain", False) and all(hasattr(x, "omega") for x in layers[:-1])
+
+
 def fast_evaluator(sdf: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The fastest evaluator without gradient of what `sdf` is now."""
-    layers = getattr(sdf, "layers", [])
-    if getattr(sdf, "is_chain", False) and all(hasattr(layer, "omega") for layer in layers[:-1]):
-        return ChunkedSiren(sdf)
-    return ChunkedSdf(sdf)
+    return ChunkedSiren(sdf) if is_siren_chain(sdf) else ChunkedSdf(sdf)

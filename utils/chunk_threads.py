@@ -1,0 +1,71 @@
+"""Chunks of rows worked on by several threads, each of which keeps its chunk in its own cache.
+
+torch shares every single operation among its threads, which wait for each other after each; here
+a thread takes a chunk through all operations of a network.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+LEAST = 256               # rows of a chunk: fewer are not worth another thread
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+os.register_at_fork(after_in_child=_pools.clear)        # threads do not live on in a child
+
+
+def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> list[Result]:
+    """Let torch's number of threads work on `count` rows.
+
+    Which rows a share has depends on the numbers alone, never on which thread is ahead: what is
+    summed share by share is the same each time.
+
+    Args:
+        work: from slices of the rows, one after another, to a result. It runs without gradient,
+            and where there are several shares, torch has one thread in each.
+        count: rows.
+        most: rows of a slice.
+    Returns:
+        The result of each share; none where there are no rows.
+    """
+    num_shares = min(torch.get_num_threads(), count // LEAST) or 1
+    rounds = -(-count // (most * num_shares))
+    size = -(-count // (rounds * num_shares)) if count else 0
+    slices = [slice(start, min(start + size, count)) for start in range(0, count, size or 1)]
+    shares = [slices[number::num_shares] for number in range(num_shares)]
+    if num_shares == 1:
+        return [_without_gradient(work, slices)] if slices else []
+    futures = [_pool(num_shares).submit(_without_gradient, work, share) for share in shares]
+    return [future.result() for future in futures]
+
+
+def _without_gradient(work: Callable[[list[slice]], Result], share: list[slice]) -> Result:
+    with torch.no_grad():
+        return work(share)
+
+
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    """As many threads, in each of which torch has one."""
+    if num_threads not in _pools:
+        whole = torch.get_num_threads()
+        all_there = Barrier(num_threads)
+
+        def begin() -> None:
+            torch.set_num_threads(1)
+            torch.ones(1 << 16).sum()               # torch sets a thread up at its first operation
+            torch.set_num_threads(1)
+            all_there.wait()
+
+        pool = ThreadPoolExecutor(num_threads, "chunks", initializer=begin)
+        for future in [pool.submit(int) for _ in range(num_threads)]:
+            future.result()
+        torch.set_num_threads(whole)                # new threads take the number set last
+        _pools[num_threads] = pool
+    return _pools[num_threads]
