@@ -126,6 +126,11 @@ def _matrices_in(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     if size > limits.MAX_NPZ_BYTES:
         raise SceneError(f"{path}: {size:,} bytes unpacked, need at most "
                          f"{limits.MAX_NPZ_BYTES:,}; check that this is the camera file")
+    most = path.stat().st_size                      # zipfile takes what an entry says beforehand
+    for info in archive.infolist():
+        if info.compress_size > most:
+            raise SceneError(f"{path}: damaged ({info.filename[:80]} says {info.compress_size:,} "
+                             f"bytes, the file has {most:,}); copy or save it again")
     names = [name for name in archive.namelist() if name.startswith((WORLD_MAT, SCALE_MAT))]
     return {name.removesuffix(".npy"): array_of_npy(archive.read(name)) for name in names}
 

@@ -56,6 +56,13 @@ def zip_of(compression: int = zipfile.ZIP_STORED, **entries: bytes) -> bytes:
     return out.getvalue()
 
 
+def zip_that_lies() -> bytes:
+    """An .npz whose directory says that an entry takes 4 GB."""
+    sound = zip_of(world_mat_0_dot_npy=bytes(200))
+    start = sound.rindex(b"PK\x01\x02") + 20                  # of the size in the directory
+    return sound[:start] + (4_294_967_167).to_bytes(4, "little") + sound[start + 4:]
+
+
 def checkpoint_program(numel: int, sides: tuple[int, ...], steps: tuple[int, ...]) -> bytes:
     """The pickle of {'sdf': tensor} by hand: a storage of `numel` floats, a shape and strides."""
     def numbers(values: tuple[int, ...]) -> bytes:

@@ -67,6 +67,8 @@ def test_the_parser_refuses_two_sections_with_one_flag():
     (["--lr", "nan"], ["lr is 'nan'", "a number"]),
     (["--seed", "1.5"], ["seed is '1.5'", "a whole number"]),
     (["--seed", "-3"], ["seed is '-3'", "at least 0"]),
+    (["--seed", "9" * 400], ["seed is '999", "a whole number"]),
+    (["--lr", "inf"], ["lr is 'inf'", "a number"]),
     (["--device", "gpu"], ["device is 'gpu'", "auto|cpu|cuda"]),
     (["--resume", "yes"], ["resume is 'yes'", "0|1"]),
     (["--image_crop", "1", "2"], ["image_crop is '1 2'", "4 whole numbers"]),

@@ -17,7 +17,8 @@ import pytest
 import torch
 from hostile_files import (Evil, checkpoint_of, checkpoint_program, lying_flo, nested_keys,
                            npy_of_shape, object_npz, old_checkpoint, ply_head, png_of_size,
-                           png_with_text_bomb, shared_lists, yaml_laughs, zip_of)
+                           png_with_text_bomb, shared_lists, yaml_laughs, zip_of,
+                           zip_that_lies)
 from trust.fuzz_readers import raise_hidden
 from trust.readers import READERS
 
@@ -94,6 +95,8 @@ BOMBS: list[tuple[str, str, str, Content, str]] = [
     ("pickle", "plain.bin", "npy-subarray", npy_of_shape("(1,)", "V8"), "damaged|holds"),
     ("npz", "scene/cameras_sphere.npz", "npz-shape",
      zip_of(world_mat_0_dot_npy=npy_of_shape("(1000000000000,)")), "damaged"),
+    ("npz", "scene/cameras_sphere.npz", "npz-entry-lie", zip_that_lies(),
+     "says 4,294,967,167 bytes"),
     ("npz", "scene/cameras_sphere.npz", "npz-zeros",
      zip_of(zipfile.ZIP_DEFLATED, world_mat_0_dot_npy=npy_of_shape("(4, 4)", data=bytes(2**27))),
      "bytes unpacked"),
@@ -142,6 +145,7 @@ BOMBS: list[tuple[str, str, str, Content, str]] = [
      checkpoint_of(checkpoint_program(4, (10**9,), (1,))), "in a storage of 4"),
     ("checkpoint", "run.pth", "tensor-of-stride-0",
      checkpoint_of(checkpoint_program(4, (10**5, 10**5), (0, 0))), "in a storage of 4"),
+    ("checkpoint", "run.pth", "zip-of-nothing", zip_of(), "data.pkl|empty|damaged"),
     ("checkpoint", "run.pth", "zip-zeros", checkpoint_of(
         checkpoint_program(2**26, (4,), (1,)), bytes(2**28), zipfile.ZIP_DEFLATED), "compressed"),
     ("checkpoint", "run.pth", "bytearray", checkpoint_of(

@@ -188,7 +188,7 @@ def _check_archive(stream: BinaryIO) -> None:
                 raise Damaged(f"its entry {entry.filename[:80]} is compressed")
         if sum(entry.file_size for entry in entries.values()) > size:
             raise Damaged("its entries are larger than the file")
-        root = next(iter(entries)).partition("/")[0]
+        root = next(iter(entries), "").partition("/")[0]
         main = entries.get(f"{root}/data.pkl")
         if main is None:
             raise Damaged("it has no data.pkl")

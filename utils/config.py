@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import io
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -35,6 +34,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 MESH_FORMATS = ("ply", "obj", "glb")
 CONFIG_FLAG = "config_filepath"
 COMMAND_LINE = "the command line"
+MOST = 2**53                      # of a number: whole ones up to it are exact as floats
 
 # Flags that this version reads but cannot follow: the values that are fine, and what to say.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -308,7 +308,7 @@ def _admitted(field: dataclasses.Field, value: Any) -> bool:
     if "choices" in meta and value not in meta["choices"]:
         return False
     numbers = [item for item in items if isinstance(item, (int, float))]
-    return all(math.isfinite(n) and n >= meta.get("minimum", -math.inf) for n in numbers)
+    return all(abs(n) <= MOST and n >= meta.get("minimum", -MOST) for n in numbers)
 
 
 def _needed(field: dataclasses.Field) -> str:
