@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E402
@@ -52,11 +52,15 @@ JOBS = ("shape_step", "image_step", "render_frame", "buffers", "sdf_forward", "s
         "eikonal")
 SHAPE_STEP, IMAGE_STEP = 3, 53    # steps of the DTU schedule that train the shape, and that do not
 APART = 1e-3                      # object units
-IN_PLACE = {torch.ops.aten.addmm_: addmm_flop}      # torch's counter does not know it
 SWEEP_WIDTHS = (100, 200, 400, 800)
 SWEEP_VIEWS = (3, 7, 14, 28, 49)
 #: Pixels of a view above which the plain path would need more memory than a machine of 24 GB has.
 MOST_REFERENCE_PIXELS = 200 * 150
+
+
+def product_in_place(into, left, right, *rest, out_shape=None, **options) -> int:
+    """FLOP of `addmm_`, from shapes: torch's counter does not know it."""
+    return 2 * left[0] * left[1] * right[1]
 
 
 class CountedPoints:
@@ -85,10 +89,10 @@ class CountedPoints:
 
     def counted_loss(self, method):
         """A method of a tracer, (sdf, points, ...) or (sdf, terms, points, ...), that counts."""
-        def counting(sdf, *arguments):
+        def counting(sdf, *arguments, **options):
             points = next(x for x in arguments if isinstance(x, torch.Tensor))
             self.add(len(points))
-            return method(sdf, *arguments)
+            return method(sdf, *arguments, **options)
 
         return counting
 
@@ -177,7 +181,8 @@ class Subject:
         found, threads = {}, torch.get_num_threads()
         torch.set_num_threads(1)                   # nothing is counted in other threads
         for name, number in (("shape", SHAPE_STEP), ("image", IMAGE_STEP)):
-            with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+            with FlopCounterMode(display=False, custom_mapping={
+                    torch.ops.aten.addmm_: product_in_place}) as counter:
                 self.trainer.train_step(number)
             counts = counter.get_flop_counts()["Global"]
             convolutions = sum(flop for op, flop in counts.items() if "convolution" in str(op))

@@ -76,6 +76,7 @@ def test_the_parser_refuses_two_sections_with_one_flag():
     (["stray"], ["stray", "--flag VALUE"]),
     (["--meta_algorithm", "maml"], ["meta_algorithm is 'maml'", "fomaml"]),
     (["--config_filepath", "absent.txt"], ["config_filepath", "absent.txt"]),
+    (["--config_filepath", "a" * 300], ["config_filepath", "aaa", "there is no file"]),
 ])
 def test_bad_arguments_say_flag_found_and_needed(args, parts):
     with pytest.raises(ConfigError) as caught:

@@ -102,6 +102,8 @@ BOMBS: list[tuple[str, str, str, Content, str]] = [
      "bytes unpacked"),
     ("yaml", "scene.yaml", "yaml-aliases", yaml_laughs(), "aliases"),
     ("yaml", "scene.yaml", "yaml-deep", "center: " + "[" * 50_000, "not readable as yaml"),
+    ("yaml", "scene.yaml", "yaml-digits", f"center: [0, 0, 0]\nradius: 0x{'f' * 5000}",
+     "of thousands of digits"),
     ("yaml", "scene.yaml", "yaml-long", "a" * 2**17, "bytes, need at most"),
     ("transforms", "transforms.json", "json-deep", "[" * 100_000 + "]" * 100_000, "as JSON"),
     ("transforms", "transforms.json", "json-wide",

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import config_of, final_state
 
@@ -297,6 +298,24 @@ def test_summaries_that_cannot_be_written_are_told(make_loop, tmp_path):
     (tmp_path / "run" / "summaries").write_text("a file in place of the folder")
     made, _ = make_loop(LoopOptions(num_steps=1))
     with pytest.raises(WriteError, match="summaries"):
+        made.run()
+
+
+def test_errors_of_a_step_are_not_taken_for_those_of_the_summaries(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=3))
+    task.fails_at = {1: OSError("a photograph is gone")}
+    with pytest.raises(OSError, match="a photograph is gone") as caught:
+        made.run()
+    assert not isinstance(caught.value, WriteError)
+
+
+def test_summaries_that_fail_later_are_told(make_loop, monkeypatch):
+    def full(self, *args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    made, _ = make_loop(LoopOptions(num_steps=2))
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    with pytest.raises(WriteError, match="summaries: No space left"):
         made.run()
 
 

@@ -149,7 +149,7 @@ def test_all_bad_scenes_are_named_before_anything_is_read(copy):
         pool_of(copy)
     told = str(caught.value)
     assert "3 of 4 scene folders" in told and "c_tori" not in told and ".hidden" not in told
-    assert "003_rgb.png: truncated" in told
+    assert "003_rgb.png: unreadable or truncated" in told
     assert f"{picture}: an image with an alpha channel" in told
     assert "d_empty: no views found" in told
 

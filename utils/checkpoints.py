@@ -70,8 +70,8 @@ def load_checkpoint(path: str | os.PathLike,
         CheckpointError: missing, damaged, holding code, or not a checkpoint.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
+    if not os.path.isfile(path):      # False, not an error, for names that are too long
+        found = "a folder" if os.path.isdir(path) else "nothing"
         raise CheckpointError(f"checkpoint {path}: found {found} there, needed a file; check the "
                               f"path")
     try:

@@ -224,9 +224,9 @@ def find_config_file(path: str) -> Path:
     """Finds a config file; a relative path is looked for in the project too."""
     found = Path(path)
     in_project = PROJECT_ROOT / found
-    if not found.exists() and in_project.exists():
+    if not os.path.exists(found) and os.path.exists(in_project):
         found = in_project
-    if not found.is_file():
+    if not os.path.isfile(found):
         raise ConfigError(f"--{CONFIG_FLAG}: there is no file {path}, nor {in_project}; give the "
                           f"path of a config file, such as configs/nlrpp_dtu.txt")
     return found

@@ -1,6 +1,7 @@
 """Image files opened by Pillow: few formats, a bounded number of pixels, one kind of error."""
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -34,7 +35,7 @@ def open_image(path: Path, *, decode: bool = True, formats: tuple[str, ...] = FO
     Raises:
         error: missing, of no pixels or more than `limits.MAX_PIXELS`, damaged, truncated.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):      # False, not an error, for names that are too long
         raise error(f"{path}: no such file, need a PNG or JPEG image; copy it there or take "
                     "its view out of the scene")
     try:

