@@ -401,6 +401,8 @@ def main(argv: list[str] | None = None) -> None:
             "measured": measured, "matmul_flops": rate,
             "sdf_points_per_second": per_second,
             "sdf_forward_fraction_of_matmul": per_second * FLOP_PER_POINT / rate}
+        if config.json:                            # what is there is kept if the sweep is stopped
+            write_text_atomic(config.json, json.dumps(result, indent=2))
         if config.sweep:
             result["sweep"] = sweep(path, width, config)
     print(table(result))
