@@ -57,13 +57,13 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
         whole = torch.get_num_threads()
         all_there = Barrier(num_threads)
 
-        def begin() -> None:
+        def _begin() -> None:
             torch.set_num_threads(1)
             torch.ones(1 << 16).sum()               # torch sets a thread up at its first operation
             torch.set_num_threads(1)
             all_there.wait()
 
-        pool = ThreadPoolExecutor(num_threads, "chunks", initializer=begin)
+        pool = ThreadPoolExecutor(num_threads, "chunks", initializer=_begin)
         for future in [pool.submit(int) for _ in range(num_threads)]:
             future.result()
         torch.set_num_threads(whole)                # new threads take the number set last

@@ -32,7 +32,7 @@ def total_of_values(sdf: nn.Module, siren: ChunkedSiren, terms: Terms, points: T
         Scalar, differentiable in the weights of `sdf`; no second derivatives.
     """
 
-    def work(share: list[slice]) -> tuple[Tensor, WeightSums]:
+    def _work(share: list[slice]) -> tuple[Tensor, WeightSums]:
         passes, total = _Passes(siren, points, share), points.new_zeros(())
         for part in share:
             values = passes.forward(points[part])
@@ -41,14 +41,14 @@ def total_of_values(sdf: nn.Module, siren: ChunkedSiren, terms: Terms, points: T
             total += term
         return total, passes.sums
 
-    return _Total.apply(sdf, points, work, *sdf.parameters())
+    return _Total.apply(sdf, points, _work, *sdf.parameters())
 
 
 def total_of_gradients(sdf: nn.Module, siren: ChunkedSiren, terms: Terms,
                        points: Tensor) -> Tensor:
     """Sum of terms(grad Phi(points)), gradients (n, 3) to terms (n,); see `total_of_values`."""
 
-    def work(share: list[slice]) -> tuple[Tensor, WeightSums]:
+    def _work(share: list[slice]) -> tuple[Tensor, WeightSums]:
         passes, total = _Passes(siren, points, share), points.new_zeros(())
         for part in share:
             passes.forward(points[part])
@@ -57,7 +57,7 @@ def total_of_gradients(sdf: nn.Module, siren: ChunkedSiren, terms: Terms,
             total += term
         return total, passes.sums
 
-    return _Total.apply(sdf, points, work, *sdf.parameters())
+    return _Total.apply(sdf, points, _work, *sdf.parameters())
 
 
 def known_values(sdf: nn.Module, siren: ChunkedSiren, points: Tensor, known: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class _Known(torch.autograd.Function):
         (points,), siren, needs_points = ctx.saved_tensors, ctx.siren, ctx.needs_input_grad[2]
         point_grads = torch.zeros_like(points) if needs_points else None
 
-        def work(share: list[slice]) -> WeightSums:
+        def _work(share: list[slice]) -> WeightSums:
             passes = _Passes(siren, points, share)
             for part in share:
                 passes.forward(points[part])
@@ -236,5 +236,5 @@ class _Known(torch.autograd.Function):
                     point_grads[part] = grads
             return passes.sums
 
-        sums = shares_of(points, work, GRADIENT_CHUNK)
+        sums = shares_of(points, _work, GRADIENT_CHUNK)
         return (None, None, point_grads, None, *_summed(sums, ctx.sdf))
