@@ -18,9 +18,9 @@ from utils.device_tracing import DeviceTracer
 from utils.fast_tracing import FastTracer
 from utils.rays import Rays, Surface, TraceResult
 from utils.siren_chunks import fast_evaluator
+from utils.siren_gradients import Terms
 
 Sdf = Callable[[Tensor], Tensor]
-Terms = Callable[..., Tensor]
 
 SDF_THRESHOLD = 5e-5        # object units; |SDF| below it is on the surface (IDR's tracer)
 NUM_SPHERE_STEPS = 10       # the release's config says 8, its code takes 10 (METHOD 9)

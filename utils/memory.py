@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from utils.errors import ConfigError
 
@@ -33,11 +34,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it worked.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6").mallopt
-    except (OSError, AttributeError):
+    mallopt = _of_c_library("mallopt")
+    if mallopt is None:
         return False
     kept = bool(mallopt(M_MMAP_THRESHOLD, KEEP_UP_TO)) and bool(mallopt(M_TRIM_THRESHOLD,
                                                                         KEEP_UP_TO))
@@ -57,13 +55,18 @@ def give_back_freed() -> bool:
         Whether there was something to give; False where the C library is not glibc.
     """
     gc.collect()
+    trim = _of_c_library("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None where the C library is another."""
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     try:
-        trim = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6").malloc_trim
+        return getattr(ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6"), name)
     except (OSError, AttributeError):
-        return False
-    return bool(trim(0))
+        return None
 
 
 def machine_memory() -> int | None:
