@@ -29,6 +29,7 @@ from utils.cameras import Cameras
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.derivatives import gradient
 from utils.errors import ConfigError
+from utils.map_windows import Window, mask_windows
 from utils.rays import Surface, camera_rays
 from utils.source_windows import MARGIN, source_windows
 from utils.tiles import in_tiles
@@ -40,6 +41,9 @@ DEFAULT_ENCODER = "plain"      # from random weights
 #: What D gives before training. On the way from black to it, most features of E would die: their
 #: ReLUs, the last of E, all learn at once to give less.
 GREY = 0.5
+#: Share of all pixels that windows may hold where maps are computed in windows, one after another,
+#: not whole and at once.
+WINDOWS_PAY = 0.75
 #: Narrower images are convolved in fp32: the gradient that oneDNN (torch 2.13) gives the weights of
 #: a bf16 convolution of stride 2 holds what was in memory before where the input is one pixel wide,
 #: as images up to 16 wide are at the last stage of the deepest E.
@@ -65,8 +69,9 @@ class BlendSettings:
     """How source views become a target view; the values are those of the flags.
 
     Attributes:
-        is_compact: on a CPU, only the samples that count are taken and weighed: the same result for
-            less work. Elsewhere the host would have to wait until it knows how many there are.
+        is_compact: on a CPU, only the samples that count are taken and weighed, and no more of a
+            map is computed than is read: the same result for less work. Elsewhere the host would
+            have to wait until it knows how many there are.
         precision: of the convolutions in training, fp32 or bf16; evaluation is fp32.
     """
 
@@ -93,19 +98,26 @@ class ImageNetworks(nn.Module):
             self.add_module(name, network)
         self.settings = settings
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(K, 3, H, W) images in [0, 1] to (K, C, H, W) features; plain RGB has no encoder."""
+    def encode(self, images: Tensor, windows: list[Window] | None = None) -> Tensor:
+        """(K, 3, H, W) images in [0, 1] to (K, C, H, W) features; plain RGB has no encoder.
+
+        With a window of each, everything else is 0, and not computed.
+        """
         if self.settings.feature_type == "rgb":
             return images
-        with self._precision(images):
-            return self.encoder(self._layout(images * 2 - 1)).to(images.dtype)
+        return self._run(self.encoder, images * 2 - 1, windows)
 
-    def decode(self, blended: Tensor) -> Tensor:
-        """(T, C, H, W) blended features to (T, 3, H, W) images, not clamped."""
+    def decode(self, blended: Tensor, windows: list[Window] | None = None) -> Tensor:
+        """(T, C, H, W) blended features to (T, 3, H, W) images, not clamped; see `encode`."""
         if self.settings.feature_type == "rgb":
             return blended
-        with self._precision(blended):
-            return self.decoder(self._layout(blended)).to(blended.dtype)
+        return self._run(self.decoder, blended, windows)
+
+    def _run(self, network: nn.Module, maps: Tensor, windows: list[Window] | None) -> Tensor:
+        with self._precision(maps):
+            laid_out = self._layout(maps)
+            found = network.in_windows(laid_out, windows) if windows else network(laid_out)
+            return found.to(maps.dtype)
 
     def _precision(self, like: Tensor) -> AbstractContextManager:
         is_low = self.settings.precision == "bf16" and self.training     # figures are fp32
@@ -167,8 +179,7 @@ class ImageBasedModel(ImageNetworks):
             blended (T, C, H, W) and the normalised weights (K, T, H, W).
         """
         counts = correspondence.counts_mask
-        is_on_cpu = features.device.type == "cpu"
-        if self.settings.is_compact and is_on_cpu and self.settings.occlusion == "raytrace":
+        if self._is_compact(features):
             return self._blend_what_counts(features, targets, sources, correspondence)
         sampled = sample_maps(features, correspondence.uv_grid)        # (K, T, C, H, W)
         if self.settings.occlusion == "correlation":
@@ -225,19 +236,35 @@ class ImageBasedModel(ImageNetworks):
         return ViewRenderer(self, sources, occ_threshold=occ_threshold, tracer=tracer)
 
     def forward(self, targets: Targets, sources: Sources, occ_threshold: float,
-                *, in_windows: bool = False) -> Tensor:
+                *, in_windows: bool = False, read_mask: Tensor | None = None) -> Tensor:
         """Images (T, 3, H, W) of the targets from the sources' photographs.
 
         Args:
             in_windows: encode no more of the sources than the targets show (`SourceWindows`).
+            read_mask: (T, 1, H, W) bool, pixels of the images that are read; others may be 0.
         """
         found, images = self.correspond(targets, sources, occ_threshold), sources.images
         if in_windows:
             windows = source_windows(found.uv_grid, found.counts_mask, sources.cameras.resolution)
             found = Correspondence(windows.uv_grid(found.uv_grid), found.counts_mask)
-            images = windows.cut(images)
-        blended, _ = self.blend(self.encode(images), targets, sources, found)
-        return self.decode(blended)
+            features = self.encode(windows.cut(images))
+        else:
+            # a sample that counts touches the mask, so that it reads one pixel beyond it at most
+            features = self.encode(images, self._windows_read(sources.masks, 1))
+        blended, _ = self.blend(features, targets, sources, found)
+        return self.decode(blended, self._windows_read(read_mask, 0))
+
+    def _windows_read(self, masks: Tensor | None, margin: int) -> list[Window] | None:
+        """Windows of (B, 1, H, W) masks and a margin, where it pays to compute no more of maps."""
+        if masks is None or not self._is_compact(masks):
+            return None
+        windows = [window.grown(margin) for window in mask_windows(masks)]
+        num_read = sum(window.num_pixels for window in windows)
+        return windows if num_read < WINDOWS_PAY * masks.numel() else None
+
+    def _is_compact(self, like: Tensor) -> bool:
+        is_allowed = self.settings.is_compact and self.settings.occlusion == "raytrace"
+        return is_allowed and like.device.type == "cpu"
 
 
 @dataclass(frozen=True)

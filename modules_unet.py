@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from utils.checkpoints import load_checkpoint
 from utils.errors import CheckpointError, ConfigError
+from utils.map_windows import Part, Size, Window, resized, whole
 
 #: Mean and standard deviation of ImageNet's RGB in [0, 1], which ResNet weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -127,6 +128,11 @@ class ResNetTrunk(nn.Module):
             levels.append(hidden)
         return levels
 
+    def parts(self, images: Tensor, needed: list[list[Window]]) -> list[list[Part]]:
+        """For each image its levels, whole: batch normalisation needs all of them."""
+        levels = [level.split(1) for level in self(images)]
+        return [[whole(level[number]) for level in levels] for number in range(len(images))]
+
 
 class PlainDown(nn.Module):
     """The down path of D: stages of two convolutions, halved by averaging in between."""
@@ -144,6 +150,24 @@ class PlainDown(nn.Module):
         for stage in self.stages[1:]:
             # Rounded up, a last odd row is averaged over the pixels that exist.
             levels.append(stage(F.avg_pool2d(levels[-1], 2, ceil_mode=True)))
+        return levels
+
+    def parts(self, features: Tensor, needed: list[list[Window]]) -> list[list[Part]]:
+        """For each map, of each level no more than holds a window of its own, (B, levels)."""
+        return [self._parts(one, windows)
+                for one, windows in zip(features.split(1), needed, strict=True)]
+
+    def _parts(self, features: Tensor, needed: list[Window]) -> list[Part]:
+        kept, read = [needed[-1]], []                      # coarsest first
+        for stage, window in zip(reversed(self.stages), [*needed[-2::-1], None]):
+            read.append(kept[-1].grown(_reach(stage)))
+            if window is not None:
+                kept.append(window.joined(read[-1].unpooled(window.size)))
+        levels: list[Part] = []
+        for stage, window in zip(self.stages, reversed(read)):
+            maps = whole(features).cut(window) if not levels else F.avg_pool2d(
+                levels[-1].cut(window.unpooled(levels[-1].window.size)), 2, ceil_mode=True)
+            levels.append(Part(stage(maps), window))
         return levels
 
 
@@ -177,6 +201,59 @@ class UNet(nn.Module):
                 hidden.register_hook(_in_channels_last)
             hidden = up(torch.cat([hidden, skip], dim=1))
         return self.out(hidden)
+
+    def in_windows(self, inputs: Tensor, windows: list[Window]) -> Tensor:
+        """A window of each map's result, from no more than it depends on.
+
+        The same numbers as `forward`'s and the same gradients, to rounding, where nothing but the
+        windows is read.
+
+        Args:
+            inputs: (B, C, H, W).
+            windows: B of them.
+        Returns:
+            (B, C', H, W), zero outside the windows.
+        """
+        sizes = [tuple(inputs.shape[-2:])]
+        while len(sizes) < len(self.skips):
+            sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
+        joins = [self._joins(window, sizes) for window in windows]
+        needed = [[join.grown(_reach(skip)) for join, skip in zip(own, self.skips, strict=True)]
+                  for own in joins]
+        found = [self._up(levels, own).cut(window)
+                 for levels, own, window in zip(self.down.parts(inputs, needed), joins, windows,
+                                                strict=True)]
+        return torch.cat([Part(maps, window).padded()
+                          for maps, window in zip(found, windows, strict=True)])
+
+    def _joins(self, window: Window, sizes: list[Size]) -> list[Window]:
+        """Where each level, finest first, is joined for the result in a window."""
+        joins = []
+        for up, size in zip(reversed(self.ups), sizes[1:], strict=True):
+            joins.append(window.grown(_reach(up)))
+            window = joins[-1].unresized(size)
+        return [*joins, window]
+
+    def _up(self, levels: list[Part], joins: list[Window]) -> Part:
+        """Skips and up path of one map, from its levels to the result on the finest join."""
+        skipped = [_skip(*of_level) for of_level in zip(self.skips, levels, joins, strict=True)]
+        hidden = skipped.pop()
+        for up, skip in zip(self.ups, reversed(skipped), strict=True):
+            above = resized(hidden, skip.window)
+            hidden = Part(up(torch.cat([above, skip.maps], dim=1)), skip.window)
+        return Part(self.out(hidden.maps), hidden.window)
+
+
+def _skip(skip: nn.Module, level: Part, join: Window) -> Part:
+    """A skip's result on a window."""
+    read = join.grown(_reach(skip))
+    return Part(Part(skip(level.cut(read)), read).cut(join), join)
+
+
+def _reach(network: nn.Module) -> int:
+    """Pixels on each side that a chain of convolutions without strides depends on."""
+    return sum(module.kernel_size[0] // 2 for module in network.modules()
+               if isinstance(module, nn.Conv2d))
 
 
 def _in_channels_last(grad: Tensor) -> Tensor:
@@ -252,7 +329,15 @@ class ImageEncoder(UNet):
             (B, C, H, W) features; differentiable in images and weights.
         """
         _check_images(images, 3, "images")
-        return super().forward(((images + 1) / 2 - self.mean) / self.std)
+        return super().forward(self._normalised(images))
+
+    def in_windows(self, inputs: Tensor, windows: list[Window]) -> Tensor:
+        """See `UNet.in_windows`; the trunk takes whole images: its batch statistics need them."""
+        _check_images(inputs, 3, "images")
+        return super().in_windows(self._normalised(inputs), windows)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return ((images + 1) / 2 - self.mean) / self.std
 
 
 class FeatureDecoder(UNet):

@@ -300,9 +300,9 @@ class SceneTrainer:
         sources = Sources(views.cameras, self.views.images[batch.sources],
                           self.views.masks[batch.sources], self.buffer.surface(batch.sources))
         targets = Targets(surface, views.dirs_obj, views.own_source_mask)
-        prediction = self.model(targets, sources, plan.occ_threshold,
-                                in_windows=self.crops is not None)
         photographs, masks = self.views.images[batch.targets], self.views.masks[batch.targets]
+        prediction = self.model(targets, sources, plan.occ_threshold, read_mask=cut(masks),
+                                in_windows=self.crops is not None)
         region = self.loss.image_loss_region
         if weight is not None and region == "foreground":      # of the whole image, not the crop
             share = masks.to(weight.dtype).mean((1, 2, 3), keepdim=True).clamp(min=1e-6)

@@ -15,6 +15,7 @@ from data_processing import analytic_sdf as solids
 from modules_sdf import (
     BlendSettings, Correspondence, ImageBasedModel, build_model, conv_precision, evaluating,
     surface_normals, trace_views, view_depth)
+from modules_unet import UNet
 from sdf_rendering import ReferenceTracer, lumigraph_weights
 from utils.cameras import Cameras
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
@@ -308,17 +309,25 @@ def test_rendering_leaves_the_model_as_it_was():
         assert torch.equal(value, before[name])
 
 
-def test_learned_features_train_every_network_and_compact_is_the_same():
-    """Float32: sums of some hundred terms in another order, 1e-4 of the greatest gradient."""
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_learned_features_train_every_network_and_compact_is_the_same(share, monkeypatch):
+    """Float32: sums of some hundred terms in another order, 1e-4 of the greatest gradient.
+
+    share: of the width that the masks cover; small windows are computed alone.
+    """
     views = views_of(cameras_at(EYES[:3], SIZE, dtype=torch.float32))
+    views.masks[:] = torch.arange(SIZE[0]) < share * SIZE[0]
     targets, sources = batch_of(views, [0, 2])
-    grads = []
+    read_mask, grads, calls = views.masks[[0, 2]], [], []
+    in_windows = UNet.in_windows
+    monkeypatch.setattr(UNet, "in_windows", lambda *x: calls.append(x) or in_windows(*x))
     for is_compact in (False, True):
         model = built(precision="fp32")
         model.settings = replace(model.settings, is_compact=is_compact)
         model.eval()
-        image = model(targets, sources, THRESHOLD)
-        (image - views.images[[0, 2]]).square().mean().backward()
+        image = model(targets, sources, THRESHOLD, read_mask=read_mask)
+        ((image - views.images[[0, 2]]) * read_mask).square().mean().backward()
+        assert len(calls) == (2 if is_compact and share < 1 else 0)        # E and D
         grads.append([parameter.grad for net in (model.encoder, model.aggregation, model.decoder)
                       for parameter in net.parameters()])
     for ours, true in zip(*grads, strict=True):

@@ -6,8 +6,10 @@ a thread takes a chunk through all operations of a network.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Barrier
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ LEAST = 256               # rows of a chunk: fewer are not worth another thread
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 os.register_at_fork(after_in_child=_pools.clear)        # threads do not live on in a child
+_mine = threading.local()                               # of a thread: .number of its shares
 
 
 def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> list[Result]:
@@ -35,7 +38,8 @@ def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> l
     Returns:
         The result of each share; none where there are no rows.
     """
-    num_shares = min(torch.get_num_threads(), count // LEAST) or 1
+    number = getattr(_mine, "number", 0) or torch.get_num_threads()
+    num_shares = min(number, count // LEAST) or 1
     rounds = -(-count // (most * num_shares))
     size = -(-count // (rounds * num_shares)) if count else 0
     slices = [slice(start, min(start + size, count)) for start in range(0, count, size or 1)]
@@ -44,6 +48,23 @@ def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> l
         return [_without_gradient(work, slices)] if slices else []
     futures = [_pool(num_shares).submit(_without_gradient, work, share) for share in shares]
     return [future.result() for future in futures]
+
+
+@contextmanager
+def only_shares() -> Iterator[None]:
+    """Work in which shares have torch's number of threads, and single operations one.
+
+    torch's own threads wait for their next operation at full speed, some milliseconds long, on
+    cores that the shares need.
+    """
+    before, whole = getattr(_mine, "number", 0), torch.get_num_threads()
+    _mine.number = before or whole
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(whole)
+        _mine.number = before
 
 
 def _without_gradient(work: Callable[[list[slice]], Result], share: list[slice]) -> Result:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from utils.chunk_threads import only_shares
 from utils.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
 from utils.derivatives import gradient
 from utils.rays import Rays, TraceResult
@@ -80,7 +81,7 @@ class FastTracer:
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
         """Where R rays meet the surface; see the module's text. No gradient."""
-        with torch.no_grad():
+        with torch.no_grad(), only_shares():
             is_new = self.prepare(sdf, rays.t_near)
             search = _Search(rays, self._grid, self._evaluate)
             index = search.begin_inside()

@@ -30,10 +30,15 @@ class Rays:
     def __len__(self) -> int:
         return len(self.t_near)
 
-    def __getitem__(self, index: Tensor) -> Rays:
-        """The rays of a bool mask or index tensor."""
-        return Rays(self.origins_obj[index], self.dirs_obj[index], self.t_near[index],
-                    self.t_far[index], self.sphere_mask[index])
+    def __getitem__(self, index: Tensor | slice) -> Rays:
+        """The rays of a bool mask, an index tensor or a slice."""
+        parts = (self.origins_obj, self.dirs_obj, self.t_near, self.t_far, self.sphere_mask)
+        if isinstance(index, slice):
+            return Rays(*(part[index] for part in parts))
+        if index.dtype == torch.bool:
+            index = index.nonzero()[:, 0]
+        # index_select takes a third of the time of an index in brackets
+        return Rays(*(part.index_select(0, index) for part in parts))
 
     def points(self, t: Tensor) -> Tensor:
         """(R, ..., 3) points at distances t (R, ...)."""

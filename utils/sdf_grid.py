@@ -113,27 +113,28 @@ class GridMarch:
 
 def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
     """Sphere tracing on the interpolated SDF, from distances (R,) to what happens first."""
-    high, low, close = start.clone(), start.clone(), start.clone()
-    value_high, value_low = torch.zeros_like(start), torch.zeros_like(start)
-    end = torch.full_like(start, LEFT, dtype=torch.long)
-    t_least, least = start.clone(), torch.full_like(start, torch.inf)
+    zero, infinite = torch.zeros_like(start), torch.full_like(start, torch.inf)
+    ends = torch.full_like(start, LEFT, dtype=torch.long)
+    results = torch.stack([start, start, start, zero, zero, start, infinite])
     index = rays.sphere_mask.nonzero()[:, 0]
-    origins, dirs, far = rays.origins_obj[index], rays.dirs_obj[index], rays.t_far[index]
-    at, before, since = start[index], torch.full_like(far, torch.inf), start[index]
+    lines = torch.cat([rays.origins_obj, rays.dirs_obj], 1).index_select(0, index)
+    state = torch.stack([rays.t_far, start, start, zero, infinite, start, start, infinite])
+    state = state.index_select(1, index)
     while len(index):                      # every step is half a node's spacing or more: it ends
-        now = grid(origins + at[:, None] * dirs)
-        inside = now <= 0
-        near = now < grid.error
-        grazed = ~inside & torch.where(near, at >= far, before < grid.error)
-        since = torch.where(before < grid.error, since, at)
-        high[index], value_high[index], close[index] = at, now, since
-        end[index] = inside * CROSSED + grazed * GRAZED
-        lower = now < least[index]
-        t_least[index] = torch.where(lower, at, t_least[index])
-        least[index] = torch.where(lower, now, least[index])
-        going = (~inside & ~grazed & (at < far)).nonzero()[:, 0]
-        index, origins, dirs, far = index[going], origins[going], dirs[going], far[going]
-        at, before, since = at[going], now[going], since[going]
-        low[index], value_low[index] = at, before
-        at = torch.minimum(at + before.clamp(min=0.5 * grid.spacing), far)
-    return GridMarch(end, low, high, close, value_low, value_high, t_least=t_least, least=least)
+        far, at, low, value_low, before, since, t_least, least = state
+        now = grid(lines[:, :3] + at[:, None] * lines[:, 3:])
+        inside, was_near = now <= 0, before < grid.error
+        grazed = ~inside & torch.where(now < grid.error, at >= far, was_near)
+        since = torch.where(was_near, since, at)
+        t_least, least = torch.where(now < least, at, t_least), torch.minimum(now, least)
+        is_over = inside | grazed | (at >= far)
+        over, going = is_over.nonzero()[:, 0], (~is_over).nonzero()[:, 0]
+        rows = index.index_select(0, over)
+        ends[rows] = inside[over] * CROSSED + grazed[over] * GRAZED
+        found = torch.stack([low, at, since, value_low, now, t_least, least])
+        results[:, rows] = found.index_select(1, over)
+        next_at = torch.minimum(at + now.clamp(min=0.5 * grid.spacing), far)
+        state = torch.stack([far, next_at, at, now, now, since, t_least, least])
+        state = state.index_select(1, going)
+        index, lines = index.index_select(0, going), lines.index_select(0, going)
+    return GridMarch(ends, *results)

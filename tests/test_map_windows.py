@@ -1,0 +1,105 @@
+"""Windows of maps against whole maps, cut."""
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from utils.map_windows import Part, Window, mask_windows, resized, whole
+
+#: Of the whole, of the map that is resized to it.
+SIZES = [((96, 128), (48, 64)), ((37, 53), (19, 27)), ((5, 4), (3, 2)), ((1, 7), (1, 4)),
+         ((2, 1), (1, 1)), ((600, 800), (300, 400))]
+
+
+def windows_of(size, count, seed=0):
+    """Random ones, and the whole."""
+    generator = torch.Generator().manual_seed(seed)
+    found = [Window(0, size[0], 0, size[1], size)]
+    for _ in range(count):
+        spans = []
+        for length in size:
+            first, last = sorted(torch.randint(length, (2,), generator=generator).tolist())
+            spans += [first, last + 1]
+        found.append(Window(*spans, size))
+    return found
+
+
+def cut(maps, window):
+    """A slice."""
+    return maps[:, :, window.top:window.bottom, window.left:window.right]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size, size_read", SIZES)
+def test_resized_is_a_window_of_the_whole_resized(size, size_read, dtype):
+    """To rounding: weights about 1 at positions of some hundred pixels."""
+    maps = torch.randn(2, 3, *size_read, dtype=dtype, requires_grad=True)
+    full = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    for window in windows_of(size, 12):
+        read = window.unresized(size_read)
+        found = resized(Part(cut(maps, read), read), window)
+        rounding = 100 * torch.finfo(dtype).eps * max(size)
+        torch.testing.assert_close(found, cut(full, window), atol=rounding, rtol=0)
+        upstream = torch.randn_like(found)
+        ours, true = (torch.autograd.grad(x, maps, upstream, retain_graph=True)[0]
+                      for x in (found, cut(full, window)))
+        torch.testing.assert_close(ours, true, atol=rounding * 10, rtol=0)
+
+
+@pytest.mark.parametrize("size, size_read", SIZES)
+def test_resizing_reads_what_it_needs_and_little_more(size, size_read):
+    """A change elsewhere changes nothing; at most one pixel on a side is read for nothing."""
+    for window in windows_of(size, 12, seed=1):
+        read = window.unresized(size_read)
+        maps = torch.zeros(1, 1, *size_read, dtype=torch.float64, requires_grad=True)
+        full = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+        (needed,) = torch.autograd.grad(cut(full, window).sum(), maps)
+        outside = torch.ones_like(needed)
+        cut(outside, read).zero_()
+        assert not (needed * outside).abs().max() > 1e-9
+        (tight,) = mask_windows(needed[:, :1] > 1e-9)
+        assert read.joined(tight) == read and tight.grown(1).joined(read) == tight.grown(1)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 3)])
+def test_unpooled_is_what_averaging_reads(size):
+    maps = torch.rand(1, 2, *size, dtype=torch.float64)
+    pooled = F.avg_pool2d(maps, 2, ceil_mode=True)
+    for window in windows_of(tuple(pooled.shape[2:]), 8):
+        part = cut(maps, window.unpooled(size))
+        torch.testing.assert_close(F.avg_pool2d(part, 2, ceil_mode=True), cut(pooled, window))
+
+
+def test_grown_ends_at_the_borders_and_joined_holds_both():
+    window = Window(2, 4, 0, 3, (5, 9))
+    assert window.grown(2) == Window(0, 5, 0, 5, (5, 9))
+    assert window.joined(Window(3, 5, 7, 8, (5, 9))) == Window(2, 5, 0, 8, (5, 9))
+    assert window.shape == (2, 3) and window.num_pixels == 6
+
+
+def test_parts_are_cut_and_padded():
+    maps = torch.rand(2, 3, 6, 8).contiguous(memory_format=torch.channels_last)
+    maps.requires_grad_(True)
+    outer, inner = Window(1, 6, 2, 8, (6, 8)), Window(2, 5, 4, 8, (6, 8))
+    part = Part(whole(maps).cut(outer), outer)
+    found = part.cut(inner)
+    assert torch.equal(found, cut(maps, inner))
+    assert whole(maps).cut(whole(maps).window) is maps
+    padded = Part(found, inner).padded()
+    expected = torch.zeros(2, 3, 6, 8)
+    cut(expected, inner).copy_(found.detach())
+    assert torch.equal(padded, expected)
+    (grad,) = torch.autograd.grad(found, maps, torch.ones_like(found))
+    assert torch.equal(grad, (expected != 0).float())
+    assert grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_windows_of_masks_hold_every_pixel_and_nothing_more():
+    masks = torch.zeros(3, 1, 6, 9, dtype=torch.bool)
+    masks[0, 0, 2, 3] = masks[0, 0, 4, 1] = True
+    masks[1] = True
+    first, second, empty = mask_windows(masks)
+    assert first == Window(2, 5, 1, 4, (6, 9))
+    assert second == Window(0, 6, 0, 9, (6, 9))
+    assert empty.shape == (1, 1)                       # a map without pixels cannot be convolved

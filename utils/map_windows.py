@@ -1,0 +1,156 @@
+"""Windows of maps: what of a network's input its result inside a window depends on.
+
+A map of the whole is never needed for a part of the result; only resampling has to know where the
+part lies (`resized`), as its phase depends on the size of the whole.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows top <= i < bottom and columns left <= j < right of maps of a size (H, W)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    size: Size
+
+    @property
+    def shape(self) -> Size:
+        """(h, w)."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def num_pixels(self) -> int:
+        """h * w."""
+        return self.shape[0] * self.shape[1]
+
+    def grown(self, by: int) -> Window:
+        """With `by` pixels more on each side, as far as the maps go."""
+        height, width = self.size
+        return Window(max(self.top - by, 0), min(self.bottom + by, height),
+                      max(self.left - by, 0), min(self.right + by, width), self.size)
+
+    def joined(self, other: Window) -> Window:
+        """The least that holds both, of maps of the same size."""
+        return Window(min(self.top, other.top), max(self.bottom, other.bottom),
+                      min(self.left, other.left), max(self.right, other.right), self.size)
+
+    def unpooled(self, size: Size) -> Window:
+        """What averaging over 2 x 2 pixels reads of maps of a size, rounded up, for this."""
+        return Window(2 * self.top, min(2 * self.bottom, size[0]),
+                      2 * self.left, min(2 * self.right, size[1]), size)
+
+    def unresized(self, size: Size) -> Window:
+        """What `resized` reads of maps of a size for this."""
+        return Window(*_read(self.top, self.bottom, self.size[0], size[0]),
+                      *_read(self.left, self.right, self.size[1], size[1]), size)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A window of maps: (B, C, h, w)."""
+
+    maps: Tensor
+    window: Window
+
+    def cut(self, window: Window) -> Tensor:
+        """A window inside this one, (B, C, h', w').
+
+        By padding with less than nothing: the gradient of a slice would not be in channels-last
+        memory, and all that follows it would be slower.
+        """
+        own = self.window
+        if window == own:
+            return self.maps
+        return F.pad(self.maps, (own.left - window.left, window.right - own.right,
+                                 own.top - window.top, window.bottom - own.bottom))
+
+    def padded(self) -> Tensor:
+        """(B, C, H, W), zero elsewhere."""
+        own, (height, width) = self.window, self.window.size
+        return F.pad(self.maps, (own.left, width - own.right, own.top, height - own.bottom))
+
+
+def whole(maps: Tensor) -> Part:
+    """All of (B, C, H, W)."""
+    height, width = maps.shape[-2:]
+    return Part(maps, Window(0, height, 0, width, (height, width)))
+
+
+def mask_windows(masks: Tensor) -> list[Window]:
+    """The least window of each mask (B, 1, H, W) that holds all of it; one pixel of an empty one.
+
+    The host reads the masks.
+    """
+    sides = []
+    for along in (3, 2):
+        has_any = masks.any(along).any(1)                              # (B, H) or (B, W)
+        length = has_any.shape[1]
+        counts = torch.arange(length, device=masks.device)
+        first = torch.where(has_any, counts, length).amin(1).clamp(max=length - 1)
+        last = torch.maximum(torch.where(has_any, counts, 0).amax(1), first)
+        sides += [first.tolist(), (last + 1).tolist()]
+    return [Window(*bounds, tuple(masks.shape[-2:])) for bounds in zip(*sides, strict=True)]
+
+
+def resized(part: Part, window: Window) -> Tensor:
+    """A window of bilinearly resized maps (`align_corners`) from the part that it depends on.
+
+    As `F.interpolate` of the whole, cut, to rounding; two matrix products.
+
+    Args:
+        part: holds `window.unresized(size)`.
+        window: of the result.
+    Returns:
+        (B, C, h, w) in channels-last memory; differentiable in the maps.
+    """
+    read = window.unresized(part.window.size)
+    maps = part.cut(read).permute(0, 2, 3, 1)
+    is_double = maps.dtype == torch.float64
+    rows, columns = (
+        _weights(*side, is_double).to(maps) for side in (
+            (window.top, window.bottom, window.size[0], read.size[0]),
+            (window.left, window.right, window.size[1], read.size[1])))
+    count, height, width, channels = maps.shape
+    moved = torch.matmul(rows, maps.reshape(count, height, width * channels))
+    moved = moved.reshape(count, len(rows), width, channels)
+    return torch.matmul(columns, moved).permute(0, 3, 1, 2)
+
+
+def _read(start: int, stop: int, length: int, length_read: int) -> tuple[int, int]:
+    """First pixel that a resized side's pixels need, and the one after the last.
+
+    What lies on a pixel may be rounded to just before it.
+    """
+    steps = max(length - 1, 1)
+    first = (start * (length_read - 1) - 1) // steps
+    last = (stop - 1) * (length_read - 1) // steps + 1
+    return max(first, 0), min(last + 1, length_read)
+
+
+@lru_cache(maxsize=4096)
+def _weights(start: int, stop: int, length: int, length_read: int, is_double: bool) -> Tensor:
+    """(stop - start, pixels read) weights of a resized side's pixels.
+
+    In the precision in which torch computes them: what lies on a pixel must do so here.
+    """
+    dtype = torch.float64 if is_double else torch.float32
+    scale = torch.tensor(length_read - 1, dtype=dtype) / max(length - 1, 1)
+    at = torch.arange(start, stop, dtype=dtype) * scale
+    before = at.long()
+    first, last = _read(start, stop, length, length_read)
+    weights, rows = torch.zeros(stop - start, last - first, dtype=dtype), torch.arange(len(at))
+    for pixel, weight in ((before, 1 - (at - before)), (before + 1, at - before)):
+        weights[rows, pixel.clamp(first, last - 1) - first] += weight
+    return weights
