@@ -5,6 +5,7 @@ The SDF comes in as a callable `points (N, 3) -> sdf (N,)`; nothing here knows n
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -161,6 +162,9 @@ class Tracer(Protocol):
             index (R',) of rays that hold all that matter, and their points (R', 3).
         """
 
+    def threads(self, sdf: Sdf) -> AbstractContextManager:
+        """In which the shape is traced and its losses are taken: whose threads work."""
+
     def rows(self, mask: Tensor) -> Tensor:
         """Index of rows that hold all True ones of a mask (N,); others may be among them."""
 
@@ -216,6 +220,10 @@ class ReferenceTracer:
         t = torch.cat([least_sdf_reference(sdf, part, self.num_mask_samples)
                        for part in self._parts(rays)])
         return torch.arange(len(rays), device=t.device), rays.points(t)
+
+    def threads(self, sdf: Sdf) -> AbstractContextManager:
+        """torch's, as ever."""
+        return nullcontext()
 
     def rows(self, mask: Tensor) -> Tensor:
         """Those that are True."""

@@ -188,13 +188,14 @@ class SceneTrainer:
                      plan: StepPlan) -> tuple[Surface, dict[str, Tensor]]:
         """Trace the targets: their differentiable surface, and the losses on the shape."""
         sdf, rays = self.model.sdf, views.target_rays()
-        found = self.tracer.trace(sdf, rays)
-        self.watch.note(views.batch.targets, found.hit_mask,
-                        views.targets.cut(self.views.masks[views.batch.targets]))
-        surface = self.differentiable_surface(views.targets, rays, found.t, found.hit_mask)
-        losses = {"soft_mask": self.soft_mask_loss(views, rays, found.hit_mask, plan.alpha)}
-        if self.loss.opt_sdf_eikonal:
-            losses["eikonal"] = self.eikonal_loss()
+        with self.tracer.threads(sdf):
+            found = self.tracer.trace(sdf, rays)
+            self.watch.note(views.batch.targets, found.hit_mask,
+                            views.targets.cut(self.views.masks[views.batch.targets]))
+            surface = self.differentiable_surface(views.targets, rays, found.t, found.hit_mask)
+            losses = {"soft_mask": self.soft_mask_loss(views, rays, found.hit_mask, plan.alpha)}
+            if self.loss.opt_sdf_eikonal:
+                losses["eikonal"] = self.eikonal_loss()
         if self.cloud is not None:
             losses |= self.cloud_losses()
         return surface, losses

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -205,6 +206,10 @@ class DeviceTracer(FastTracer):
                 value = self._grid(rays.points(at))
                 t, least = torch.where(value < least, at, t), torch.minimum(value, least)
             return self.rows(counts_mask), rays.points(t)
+
+    def threads(self, sdf: Sdf) -> AbstractContextManager:
+        """The device's own."""
+        return nullcontext()
 
     def rows(self, mask: Tensor) -> Tensor:
         """All of them: how many are True is not asked."""

@@ -8,6 +8,7 @@ place; what is doubtful even then goes to the plain tracer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from utils.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
 from utils.derivatives import gradient
 from utils.rays import Rays, TraceResult
 from utils.sdf_grid import CROSSED, GRAZED, GridMarch, SdfGrid, build_grid, march_grid
-from utils.siren_chunks import ChunkedSiren, is_siren_chain
+from utils.siren_chunks import ChunkedSiren, is_siren_chain, shares_of
 from utils.siren_gradients import Terms, known_values, total_of_gradients, total_of_values
 
 Sdf = Callable[[Tensor], Tensor]
@@ -30,6 +31,7 @@ DIP = 0.5                         # of the samples' second difference: how far t
 LONG_STRETCH = 3.0                # nodes' spacings within the grid's error before a crossing: the
                                   # true crossing may be an earlier one
 MAX_BRACKET_STEPS = 32            # of false position in a bracket of the SDF's own signs
+MASK_CHUNK = 256          # rays whose samples are taken at once: half a MiB of points and values
 MAX_ROUNDS = 6                    # marches of a ray that grazes the surface again and again
 ON_SURFACE = 5e-5                 # object units, the plain tracer's threshold
 WITHIN = 2.5e-4                   # object units along the ray: where it runs almost along the
@@ -81,7 +83,7 @@ class FastTracer:
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
         """Where R rays meet the surface; see the module's text. No gradient."""
-        with torch.no_grad(), only_shares():
+        with torch.no_grad(), self.threads(sdf):
             is_new = self.prepare(sdf, rays.t_near)
             search = _Search(rays, self._grid, self._evaluate)
             index = search.begin_inside()
@@ -109,13 +111,24 @@ class FastTracer:
             self.prepare(sdf, rays.t_near)
             index = counts_mask.nonzero()[:, 0]
             fractions = torch.linspace(0, 1, self.num_mask_samples).to(rays.t_near)
-            near, far = rays.t_near[index, None], rays.t_far[index, None]
-            t = near + (far - near) * fractions                        # (R', S)
-            values = self._grid(rays[index].points(t).reshape(-1, 3)).reshape(t.shape)
-            least, sample = values.min(1)
+            chosen = rays[index]
+            least, t_least = torch.empty_like(chosen.t_near), torch.empty_like(chosen.t_near)
+
+            def _work(share: list[slice]) -> None:
+                for part in share:
+                    some = chosen[part]
+                    t = some.t_near[:, None] + (some.t_far - some.t_near)[:, None] * fractions
+                    values = self._grid(some.points(t).reshape(-1, 3)).reshape(t.shape)  # (n, S)
+                    least[part], sample = values.min(1)
+                    t_least[part] = t.gather(1, sample[:, None])[:, 0]
+
+            shares_of(chosen.t_near, _work, MASK_CHUNK)
             kept = (least <= ignore_above[index] + self._grid.error).nonzero()[:, 0]
-            index = index[kept]
-            return index, rays[index].points(t[kept, sample[kept]])
+            return index[kept], chosen[kept].points(t_least[kept])
+
+    def threads(self, sdf: Sdf) -> AbstractContextManager:
+        """Ours, where they evaluate the SDF: torch's rest."""
+        return only_shares() if is_siren_chain(sdf) else nullcontext()
 
     def rows(self, mask: Tensor) -> Tensor:
         """Those that are True."""
