@@ -17,7 +17,7 @@ from utils.config_sections import TracingConfig
 from utils.derivatives import gradient
 from utils.device_tracing import DeviceTracer
 from utils.fast_tracing import FastTracer
-from utils.rays import Rays, Surface, TraceResult
+from utils.rays import Rays, Surface, Tangents, TraceResult
 from utils.siren_chunks import fast_evaluator
 from utils.siren_gradients import Terms
 
@@ -172,6 +172,9 @@ class Tracer(Protocol):
                         dirs_obj: Tensor) -> tuple[Tensor, Tensor]:
         """Phi (N,) and <grad Phi, d> (N,) at points (N, 3) along directions; no gradient."""
 
+    def tangents(self, sdf: Sdf, rays: Rays, t: Tensor, known: Tangents | None) -> Tangents:
+        """The SDF along R rays at hits t (R,); those that `trace` knows, where it does."""
+
     def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
         """(N,) SDF at points (N, 3), differentiable in both; `known` are the same numbers, from
         `value_and_slope`."""
@@ -234,6 +237,10 @@ class ReferenceTracer:
         """By automatic differentiation."""
         value, grad = gradient(sdf, points_obj, create_graph=False)
         return value, (grad * dirs_obj).sum(-1)
+
+    def tangents(self, sdf: Sdf, rays: Rays, t: Tensor, known: Tangents | None) -> Tangents:
+        """All at t."""
+        return Tangents(t, *self.value_and_slope(sdf, rays.points(t), rays.dirs_obj))
 
     def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
         """In one batch, computed again."""

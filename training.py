@@ -27,7 +27,7 @@ from utils.finite import FiniteGuard, keeping_statistics, running_statistics
 from utils.loop import steps_per_epoch
 from utils.point_buffers import fill_buffer
 from utils.pose_refinement import PoseTrainer
-from utils.rays import Rays, Surface
+from utils.rays import Rays, Surface, TraceResult
 from utils.step_views import StepViews, along_rays, step_views
 from utils.surface_watch import SurfaceWatch
 from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
@@ -192,7 +192,7 @@ class SceneTrainer:
             found = self.tracer.trace(sdf, rays)
             self.watch.note(views.batch.targets, found.hit_mask,
                             views.targets.cut(self.views.masks[views.batch.targets]))
-            surface = self.differentiable_surface(views.targets, rays, found.t, found.hit_mask)
+            surface = self.differentiable_surface(views.targets, rays, found)
             losses = {"soft_mask": self.soft_mask_loss(views, rays, found.hit_mask, plan.alpha)}
             if self.loss.opt_sdf_eikonal:
                 losses["eikonal"] = self.eikonal_loss()
@@ -214,7 +214,7 @@ class SceneTrainer:
             return targets.surface()
         t, hit_mask = (targets.cut(x[views.batch.targets]).reshape(-1)
                        for x in (self.buffer.t, self.buffer.hit_mask))
-        return self.differentiable_surface(targets, views.target_rays(), t, hit_mask)
+        return self.differentiable_surface(targets, views.target_rays(), TraceResult(t, hit_mask))
 
     def trace_seen(self, views: StepViews, surface: Surface) -> None:
         """Trace the sources where they show the targets' surface: occlusion reads nothing else."""
@@ -277,16 +277,16 @@ class SceneTrainer:
             terms["normal"] = normal_loss(grad, to_device(cloud.normals_obj[chosen], device))
         return terms
 
-    def differentiable_surface(self, targets: TargetPixels, rays: Rays, t: Tensor,
-                               hit_mask: Tensor) -> Surface:
+    def differentiable_surface(self, targets: TargetPixels, rays: Rays,
+                               found: TraceResult) -> Surface:
         """Surface of the targets with gradient at the hits; the buffer is refreshed with it."""
-        hits = self.tracer.rows(hit_mask)                # with others where tracers do not count
-        hit_rays = rays[hits]
-        value, slope = self.tracer.value_and_slope(self.model.sdf, hit_rays.points(t[hits]),
-                                                   hit_rays.dirs_obj)
-        sdf = partial(self.tracer.values, self.model.sdf, known=value)
+        t, hit_mask, tracer = found.t, found.hit_mask, self.tracer
+        hits = tracer.rows(hit_mask)                     # with others where tracers do not count
+        hit_rays, known = rays[hits], found.tangents and found.tangents[hits]
+        at = tracer.tangents(self.model.sdf, hit_rays, t[hits], known)
+        sdf = partial(tracer.values, self.model.sdf, known=at.value)
         hit_points = torch.where(hit_mask[hits, None],
-                                 differentiable_hits(sdf, hit_rays, t[hits], slope),
+                                 differentiable_hits(sdf, hit_rays, at.t, at.slope),
                                  hit_rays.points(t[hits]))
         points = rays.points(t).index_copy(0, hits, hit_points)        # (T * h * w, 3)
         refined = ((hit_points.detach() - hit_rays.origins_obj) * hit_rays.dirs_obj).sum(-1)

@@ -92,6 +92,32 @@ def test_same_hits_on_sine_networks(noise, seed):
     assert_same_hits(net, rays, strays=3 if noise else 0, rounding=1e-5)
 
 
+@pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.05, 2)])
+def test_tangents_are_those_of_the_network_and_lead_to_the_hits(noise, seed):
+    """Known where Newton steps settled, evaluated elsewhere; by automatic differentiation here."""
+    net, rays, tracer = sine_network(noise, seed), rays_inwards(1200, seed=5), fast_tracer()
+    found = tracer.trace(net, rays)
+    hits = found.hit_mask.nonzero()[:, 0]
+    known, rays, t = found.tangents[hits], rays[hits], found.t[hits]
+    assert found.tangents.slope[~found.hit_mask].isnan().all()
+    share = (~known.slope.isnan()).float().mean()
+    assert share > 0.9 if not noise else 0.2 < share < 1
+    at = tracer.tangents(net, rays, t, known)
+    value, grad = gradient(net, rays.points(at.t), create_graph=False)
+    # float32: sums of 128 terms of order one, and slopes of up to 30 a layer
+    torch.testing.assert_close(at.value, value.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(at.slope, (grad * rays.dirs_obj).sum(-1), atol=1e-3, rtol=0)
+    steep = at.slope < -0.1
+    landed = (at.t - at.value / at.slope)[steep]
+    assert ((landed - t[steep]).abs() <= 1e-3).all()
+    on_the_way = (at.t != t) & steep
+    assert int(on_the_way.sum()) > 100
+    assert (net(rays.points(t))[on_the_way].abs() <= ON_SURFACE + 1e-5).all()
+    whole = tracer.tangents(net, rays, t, None)
+    torch.testing.assert_close(whole.value, net(rays.points(t)), atol=1e-5, rtol=0)
+    assert torch.equal(whole.t, t)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_rays_that_graze_are_settled_without_the_plain_tracer(name):
     """A plain tracer that would be 100 evaluations a ray: it is not asked at all. Those that hit

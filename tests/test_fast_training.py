@@ -125,7 +125,7 @@ def test_image_loss_and_gradient_of_the_shape_agree(pair):
         views = views_of_batch(trainer)
         rays = views.target_rays()
         traced = trainer.tracer.trace(trainer.model.sdf, rays)
-        surface = trainer.differentiable_surface(views.targets, rays, traced.t, traced.hit_mask)
+        surface = trainer.differentiable_surface(views.targets, rays, traced)
         loss = trainer.image_loss(views, surface, plan)
         grads = torch.autograd.grad(loss, list(trainer.model.sdf.parameters()))
         found.append((loss.item(), torch.cat([grad.reshape(-1) for grad in grads])))

@@ -1,9 +1,9 @@
 """Tracing with few SDF evaluations: search on a grid of the SDF, settle with the SDF itself.
 
 Rays are marched on the grid's interpolation (`utils.sdf_grid`). Only where they cross it is the
-SDF evaluated, by secant steps down to the same threshold as the plain tracer's. Where a ray passes
-the surface within the grid's error, or secant steps do not settle, the SDF is sampled around that
-place; what is doubtful even then goes to the plain tracer.
+SDF evaluated, by Newton or secant steps down to the same threshold as the plain tracer's. Where a
+ray passes the surface within the grid's error, or those steps do not settle, the SDF is sampled
+around that place; what is doubtful even then goes to the plain tracer.
 """
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from torch import Tensor
 from utils.chunk_threads import only_shares
 from utils.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
 from utils.derivatives import gradient
-from utils.rays import Rays, TraceResult
+from utils.rays import Rays, Tangents, TraceResult
 from utils.sdf_grid import CROSSED, GRAZED, GridMarch, SdfGrid, build_grid, march_grid
 from utils.siren_chunks import ChunkedSiren, is_siren_chain, shares_of
 from utils.siren_gradients import Terms, known_values, total_of_gradients, total_of_values
 
 Sdf = Callable[[Tensor], Tensor]
 
-MAX_SECANT_STEPS = 5
-SECANT_REACH = 1.0                # nodes' spacings that they may go; farther is another surface
+MAX_SETTLE_STEPS = 5              # of Newton's method, or secants
+SETTLE_REACH = 1.0                # nodes' spacings that they may go; farther is another surface
+SURE_STEP = 1e-3                  # object units; a Newton step that needs no look at where it ends
+STEEP = 0.1                       # least slope at which it is trusted
 LOCAL_PARTS = (8, 8, 8)           # of a doubtful stretch of a ray, then about its least samples
 DIP = 0.5                         # of the samples' second difference: how far the SDF may dip below
                                   # the least; a parabola does by an eighth, a thin edge by a half
@@ -97,7 +99,7 @@ class FastTracer:
                 found = self.plain(self._evaluate, rays[doubtful])
                 search.t[doubtful], search.hit_mask[doubtful] = found.t, found.hit_mask
                 spent += found.num_evaluations
-            return TraceResult(search.t, search.hit_mask, spent)
+            return TraceResult(search.t, search.hit_mask, spent, Tangents(*search.tangents))
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
                   ignore_above: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,6 +149,17 @@ class FastTracer:
                      for value, grad in [_value_and_gradient(sdf, part)]]
             return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
+    def tangents(self, sdf: Sdf, rays: Rays, t: Tensor, known: Tangents | None) -> Tangents:
+        """Those that are known, the others at distances t."""
+        if known is None:
+            return Tangents(t, *self.value_and_slope(sdf, rays.points(t), rays.dirs_obj))
+        rows = known.slope.isnan().nonzero()[:, 0]
+        others = rays[rows]
+        found = self.value_and_slope(sdf, others.points(t[rows]), others.dirs_obj)
+        return Tangents(torch.where(known.slope.isnan(), t, known.t),
+                        known.value.index_copy(0, rows, found[0]),
+                        known.slope.index_copy(0, rows, found[1]))
+
     def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
         """Those that are known; the backward pass computes them anew, in chunks."""
         if is_written_out(sdf, points_obj):
@@ -184,6 +197,7 @@ class _Search:
 
     Attributes:
         t, hit_mask: (R,) results; of a miss, the distance of the least interpolated SDF.
+        tangents: (3, R) of hits that were found by Newton steps: distance, SDF and slope there.
         doubtful: rays that the plain tracer must settle, a list of indices.
         num_evaluations: of the SDF.
     """
@@ -192,6 +206,7 @@ class _Search:
         self.rays, self.grid, self._evaluate = rays, grid, evaluate
         self.t, self.hit_mask = rays.t_near.clone(), torch.zeros_like(rays.sphere_mask)
         self.start, self.least = rays.t_near.clone(), torch.full_like(rays.t_near, torch.inf)
+        self.tangents = torch.full((3, len(rays)), torch.nan).to(rays.t_near)
         self.doubtful: list[Tensor] = []
         self.num_evaluations = 0
 
@@ -213,7 +228,7 @@ class _Search:
         self.least[index] = torch.where(lower, march.least, self.least[index])
         is_long = march.high - march.close > LONG_STRETCH * self.grid.spacing
         crossed = ((march.end == CROSSED) & ~is_long).nonzero()[:, 0]
-        left = crossed[~self._secant(index, march, crossed)]
+        left = crossed[~self._settle(index, march, crossed)]
         stretched = ((march.end == GRAZED) | (march.end == CROSSED) & is_long).nonzero()[:, 0]
         rows = torch.cat([left, stretched])
         is_found = self._look_around(index[rows], march.close[rows], march.high[rows])
@@ -242,23 +257,64 @@ class _Search:
         self._hit(inside, self.start[inside])
         return index[~self.hit_mask[index]]
 
-    def _secant(self, index: Tensor, march: GridMarch, rows: Tensor) -> Tensor:
-        """Secant steps with the SDF itself from the grid's crossings, rows of the march.
+    def _settle(self, index: Tensor, march: GridMarch, rows: Tensor) -> Tensor:
+        """Find the hits next to the grid's crossings, rows of the march, with the SDF itself.
 
         Returns:
-            (R',) bool: |SDF| <= ON_SURFACE was found near the crossing.
+            (R',) bool: it was found near the crossing.
         """
         low, high = march.low[rows], march.high[rows]
         value_low, value_high = march.value_low[rows], march.value_high[rows]
         slope = (value_high - value_low) / (high - low).clamp(min=1e-6)     # negative
-        crossing = low - value_low / slope.clamp(max=-1e-3)
-        t, settled = crossing.clone(), torch.zeros_like(low, dtype=torch.bool)
-        left, at = torch.arange(len(rows), device=t.device), crossing
-        before, value_before = None, None
-        for _ in range(MAX_SECANT_STEPS):
+        crossing, index = low - value_low / slope.clamp(max=-1e-3), index[rows]
+        if hasattr(self._evaluate, "value_and_slope"):
+            t, settled, tangents = self._newton(index, crossing)
+        else:
+            t, settled = self._secant(index, crossing, slope)
+            tangents = self.tangents[:, index]
+        settled &= (t - crossing).abs() <= SETTLE_REACH * self.grid.spacing
+        settled &= t >= self.rays.t_near[index]
+        self._hit(index[settled], t[settled])
+        self.tangents[:, index[settled]] = tangents[:, settled]
+        return settled
+
+    def _newton(self, index: Tensor, crossing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Newton steps of rays `index` (R',) from distances (R',).
+
+        A step of at most SURE_STEP is the last: that far, the SDF's curvature K moves the surface
+        by K SURE_STEP^2 / 2; 99 % of crossings of networks in training have K < 25.
+
+        Returns:
+            Distances, which are the surface's, and their tangents (3, R').
+        """
+        t, settled = crossing.clone(), torch.zeros_like(crossing, dtype=torch.bool)
+        tangents = torch.full((3, len(index)), torch.nan).to(crossing)
+        left, at = torch.arange(len(index), device=t.device), crossing
+        for _ in range(MAX_SETTLE_STEPS):
             if not len(left):
                 break
-            value = self.evaluate(index[rows[left]], at)
+            rays = self.rays[index[left]]
+            value, slope = self._evaluate.value_and_slope(rays.points(at), rays.dirs_obj)
+            self.num_evaluations += 2 * len(left)
+            is_steep = slope < -STEEP
+            after = torch.where(is_steep, at - value / slope, at - value / slope.clamp(max=-1e-2))
+            is_sure = is_steep & ((after - at).abs() <= SURE_STEP)
+            done = is_sure | (value.abs() <= _threshold(slope))
+            t[left], settled[left] = torch.where(is_steep, after, at), done
+            tangents[:, left] = torch.stack([at, value, slope])
+            going = (~done).nonzero()[:, 0]
+            left, at = left[going], after[going]
+        return t, settled, tangents
+
+    def _secant(self, index: Tensor, crossing: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Secant steps, for an SDF whose derivative is not at hand; as `_newton`."""
+        t, settled = crossing.clone(), torch.zeros_like(crossing, dtype=torch.bool)
+        left, at = torch.arange(len(index), device=t.device), crossing
+        before, value_before = None, None
+        for _ in range(MAX_SETTLE_STEPS):
+            if not len(left):
+                break
+            value = self.evaluate(index[left], at)
             done = value.abs() <= _threshold(slope)
             t[left], settled[left] = at, done
             if before is not None:
@@ -266,10 +322,7 @@ class _Search:
             going = (~done).nonzero()[:, 0]
             left, before, value_before, slope = left[going], at[going], value[going], slope[going]
             at = before - value_before / slope
-        settled &= (t - crossing).abs() <= SECANT_REACH * self.grid.spacing
-        settled &= t >= self.rays.t_near[index[rows]]
-        self._hit(index[rows[settled]], t[settled])
-        return settled
+        return t, settled
 
     def _look_around(self, index: Tensor, start: Tensor, stop: Tensor) -> Tensor:
         """Look for the first entry from a node's spacing before `start` to one after `stop` (R',).

@@ -48,6 +48,24 @@ class Rays:
 
 
 @dataclass(frozen=True)
+class Tangents:
+    """An SDF along R rays, next to where they hit: value + slope (t' - t) at distance t'.
+
+    Attributes:
+        t: (R,) distance at which it was evaluated.
+        value, slope: (R,) Phi and <grad Phi, d> there; nan: not known.
+    """
+
+    t: Tensor
+    value: Tensor
+    slope: Tensor
+
+    def __getitem__(self, index: Tensor) -> Tangents:
+        """Those of an index tensor."""
+        return Tangents(self.t[index], self.value[index], self.slope[index])
+
+
+@dataclass(frozen=True)
 class TraceResult:
     """Where rays meet the surface.
 
@@ -55,11 +73,14 @@ class TraceResult:
         t: (R,) distance of the hit; where the ray misses, of the last or least SDF that was seen.
         hit_mask: (R,) bool.
         num_evaluations: SDF evaluations that it took; a scalar tensor where the device counted.
+        tangents: where the tracer took a Newton step to t, and where it did not, nan; None: it took
+            none.
     """
 
     t: Tensor
     hit_mask: Tensor
     num_evaluations: int | Tensor = 0
+    tangents: Tangents | None = None
 
 
 @dataclass(frozen=True)
