@@ -6,13 +6,11 @@ blend is decoded to an image (`decode`).
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from modules import AggregationMLP, PointEncoding, SdfArchitecture, build_sdf, parse_skips
 from modules_unet import FeatureDecoder, ImageEncoder, load_resnet_weights
@@ -25,18 +23,14 @@ from sdf_rendering import (
     sample_points,
     visible_in_sources,
 )
-from utils.cameras import Cameras
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
-from utils.derivatives import gradient
 from utils.errors import ConfigError
 from utils.map_windows import Window, mask_windows
-from utils.rays import Surface, camera_rays
-from utils.source_windows import MARGIN, source_windows
-from utils.tiles import in_tiles
+from utils.source_windows import source_windows
 from utils.views import Sources, Targets, TrainingViews
 from utils.weights import convolution_kinds, encoder_kind, load_first_weights
+from view_rendering import ViewRenderer, evaluating, trace_views
 
-TRACE_CHUNK = 1 << 16          # rays traced at once when whole views are rendered
 DEFAULT_ENCODER = "plain"      # from random weights
 #: What D gives before training. On the way from black to it, most features of E would die: their
 #: ReLUs, the last of E, all learn at once to give less.
@@ -265,121 +259,6 @@ class ImageBasedModel(ImageNetworks):
     def _is_compact(self, like: Tensor) -> bool:
         is_allowed = self.settings.is_compact and self.settings.occlusion == "raytrace"
         return is_allowed and like.device.type == "cpu"
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """T rendered views.
-
-    Attributes:
-        images: (T, 3, H, W) RGB, not clamped.
-        hit_mask: (T, 1, H, W) bool.
-        points_obj: (T, 3, H, W).
-        normals_obj: (T, 3, H, W) unit, 0 where no hit.
-        depth: (T, 1, H, W) along the camera's axis, world units, 0 where no hit.
-        weights: (K, T, H, W) blending weights of the sources.
-    """
-
-    images: Tensor
-    hit_mask: Tensor
-    points_obj: Tensor
-    normals_obj: Tensor
-    depth: Tensor
-    weights: Tensor
-
-
-class ViewRenderer:
-    """New views from a trained model (METHOD 8): all sources, nothing drawn at random.
-
-    Source features are computed once. The model is in evaluation mode while rendering, and back
-    in its former mode afterwards.
-
-    Args:
-        model: trained.
-        sources: all training views, with the surface that they see now.
-        occ_threshold: the one that training ended with.
-        tracer: finds the surface.
-    """
-
-    def __init__(self, model: ImageBasedModel, sources: Sources, *, occ_threshold: float,
-                 tracer: Tracer) -> None:
-        self.model, self.sources = model, sources
-        self.occ_threshold, self.tracer = occ_threshold, tracer
-        with evaluating(model):
-            self.features = in_tiles(model.encode, sources.images, MARGIN)
-
-    def __call__(self, cameras: Cameras, exclude: int | None = None) -> Rendering:
-        """Render T cameras; source number `exclude` (the target itself, say) does not feed them."""
-        cameras = cameras.to(self.features.device)
-        with evaluating(self.model):
-            surface, dirs = trace_views(self.model.sdf, cameras, self.tracer)
-            own = torch.zeros(len(self.sources.images), len(cameras), dtype=torch.bool,
-                              device=dirs.device)
-            if exclude is not None:
-                own[exclude] = True
-            targets = Targets(surface, dirs, own)
-            where = self.model.correspond(targets, self.sources, self.occ_threshold)
-            blended, weights = self.model.blend(self.features, targets, self.sources, where)
-            images = in_tiles(self.model.decode, blended, MARGIN)
-            normals = surface_normals(self.model.sdf, surface)
-            return Rendering(images, surface.hit_mask, surface.points_obj, normals,
-                             view_depth(cameras, surface), weights)
-
-    def visible(self, points_obj: Tensor) -> Tensor:
-        """(K, N) bool: which sources see points (N, 3) of the surface, object space."""
-        with torch.no_grad():
-            maps = points_obj.T[None, :, None]                         # (1, 3, 1, N)
-            hits = torch.ones_like(maps[:, :1], dtype=torch.bool)
-            uv_grid, inside_mask = project_to_sources(maps, self.sources.cameras)
-            seen = visible_in_sources(Surface(maps, hits), self.sources.surface, self.sources.masks,
-                                      uv_grid, inside_mask=inside_mask,
-                                      occ_threshold=self.occ_threshold)
-            return seen[:, 0, 0]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside the block; each module's former mode after it."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, was_training in modes.items():
-            module.training = was_training
-
-
-def trace_views(sdf: nn.Module, cameras: Cameras, tracer: Tracer) -> tuple[Surface, Tensor]:
-    """Surface of V views and their ray directions (V, 3, H, W); rays in bounded chunks."""
-    rays = camera_rays(cameras)
-    index = torch.arange(len(rays), device=rays.t_near.device).split(TRACE_CHUNK)
-    parts = [tracer.trace(sdf, rays[part]) for part in index]
-    t, hit_mask = (torch.cat(x) for x in zip(*[(p.t, p.hit_mask) for p in parts], strict=True))
-    width, height = cameras.resolution
-
-    def as_maps(flat: Tensor) -> Tensor:
-        return flat.reshape(len(cameras), height, width, -1).permute(0, 3, 1, 2).contiguous()
-
-    return Surface(as_maps(rays.points(t)), as_maps(hit_mask)), as_maps(rays.dirs_obj)
-
-
-def surface_normals(sdf: nn.Module, surface: Surface) -> Tensor:
-    """(V, 3, H, W) unit outward normals at the hits, 0 elsewhere."""
-    points = surface.points_obj.permute(0, 2, 3, 1)                    # (V, H, W, 3)
-    mask = surface.hit_mask[:, 0]
-    normals = torch.zeros_like(points)
-    parts = [gradient(sdf, part, create_graph=False)[1] for part in points[mask].split(TRACE_CHUNK)]
-    if parts:
-        normals[mask] = F.normalize(torch.cat(parts), dim=-1)
-    return normals.permute(0, 3, 1, 2)
-
-
-def view_depth(cameras: Cameras, surface: Surface) -> Tensor:
-    """(V, 1, H, W) distance of the hits along each camera's axis, world units, 0 elsewhere."""
-    row = cameras.object_to_camera[:, 2]                               # (V, 4)
-    depth = -(torch.einsum("vc,vchw->vhw", row[:, :3], surface.points_obj) + row[:, 3, None, None])
-    return depth[:, None] * surface.hit_mask
 
 
 def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,

@@ -1,7 +1,7 @@
 """Rays against analytic distances, traced until they touch, and points spread over a surface.
 
-The tracer of `sdf_rendering` stops after ten steps because networks are dear and not quite
-distances; here distances are cheap and true: sphere tracing runs until every ray is settled.
+The tracer of `utils.reference_tracing` stops after ten steps because networks are dear and not
+quite distances; here distances are cheap and true: sphere tracing runs until every ray is settled.
 """
 from __future__ import annotations
 

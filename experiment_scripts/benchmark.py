@@ -25,7 +25,7 @@ from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E4
 from data_processing.scenes import load_scene  # noqa: E402
 from data_processing.splits import resolve_split  # noqa: E402
 from data_processing.writers import write_scene  # noqa: E402
-from modules_sdf import build_model, conv_precision, trace_views  # noqa: E402
+from modules_sdf import build_model, conv_precision  # noqa: E402
 from sdf_rendering import ReferenceTracer  # noqa: E402
 from training import build_scene_trainer  # noqa: E402
 from utils.benchmarking import (  # noqa: E402
@@ -35,12 +35,13 @@ from utils.chunked_autograd import chunk_size  # noqa: E402
 from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config_stages import BenchmarkConfig  # noqa: E402
 from utils.derivatives import gradient  # noqa: E402
-from utils.fast_tracing import is_written_out  # noqa: E402
 from utils.memory import keep_freed_memory  # noqa: E402
+from utils.point_counts import CountedPoints  # noqa: E402
 from utils.rays import camera_rays  # noqa: E402
 from utils.run import pick_device, run_script  # noqa: E402
 from utils.siren_chunks import fast_evaluator  # noqa: E402
 from utils.views import views_of  # noqa: E402
+from view_rendering import trace_views  # noqa: E402
 
 VARIANTS = ("reference", "fast")
 FLOP_PER_POINT = 99_328           # SIREN 3-128-128-128-128-1, multiplications and additions
@@ -61,61 +62,6 @@ MOST_REFERENCE_PIXELS = 200 * 150
 def product_in_place(into, left, right, *rest, out_shape=None, **options) -> int:
     """FLOP of `addmm_`, from shapes: torch's counter does not know it."""
     return 2 * left[0] * left[1] * right[1]
-
-
-class CountedPoints:
-    """Counts the points at which a model's SDF is evaluated, by whatever way."""
-
-    def __init__(self, trainer) -> None:
-        self.total = 0
-        sdf, tracer = trainer.model.sdf, trainer.tracer
-        sdf.register_forward_hook(lambda module, inputs, output: self.add(output.numel()))
-        in_closed_form = sdf.value_and_gradient
-
-        def value_and_gradient(points):
-            self.add(len(points))
-            return in_closed_form(points)
-
-        sdf.value_and_gradient = value_and_gradient
-        if hasattr(tracer, "make_evaluator"):
-            tracer.make_evaluator = self.counted(tracer.make_evaluator)
-            if is_written_out(sdf, next(sdf.parameters())):
-                for name in ("values", "total_of_values", "total_of_gradients"):
-                    setattr(tracer, name, self.counted_loss(getattr(tracer, name)))
-
-    def add(self, number: int) -> None:
-        """Count some more."""
-        self.total += number
-
-    def counted_loss(self, method):
-        """A method of a tracer, (sdf, points, ...) or (sdf, terms, points, ...), that counts."""
-        def counting(sdf, *arguments, **options):
-            points = next(x for x in arguments if isinstance(x, torch.Tensor))
-            self.add(len(points))
-            return method(sdf, *arguments, **options)
-
-        return counting
-
-    def counted(self, make_evaluator):
-        """The same maker of evaluators, whose evaluators count."""
-        return lambda sdf: CountingEvaluator(make_evaluator(sdf), self.add)
-
-
-class CountingEvaluator:
-    """An evaluator that tells how many points it was given; a slope counts as one more."""
-
-    def __init__(self, evaluate, add) -> None:
-        self.evaluate, self.add = evaluate, add
-
-    def __call__(self, points):
-        """As the evaluator."""
-        self.add(len(points))
-        return self.evaluate(points)
-
-    def value_and_slope(self, points, dirs):
-        """As the evaluator."""
-        self.add(2 * len(points))
-        return self.evaluate.value_and_slope(points, dirs)
 
 
 def trainer_of(tracer: str, views, device: torch.device):

@@ -11,12 +11,13 @@ from tracing_cases import SOLIDS, THIN, rays_at_thin, rays_inwards, unit
 
 from data_processing import analytic_sdf as solids
 from modules import SdfArchitecture, build_sdf
-from sdf_rendering import least_sdf_reference, make_tracer, trace_reference
+from sdf_rendering import make_tracer
 from utils import device_tracing
 from utils.config_sections import TracingConfig
 from utils.device_tracing import (
     SPACING, DeviceTracer, GridNodes, first_rows, march_masked, skip_empty_space)
 from utils.rays import Rays
+from utils.reference_tracing import least_sdf_reference, trace_reference
 from utils.surface_march import ON_SURFACE, march_plain
 
 

@@ -8,10 +8,12 @@ from tracing_cases import SOLIDS, THIN, rays_at_thin, rays_inwards, unit
 from data_processing import analytic_sdf as solids
 from data_processing.scene_kinds import axis_rotation
 from modules import SdfArchitecture, SirenSDF, build_sdf
-from sdf_rendering import ReferenceTracer, least_sdf_reference, make_tracer, trace_reference
+from sdf_rendering import ReferenceTracer, make_tracer
 from utils.config_sections import SdfConfig, TracingConfig
 from utils.derivatives import gradient
-from utils.fast_tracing import ON_SURFACE, FastTracer, is_written_out
+from utils.fast_tracing import FastTracer, is_written_out
+from utils.grid_search import ON_SURFACE
+from utils.reference_tracing import least_sdf_reference, trace_reference
 from utils.sdf_grid import BAND, build_grid
 from utils.siren_chunks import ChunkedSdf
 from utils.rays import Rays, make_rays

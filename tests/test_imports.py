@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = (
     {"utils"},
     {"modules", "sdf_rendering", "loss_functions", "scheduler", "meta_modules"},
-    {"data_processing", "modules_unet", "sdf_meshing"},
+    {"data_processing", "modules_unet", "sdf_meshing", "view_rendering"},
     {"modules_sdf", "training", "meta_training", "pretraining", "shape_fitting"},
     {"scene_run"},
     {"experiment_scripts"},

@@ -1,4 +1,4 @@
-"""The image-based model: correspondence, blending with all alternatives, rendering, building."""
+"""The image-based model: correspondence, blending with all alternatives, building."""
 from __future__ import annotations
 
 import itertools
@@ -7,14 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from ball_views import EYES, SIZE, THRESHOLD, Ball, built, rgb_model, texture, views_of
 from tracing_cases import cameras_at
 
-import modules_sdf
-from data_processing import analytic_sdf as solids
-from modules_sdf import (
-    BlendSettings, Correspondence, ImageBasedModel, build_model, conv_precision, evaluating,
-    surface_normals, trace_views, view_depth)
+from modules_sdf import Correspondence, ImageBasedModel, build_model, conv_precision
 from modules_unet import UNet
 from sdf_rendering import ReferenceTracer, lumigraph_weights
 from utils.cameras import Cameras
@@ -22,49 +18,9 @@ from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
 from utils.rays import Surface
 from utils.views import Sources, Targets, TrainingViews
+from view_rendering import trace_views
 
-SIZE = (20, 16)
-EYES = [(0.0, 0.3, 3.0), (0.8, 0.0, 2.9), (-0.9, 0.2, 2.8), (0.2, -0.9, 2.8)]
-RADIUS = 0.6
-THRESHOLD = 1e-3
 AGGREGATIONS = ("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned")
-
-
-class Ball(nn.Module):
-    """A sphere with its radius as parameter."""
-
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        self.radius = nn.Parameter(torch.tensor(RADIUS, dtype=dtype))
-
-    def forward(self, points: torch.Tensor) -> torch.Tensor:
-        return solids.sphere(self.radius)(points)
-
-
-class DirectionWeight(nn.Module):
-    """In the place of G: a weight that shows which directions and features came in."""
-
-    def forward(self, features: torch.Tensor, dirs: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(3 * dirs[..., 0] + features[..., 0] - 0.5 * features[..., 1])
-
-
-def rgb_model(aggregation: str = "mean", occlusion: str = "raytrace", *,
-              is_compact: bool = False) -> ImageBasedModel:
-    """Plain RGB features: no networks but the surface, float64."""
-    settings = BlendSettings("rgb", aggregation, occlusion, is_compact=is_compact)
-    return ImageBasedModel(Ball(), nn.Identity(), DirectionWeight(), decoder=nn.Identity(),
-                           settings=settings)
-
-
-def texture(points: torch.Tensor) -> torch.Tensor:
-    """(V, 3, H, W) smooth colours of surface points (V, 3, H, W)."""
-    return 0.5 + 0.4 * torch.sin(2 * points + torch.tensor([0.0, 1, 2]).view(3, 1, 1).to(points))
-
-
-def views_of(cameras: Cameras) -> TrainingViews:
-    """Photographs of the textured ball; the texture goes on past its outline."""
-    surface, _ = trace_views(Ball(cameras.view.dtype), cameras, ReferenceTracer())
-    return TrainingViews(texture(surface.points_obj).detach(), surface.hit_mask, cameras)
 
 
 @pytest.fixture
@@ -202,111 +158,6 @@ def test_image_is_differentiable_in_the_surface(views):
     expected = (values[0] - values[1]) / 2
     assert float(found[0, :, row, column] @ step) == pytest.approx(expected, rel=1e-5)
     assert abs(expected) > 1e-9 and not found[0, :, 0, 0].any()
-
-
-def rendered(model: ImageBasedModel, views: TrainingViews, cameras: Cameras, **kwargs):
-    renderer = model.renderer(views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
-    return renderer(cameras, **kwargs)
-
-
-def test_rendering_of_a_ball(cameras):
-    """A world scaled by 2 and shifted. Hits are within 5e-5 of the ball, over cosines down to 0.1
-    and less at the outline; depth is the distance along the axis in world units."""
-    model_matrix = torch.diag(torch.tensor([2.0, 2, 2, 1])).double()
-    model_matrix[:3, 3] = torch.tensor([0.5, -1.0, 0.3])
-    view = cameras.view @ torch.linalg.inv(model_matrix)
-    view[:, :3] *= 2                                        # world units: rotation, twice as far
-    cameras = Cameras(view, cameras.projection, model_matrix, SIZE)
-    views = views_of(cameras)
-    found = rendered(rgb_model(), views, cameras[1], exclude=1)
-    hits = found.hit_mask[0, 0]
-    assert found.images.shape == (1, 3, SIZE[1], SIZE[0]) and 60 < int(hits.sum()) < 320
-    points = found.points_obj[0, :, hits].T
-    assert (points.norm(dim=-1) - RADIUS).abs().max() < 1e-4
-    torch.testing.assert_close(found.normals_obj[0, :, hits].T, points / points.norm(
-        dim=-1, keepdim=True), atol=1e-9, rtol=0)
-    world = points @ model_matrix[:3, :3].T + model_matrix[:3, 3]
-    depth = -(world @ view[1, 2, :3] + view[1, 2, 3])
-    torch.testing.assert_close(found.depth[0, 0][hits], depth, atol=1e-9, rtol=0)
-    assert 2 * (3 - RADIUS) - 0.1 < depth.min() < 2 * 3
-    for name in ("normals_obj", "depth", "images"):
-        assert not getattr(found, name)[:, :, ~hits].any()
-    assert not found.weights[1].any()
-
-
-def test_excluded_source_counts_as_absent(views):
-    """Rendering view 2 without source 2 is rendering it from a scene of the other three."""
-    model, others = rgb_model("learned"), [0, 1, 3]
-    excluded = rendered(model, views, views.cameras[2], exclude=2)
-    absent = rendered(model, TrainingViews(views.images[others], views.masks[others],
-                                           views.cameras[others]), views.cameras[2])
-    torch.testing.assert_close(excluded.images, absent.images, atol=1e-12, rtol=0)
-    everything = rendered(model, views, views.cameras[2])
-    assert everything.weights[2].any()
-    assert (everything.images - excluded.images).abs().max() > 1e-6
-
-
-def test_sources_that_see_a_point():
-    """Cameras in front, to both sides and above: each sees its pole, two see what lies between."""
-    views = views_of(cameras_at([(0.0, 0, 3), (3, 0, 0.1), (-3, 0, 0.1), (0, 3, 0.1)], (40, 32)))
-    renderer = rgb_model().renderer(views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
-    half = math.sqrt(0.5)
-    points = torch.tensor([[0.0, 0, 1], [1, 0, 0], [half, 0, half], [0, half, half], [0, 0, -1]])
-    seen = renderer.visible(RADIUS * points.double())
-    assert seen.T.tolist() == [[True, False, False, False], [False, True, False, False],
-                               [True, True, False, False], [True, False, False, True],
-                               [False, False, False, False]]
-
-
-def test_tracing_in_chunks_changes_nothing(views, monkeypatch):
-    whole = trace_views(Ball(), views.cameras, ReferenceTracer())
-    normals = surface_normals(Ball(), whole[0])
-    monkeypatch.setattr(modules_sdf, "TRACE_CHUNK", 37)
-    parts = trace_views(Ball(), views.cameras, ReferenceTracer())
-    assert torch.equal(parts[0].points_obj, whole[0].points_obj)
-    assert torch.equal(parts[0].hit_mask, whole[0].hit_mask) and torch.equal(parts[1], whole[1])
-    assert torch.equal(surface_normals(Ball(), parts[0]), normals)
-    nothing = Surface(whole[0].points_obj, torch.zeros_like(whole[0].hit_mask))
-    assert not surface_normals(Ball(), nothing).any()
-    assert not view_depth(views.cameras, nothing).any()
-
-
-def test_modes_come_back_also_after_an_error():
-    model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
-    model[1].train(False)
-    model[1][1].train(True)
-    before = [module.training for module in model.modules()]
-    with pytest.raises(KeyError), evaluating(model):
-        assert not any(module.training for module in model.modules())
-        assert not torch.is_grad_enabled()
-        raise KeyError
-    assert [module.training for module in model.modules()] == before
-    assert set(before) == {True, False} and torch.is_grad_enabled()
-
-
-def built(**cnn) -> ImageBasedModel:
-    """The model of the flags, small surface."""
-    torch.manual_seed(0)
-    return build_model(SdfConfig(model_hidden_dims_sdf=8), CnnConfig(**cnn), ViewsConfig(),
-                       RunConfig(device="cpu"))
-
-
-def test_rendering_leaves_the_model_as_it_was():
-    """The encoder's batch-norm statistics are neither used up nor moved, modes stay mixed."""
-    model = built(precision="fp32")
-    model.sdf = Ball(torch.float32)
-    model.train()
-    model.decoder.eval()
-    model.encoder.requires_grad_(False)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    modes = [module.training for module in model.modules()]
-    views = views_of(cameras_at(EYES[:3], SIZE, dtype=torch.float32))
-    first, again = (rendered(model, views, views.cameras[:2], exclude=1) for _ in range(2))
-    assert torch.equal(first.images, again.images)
-    assert first.images.shape == (2, 3, SIZE[1], SIZE[0]) and not first.images.requires_grad
-    assert [module.training for module in model.modules()] == modes
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6])

@@ -9,14 +9,13 @@ from tracing_cases import SOLIDS, cameras_at, rays_inwards, slow_first_hit, unit
 
 from data_processing import analytic_sdf as solids
 from modules import SdfArchitecture, SirenSDF
-from sdf_rendering import (
-    MIN_SLOPE, SDF_THRESHOLD, ReferenceTracer, differentiable_hits, least_sdf_reference,
-    make_tracer, trace_reference)
+from sdf_rendering import MIN_SLOPE, ReferenceTracer, differentiable_hits, make_tracer
 from utils.cameras import Cameras
 from utils.config_sections import TracingConfig
 from utils.derivatives import gradient
 from utils.fast_tracing import FastTracer
 from utils.rays import Rays, make_rays
+from utils.reference_tracing import SDF_THRESHOLD, least_sdf_reference, trace_reference
 
 DOUBLE = torch.float64
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from tracing_cases import rays_inwards
 
 from modules import SdfArchitecture, build_sdf
-from sdf_rendering import trace_reference
 from utils.device_tracing import GridNodes, march_masked, skip_empty_space
 from utils.rays import Rays
+from utils.reference_tracing import trace_reference
 from utils.surface_march import MIN_STEP, NARROW, ON_SURFACE, March, begin_march, march_plain
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

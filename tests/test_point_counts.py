@@ -1,0 +1,46 @@
+"""Counted points against numbers that are known."""
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tracing_cases import rays_inwards
+
+from modules import SdfArchitecture, build_sdf
+from sdf_rendering import ReferenceTracer, make_tracer
+from utils.config_sections import TracingConfig
+from utils.point_counts import CountedPoints
+
+
+def counted(tracer):
+    """A small network with a tracer of it, counting."""
+    torch.manual_seed(0)
+    part = SimpleNamespace(sdf=build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1)))
+    trainer = SimpleNamespace(model=part, tracer=tracer)
+    return CountedPoints(trainer), part.sdf, tracer
+
+
+@pytest.mark.parametrize("name", ["reference", "fast"])
+def test_every_way_of_evaluating_counts(name):
+    counter, sdf, tracer = counted(make_tracer(TracingConfig(tracer=name)))
+    points, dirs = torch.rand(70, 3), torch.rand(70, 3)
+    for work, expected in (
+            (lambda: sdf(points), 70),
+            (lambda: tracer.value_and_slope(sdf, points, dirs), 140 if name == "fast" else 70),
+            (lambda: tracer.values(sdf, points, torch.zeros(70)), 70),
+            (lambda: tracer.total_of_values(sdf, torch.square, points), 70),
+            (lambda: tracer.total_of_gradients(sdf, lambda grad: grad.sum(-1), points), 70)):
+        before = counter.total
+        work()
+        assert counter.total - before == expected
+
+
+@pytest.mark.parametrize("tracer", [ReferenceTracer(), make_tracer(TracingConfig(tracer="fast"))],
+                         ids=["reference", "fast"])
+def test_a_trace_counts_what_it_says(tracer):
+    counter, sdf, tracer = counted(tracer)
+    with torch.no_grad():
+        sdf.layers[-1].bias += 0.1
+    found = tracer.trace(sdf, rays_inwards(300, seed=3))
+    assert counter.total == found.num_evaluations > 0
