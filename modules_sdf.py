@@ -25,7 +25,7 @@ from sdf_rendering import (
 )
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
-from utils.map_windows import Window, mask_windows
+from utils.map_windows import ViewWindows, Window
 from utils.source_windows import source_windows
 from utils.views import Sources, Targets, TrainingViews
 from utils.weights import convolution_kinds, encoder_kind, load_first_weights
@@ -230,31 +230,29 @@ class ImageBasedModel(ImageNetworks):
         return ViewRenderer(self, sources, occ_threshold=occ_threshold, tracer=tracer)
 
     def forward(self, targets: Targets, sources: Sources, occ_threshold: float,
-                *, in_windows: bool = False, read_mask: Tensor | None = None) -> Tensor:
+                *, in_windows: bool = False, read: ViewWindows | None = None) -> Tensor:
         """Images (T, 3, H, W) of the targets from the sources' photographs.
 
         Args:
             in_windows: encode no more of the sources than the targets show (`SourceWindows`).
-            read_mask: (T, 1, H, W) bool, pixels of the images that are read; others may be 0.
+            read: parts of the images and of the sources' features that are read; what lies outside
+                may be 0. None: all.
         """
         found, images = self.correspond(targets, sources, occ_threshold), sources.images
         if in_windows:
             windows = source_windows(found.uv_grid, found.counts_mask, sources.cameras.resolution)
             found = Correspondence(windows.uv_grid(found.uv_grid), found.counts_mask)
-            features = self.encode(windows.cut(images))
-        else:
-            # a sample that counts touches the mask, so that it reads one pixel beyond it at most
-            features = self.encode(images, self._windows_read(sources.masks, 1))
+            images = windows.cut(images)
+        features = self.encode(images, self._worth(read and read.sources, images))
         blended, _ = self.blend(features, targets, sources, found)
-        return self.decode(blended, self._windows_read(read_mask, 0))
+        return self.decode(blended, self._worth(read and read.targets, blended))
 
-    def _windows_read(self, masks: Tensor | None, margin: int) -> list[Window] | None:
-        """Windows of (B, 1, H, W) masks and a margin, where it pays to compute no more of maps."""
-        if masks is None or not self._is_compact(masks):
+    def _worth(self, windows: list[Window] | None, maps: Tensor) -> list[Window] | None:
+        """Windows of maps, where it pays to compute no more of these."""
+        if windows is None or not self._is_compact(maps):
             return None
-        windows = [window.grown(margin) for window in mask_windows(masks)]
         num_read = sum(window.num_pixels for window in windows)
-        return windows if num_read < WINDOWS_PAY * masks.numel() else None
+        return windows if num_read < WINDOWS_PAY * maps[:, 0].numel() else None
 
     def _is_compact(self, like: Tensor) -> bool:
         is_allowed = self.settings.is_compact and self.settings.occlusion == "raytrace"

@@ -25,6 +25,7 @@ from utils.devices import to_device
 from utils.errors import ConfigError
 from utils.finite import FiniteGuard, keeping_statistics, running_statistics
 from utils.loop import steps_per_epoch
+from utils.map_windows import ViewWindows, view_windows
 from utils.point_buffers import fill_buffer
 from utils.pose_refinement import PoseTrainer
 from utils.rays import Rays, Surface, TraceResult
@@ -58,6 +59,7 @@ class SceneTrainer:
 
     Attributes:
         crops: draws the part of each target that a step renders; None: whole targets.
+        windows: parts of whole views that a step reads; None: it computes all.
         refiner: trains the cameras; None: they are as given.
         is_refined: the cameras are not those given, from this run or a checkpoint.
         rate_factor: what all rates are multiplied with.
@@ -73,6 +75,7 @@ class SceneTrainer:
         self.split: dict[str, list[int]] = {}
         self.loads_poses = False          # take the cameras of the checkpoint that one resumes
         self.crops: CropSampler | None = None
+        self.windows: ViewWindows | None = None
         self.refiner: PoseTrainer | None = None
         self.is_refined = False
         self.plan, self.generator = plan, generator
@@ -302,7 +305,8 @@ class SceneTrainer:
                           self.views.masks[batch.sources], self.buffer.surface(batch.sources))
         targets = Targets(surface, views.dirs_obj, views.own_source_mask)
         photographs, masks = self.views.images[batch.targets], self.views.masks[batch.targets]
-        prediction = self.model(targets, sources, plan.occ_threshold, read_mask=cut(masks),
+        read = self.windows and self.windows.of(batch.targets, batch.sources)
+        prediction = self.model(targets, sources, plan.occ_threshold, read=read,
                                 in_windows=self.crops is not None)
         region = self.loss.image_loss_region
         if weight is not None and region == "foreground":      # of the whole image, not the crop
@@ -411,6 +415,8 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
     trainer.loads_poses = bool(config.run.load_model_poses)
     if config.views.target_crop:
         trainer.crops = CropSampler(views.cameras.resolution, crop_size(config.views.target_crop))
+    elif views.masks.device.type == "cpu":
+        trainer.windows = view_windows(views.masks)
     if config.views.refine_cameras:
         trainer.refiner, trainer.is_refined = PoseTrainer(views.cameras), True
     return trainer

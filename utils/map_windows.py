@@ -14,6 +14,11 @@ from torch.nn import functional as F
 
 Size = tuple[int, int]
 
+#: Shapes of a scene's windows: oneDNN prepares itself for each shape of a convolution's input, 2 ms
+#: that it needs again when it has seen 1,024 others; D and E have 21 convolutions in windows, each
+#: with two gradients.
+MOST_SHAPES = 12
+
 
 @dataclass(frozen=True)
 class Window:
@@ -36,10 +41,27 @@ class Window:
         return self.shape[0] * self.shape[1]
 
     def grown(self, by: int) -> Window:
-        """With `by` pixels more on each side, as far as the maps go."""
-        height, width = self.size
-        return Window(max(self.top - by, 0), min(self.bottom + by, height),
-                      max(self.left - by, 0), min(self.right + by, width), self.size)
+        """With `by` pixels more on each side; at a border all of them on the other side.
+
+        So that a shape follows from a shape alone: a convolution's first call for a shape takes
+        milliseconds.
+        """
+        return self._spread(self.shape[0] + 2 * by, self.shape[1] + 2 * by, by)
+
+    def rounded(self, unit: int) -> Window:
+        """The least window about this one whose sides are multiples of `unit`, where they fit."""
+        height, width = (-(-side // unit) * unit for side in self.shape)
+        return self._spread(height, width, 0)
+
+    def _spread(self, height: int, width: int, before: int) -> Window:
+        """Another shape, from `before` pixels before on, moved into the maps."""
+        spans = []
+        for start, length, most in ((self.top, height, self.size[0]),
+                                    (self.left, width, self.size[1])):
+            length = min(length, most)
+            start = min(max(start - before, 0), most - length)
+            spans += [start, start + length]
+        return Window(*spans, self.size)
 
     def joined(self, other: Window) -> Window:
         """The least that holds both, of maps of the same size."""
@@ -52,7 +74,7 @@ class Window:
                       2 * self.left, min(2 * self.right, size[1]), size)
 
     def unresized(self, size: Size) -> Window:
-        """What `resized` reads of maps of a size for this."""
+        """What `resized` reads of maps of a size for this; its shape follows from this one's."""
         return Window(*_read(self.top, self.bottom, self.size[0], size[0]),
                       *_read(self.left, self.right, self.size[1], size[1]), size)
 
@@ -104,6 +126,38 @@ def mask_windows(masks: Tensor) -> list[Window]:
     return [Window(*bounds, tuple(masks.shape[-2:])) for bounds in zip(*sides, strict=True)]
 
 
+@dataclass(frozen=True)
+class ViewWindows:
+    """What a training step reads of views.
+
+    Attributes:
+        targets: of their rendered images: what lies under the masks.
+        sources: of their features: samples that count touch the mask.
+    """
+
+    targets: list[Window]
+    sources: list[Window]
+
+    def of(self, targets: Tensor, sources: Tensor) -> ViewWindows:
+        """Those of some views, by their index."""
+        return ViewWindows([self.targets[view] for view in targets.tolist()],
+                           [self.sources[view] for view in sources.tolist()])
+
+
+def view_windows(masks: Tensor) -> ViewWindows:
+    """Of all views of a scene with masks (V, 1, H, W)."""
+    tight = mask_windows(masks)
+    return ViewWindows(of_few_shapes(tight), of_few_shapes([window.grown(1) for window in tight]))
+
+
+def of_few_shapes(windows: list[Window], most: int = MOST_SHAPES) -> list[Window]:
+    """Windows about these of at most `most` shapes."""
+    unit = 1
+    while len({window.rounded(unit).shape for window in windows}) > most:
+        unit *= 2
+    return [window.rounded(unit) for window in windows]
+
+
 def resized(part: Part, window: Window) -> Tensor:
     """A window of bilinearly resized maps (`align_corners`) from the part that it depends on.
 
@@ -134,9 +188,10 @@ def _read(start: int, stop: int, length: int, length_read: int) -> tuple[int, in
     What lies on a pixel may be rounded to just before it.
     """
     steps = max(length - 1, 1)
-    first = (start * (length_read - 1) - 1) // steps
-    last = (stop - 1) * (length_read - 1) // steps + 1
-    return max(first, 0), min(last + 1, length_read)
+    count = min((stop - start - 1) * (length_read - 1) // steps + 3, length_read)
+    first = max((start * (length_read - 1) - 1) // steps, 0)
+    first = min(first, length_read - count)
+    return first, first + count
 
 
 @lru_cache(maxsize=4096)
