@@ -158,13 +158,13 @@ class PlainDown(nn.Module):
                 for one, windows in zip(features.split(1), needed, strict=True)]
 
     def _parts(self, features: Tensor, needed: list[Window]) -> list[Part]:
-        kept, read = [needed[-1]], []                      # coarsest first
-        for stage, window in zip(reversed(self.stages), [*needed[-2::-1], None]):
-            read.append(kept[-1].grown(_reach(stage)))
-            if window is not None:
-                kept.append(window.joined(read[-1].unpooled(window.size)))
+        kept, read = needed[-1], []                        # what stages compute, finest first
+        for level, stage in reversed(list(enumerate(self.stages))):
+            read.insert(0, kept.grown(_reach(stage)))
+            if level:
+                kept = needed[level - 1].joined(read[0].unpooled(needed[level - 1].size))
         levels: list[Part] = []
-        for stage, window in zip(self.stages, reversed(read)):
+        for stage, window in zip(self.stages, read, strict=True):
             maps = whole(features).cut(window) if not levels else F.avg_pool2d(
                 levels[-1].cut(window.unpooled(levels[-1].window.size)), 2, ceil_mode=True)
             levels.append(Part(stage(maps), window))
@@ -228,7 +228,7 @@ class UNet(nn.Module):
 
     def _joins(self, window: Window, sizes: list[Size]) -> list[Window]:
         """Where each level, finest first, is joined for the result in a window."""
-        joins = []
+        joins, window = [], window.grown(_reach(self.out))
         for up, size in zip(reversed(self.ups), sizes[1:], strict=True):
             joins.append(window.grown(_reach(up)))
             window = joins[-1].unresized(size)

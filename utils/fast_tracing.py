@@ -24,7 +24,7 @@ from utils.siren_gradients import Terms, known_values, total_of_gradients, total
 
 Sdf = Callable[[Tensor], Tensor]
 
-MASK_CHUNK = 256          # rays whose samples are taken at once: half a MiB of points and values
+MASK_CHUNK = 1024         # rays whose samples are taken at once, 40 each
 MAX_ROUNDS = 6            # marches of a ray that grazes the surface again and again
 
 
