@@ -95,7 +95,7 @@ class ImageNetworks(nn.Module):
     def encode(self, images: Tensor, windows: list[Window] | None = None) -> Tensor:
         """(K, 3, H, W) images in [0, 1] to (K, C, H, W) features; plain RGB has no encoder.
 
-        With a window of each, everything else is 0, and not computed.
+        With a window of each, everything else is not computed, and 0.
         """
         if self.settings.feature_type == "rgb":
             return images

@@ -62,7 +62,7 @@ class Tracer(Protocol):
 
     def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
         """(N,) SDF at points (N, 3), differentiable in both; `known` are the same numbers, from
-        `value_and_slope`."""
+        `value_and_slope` or `tangents`."""
 
     def total_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
                         *inputs: Tensor) -> Tensor:
@@ -163,11 +163,11 @@ def differentiable_hits(sdf: Sdf, rays: Rays, t: Tensor, slope: Tensor) -> Tenso
     Args:
         sdf: differentiable SDF.
         rays: R rays that hit.
-        t: (R,) traced distances, taken as constants.
-        slope: (R,) <grad Phi, d> at the hits, taken as constants.
+        t: (R,) distances at the hits, or one Newton step from them; taken as constants.
+        slope: (R,) <grad Phi, d> there, taken as constants.
     Returns:
         points_obj (R, 3), differentiable in sdf's parameters and in the rays. A point that would
-        leave the unit sphere (a ray that begins inside the object) stays where it was traced.
+        leave the unit sphere (a ray that begins inside the object) stays at t.
     """
     t, slope = t.detach(), slope.detach()
     sign = torch.where(slope < 0, -1.0, 1.0).to(slope)

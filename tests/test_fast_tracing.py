@@ -15,8 +15,8 @@ from utils.fast_tracing import FastTracer, is_written_out
 from utils.grid_search import ON_SURFACE
 from utils.reference_tracing import least_sdf_reference, trace_reference
 from utils.sdf_grid import BAND, build_grid
-from utils.siren_chunks import ChunkedSdf
 from utils.rays import Rays, make_rays
+from utils.siren_chunks import ChunkedSdf
 from utils.weights import read_networks, sphere_asset
 
 TILT = axis_rotation(unit(torch.tensor([0.3, -0.8, 0.5])), 0.8)
@@ -118,6 +118,32 @@ def test_tangents_are_those_of_the_network_and_lead_to_the_hits(noise, seed):
     whole = tracer.tangents(net, rays, t, None)
     torch.testing.assert_close(whole.value, net(rays.points(t)), atol=1e-5, rtol=0)
     assert torch.equal(whole.t, t)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("layer", [0, -1])
+def test_a_network_that_is_not_finite_ends_the_trace(layer, value):
+    """With misses, or hits that the losses' check finds: a march must not go on for ever."""
+    net, rays = sine_network(0.0), rays_inwards(300, seed=6)
+    with torch.no_grad():
+        net.layers[layer].weight[0, 0] = value
+    found = fast_tracer().trace(net, rays)
+    assert found.t.shape == (300,) and not found.hit_mask[~rays.sphere_mask].any()
+
+
+def test_a_surface_that_leaves_the_sphere_is_not_hit_beyond_it():
+    """At the far end of a chord the grid's crossing may lie before it, and the SDF's after it."""
+    net, rays = sine_network(0.05, 2), rays_inwards(1500, seed=9, spread=0.5)
+    with torch.no_grad():
+        ends = net(rays.points(rays.t_far))[rays.sphere_mask]
+        for share in (0.2, 0.3, 0.4):                  # of the chords that end inside
+            level = ends.quantile(share)
+            net.layers[-1].bias -= level
+            ends -= level
+            found = fast_tracer().trace(net, rays)
+            hits = found.hit_mask
+            assert int(hits.sum()) > 200
+            assert (found.t <= rays.t_far)[hits].all() and (found.t >= rays.t_near)[hits].all()
 
 
 @pytest.mark.parametrize("name", CASES)

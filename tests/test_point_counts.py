@@ -44,3 +44,14 @@ def test_a_trace_counts_what_it_says(tracer):
         sdf.layers[-1].bias += 0.1
     found = tracer.trace(sdf, rays_inwards(300, seed=3))
     assert counter.total == found.num_evaluations > 0
+
+
+def test_a_network_without_a_pass_forward_is_traced_and_counted_too():
+    architecture = SdfArchitecture(hidden_dims=16, hidden_layers=2, skips=((0, 2),))
+    part = SimpleNamespace(sdf=build_sdf(architecture))
+    tracer = make_tracer(TracingConfig(tracer="fast"))
+    counter = CountedPoints(SimpleNamespace(model=part, tracer=tracer))
+    with torch.no_grad():
+        part.sdf.layers[-1].bias += 0.1
+    found = tracer.trace(part.sdf, rays_inwards(300, seed=3))
+    assert counter.total >= found.num_evaluations > 0

@@ -111,7 +111,8 @@ class GridSearch:
             t, settled = self._secant(index, crossing, slope)
             tangents = self.tangents[:, index]
         settled &= (t - crossing).abs() <= SETTLE_REACH * self.grid.spacing
-        settled &= t >= self.rays.t_near[index]
+        rays = self.rays[index]
+        settled &= (t >= rays.t_near) & (t <= rays.t_far)
         self._hit(index[settled], t[settled])
         self.tangents[:, index[settled]] = tangents[:, settled]
         return settled

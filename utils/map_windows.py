@@ -161,7 +161,8 @@ def of_few_shapes(windows: list[Window], most: int = MOST_SHAPES) -> list[Window
 def resized(part: Part, window: Window) -> Tensor:
     """A window of bilinearly resized maps (`align_corners`) from the part that it depends on.
 
-    As `F.interpolate` of the whole, cut, to rounding; two matrix products.
+    As `F.interpolate` of the whole, cut, to rounding; two matrix products. In bf16 the weights are
+    rounded too, so that the mean error is 1.4 times as great.
 
     Args:
         part: holds `window.unresized(size)`.

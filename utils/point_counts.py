@@ -49,13 +49,15 @@ class CountingEvaluator:
 
     def __init__(self, evaluate, add) -> None:
         self.evaluate, self.add = evaluate, add
+        if hasattr(evaluate, "value_and_slope"):
+            self.value_and_slope = self._value_and_slope
 
     def __call__(self, points):
         """As the evaluator."""
         self.add(len(points))
         return self.evaluate(points)
 
-    def value_and_slope(self, points, dirs):
+    def _value_and_slope(self, points, dirs):
         """As the evaluator."""
         self.add(2 * len(points))
         return self.evaluate.value_and_slope(points, dirs)

@@ -127,8 +127,8 @@ def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
         grazed = ~inside & torch.where(now < grid.error, at >= far, was_near)
         since = torch.where(was_near, since, at)
         t_least, least = torch.where(now < least, at, t_least), torch.minimum(now, least)
-        is_over = inside | grazed | (at >= far)
-        over, going = is_over.nonzero()[:, 0], (~is_over).nonzero()[:, 0]
+        goes_on = ~inside & ~grazed & (at < far)           # False where the SDF is not a number
+        over, going = (~goes_on).nonzero()[:, 0], goes_on.nonzero()[:, 0]
         rows = index.index_select(0, over)
         ends[rows] = inside[over] * CROSSED + grazed[over] * GRAZED
         found = torch.stack([low, at, since, value_low, now, t_least, least])
