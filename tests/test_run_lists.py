@@ -244,6 +244,15 @@ def test_command_lines_are_for_a_shell_and_for_what_is_not_finished(tmp_path):
     assert not (tmp_path / "it's new").exists()
 
 
+@pytest.fixture
+def hears_interrupts():
+    """Python's handler of SIGINT: a process that a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_stops_the_process_and_the_list(tmp_path, number):
     code = ("import pathlib, sys, time\nfolder = pathlib.Path(sys.argv[1])\nfolder.mkdir()\n"
