@@ -19,7 +19,7 @@ from utils.averaging import WeightAverage
 from utils.checkpoints import load_state
 from utils.config import Config
 from utils.config_sections import DataConfig
-from utils.config_stages import LossConfig, TrainedPartsConfig
+from utils.config_stages import LossConfig
 from utils.derivatives import gradient
 from utils.devices import to_device
 from utils.errors import ConfigError
@@ -32,6 +32,7 @@ from utils.rays import Rays, Surface, TraceResult
 from utils.step_views import StepViews, along_rays, step_views
 from utils.surface_watch import SurfaceWatch
 from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
+from utils.trained_parts import make_optimizer, set_rates, trained_parts
 from utils.views import (
     CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
     check_cameras, check_views, with_poses)
@@ -169,7 +170,7 @@ class SceneTrainer:
             norm = torch.hypot(norm, self.refiner.norm())
             parameters += self.refiner.poses.parameters()
         total = self.guard.check_gradients(total, norm, parameters)
-        set_rates(self.optimizer, plan)
+        set_rates(self.optimizer, plan.lr_sdf, plan.lr)
         self.optimizer.step()
         if self.refiner is not None:
             self.refiner.update(plan.lr_cameras)
@@ -355,35 +356,6 @@ class SceneTrainer:
             check_cameras(self.views, state)
 
 
-def make_optimizer(model: nn.Module) -> torch.optim.Adam:
-    """Adam over Phi (group 0) and E, G, D (group 1); rates are set every step."""
-    sdf_parameters = list(model.sdf.parameters())
-    known = {id(p) for p in sdf_parameters}
-    others = [p for p in model.parameters() if id(p) not in known]
-    return torch.optim.Adam([{"params": sdf_parameters}, {"params": others}], lr=1e-4)
-
-
-def set_rates(optimizer: torch.optim.Optimizer, plan: StepPlan) -> None:
-    """Write the plan's rates into the two groups of `make_optimizer`."""
-    optimizer.param_groups[0]["lr"] = plan.lr_sdf
-    optimizer.param_groups[1]["lr"] = plan.lr
-
-
-def pixels_of(views: TrainingViews) -> int:
-    """Pixels of one view."""
-    return views.images.shape[2] * views.images.shape[3]
-
-
-def trained_parts(model: nn.Module, parts: TrainedPartsConfig) -> None:
-    """Switch off the gradients, and batch statistics, of the parts that are not to be trained."""
-    switches = {"sdf": parts.train_decoder_sdf, "encoder": parts.train_image_encoder,
-                "decoder": parts.train_feature_decoder, "aggregation": parts.train_feature_blending}
-    for name, is_trained in switches.items():
-        network = getattr(model, name)
-        network.requires_grad_(bool(is_trained))
-        network.train(bool(is_trained))
-
-
 def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
                         *, generator: torch.Generator, cloud: Any = None) -> SceneTrainer:
     """A trainer by the flags; the surface is not traced yet.
@@ -407,7 +379,7 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
                    steps_per_epoch=steps_per_epoch(config.views, len(views)),
                    lr_cameras=config.views.lr_cameras)
     trainer = SceneTrainer(
-        model, views, sampler, tracer=make_tracer(config.tracing, pixels_of(views),
+        model, views, sampler, tracer=make_tracer(config.tracing, views.masks[0].numel(),
                                                    views.images.device),
         loss=config.loss, num_eikonal_points=config.run.batch_size, plan=plan,
         generator=generator, cloud=cloud if config.data.use_pcd else None,

@@ -55,7 +55,7 @@ SHAPE_STEP, IMAGE_STEP = 3, 53    # steps of the DTU schedule that train the sha
 APART = 1e-3                      # object units
 SWEEP_WIDTHS = (100, 200, 400, 800)
 SWEEP_VIEWS = (3, 7, 14, 28, 49)
-#: Pixels of a view above which the plain path would need more memory than a machine of 24 GB has.
+#: Pixels of a view above which the plain path, at 24 s a shape step, is not run in the sweep.
 MOST_REFERENCE_PIXELS = 200 * 150
 
 

@@ -4,12 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from modules_unet import (IMAGENET_MEAN, IMAGENET_STD, BasicBlock, FeatureDecoder, ImageEncoder,
                           PartialConv2d, PlainDown, ResNetTrunk, load_resnet_weights)
 from utils.errors import CheckpointError, ConfigError
-from utils.map_windows import Window
 from utils.release_names import read_release_names
 
 #: The release's outputs are float32 and may be summed in another order.
@@ -46,77 +44,6 @@ def test_any_size_comes_back(size, kind):
     pictures.square().mean().backward()
     for parameter in (*encoder.parameters(), *decoder.parameters()):
         assert torch.isfinite(parameter.grad).all()
-
-
-def windows_and_mask(size):
-    """One window in the middle, one at a corner, and where they are."""
-    height, width = size
-    windows = [Window(height // 4, height // 2, width // 3, width // 3 + 5, size),
-               Window(height - height // 3, height, 0, width // 2, size)]
-    mask = torch.zeros(2, 1, *size)
-    for inside, window in zip(mask, windows):
-        inside[:, window.top:window.bottom, window.left:window.right] = 1
-    return windows, mask
-
-
-@pytest.mark.parametrize("size", [(48, 64), (37, 53)])
-@pytest.mark.parametrize("network", [
-    lambda: ImageEncoder(kind="plain"), lambda: ImageEncoder(depth=1),
-    lambda: ImageEncoder(depth=4, convolution="partial"), FeatureDecoder,
-    lambda: FeatureDecoder(convolution="partial")],
-    ids=["plain E", "shallow E", "deep partial E", "D", "partial D"])
-def test_windows_are_those_of_whole_maps_with_the_same_gradients(network, size):
-    """Float64, batch statistics included; zeros in the input, as unseen samples have them."""
-    network = network().double().train()
-    channels = 3 if isinstance(network, ImageEncoder) else 16
-    seen = torch.rand(2, 1, *size) > 0.3
-    inputs = (torch.rand(2, channels, *size).double() * seen).requires_grad_(True)
-    windows, mask = windows_and_mask(size)
-    whole, found = network(inputs), network.in_windows(inputs, windows)
-    torch.testing.assert_close(found, whole * mask, atol=1e-12, rtol=0)
-    upstream = torch.randn_like(whole)
-    wanted = [inputs, *network.parameters()]
-    pairs = zip(torch.autograd.grad((found * upstream).sum(), wanted),
-                torch.autograd.grad((whole * mask * upstream).sum(), wanted), strict=True)
-    for ours, true in pairs:
-        torch.testing.assert_close(ours, true, atol=1e-11 * float(true.abs().max()) + 1e-14, rtol=0)
-
-
-def test_a_window_in_bf16_is_as_exact_as_the_whole():
-    """Resizing has weights of bf16 too; twice the error of the whole map would be too much."""
-    decoder, maps = FeatureDecoder(), torch.rand(1, 16, 64, 80)
-    window = Window(10, 50, 20, 60, (64, 80))
-    with torch.no_grad():
-        exact = decoder(maps)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = [decoder(maps), decoder.in_windows(maps, [window])]
-    whole, ours = ((x - exact)[:, :, 10:50, 20:60].square().mean().sqrt() for x in found)
-    assert 0 < ours < 1.5 * whole
-
-
-def test_shapes_of_all_convolutions_follow_from_the_shape_of_the_window():
-    """Wherever it lies, at borders too: oneDNN prepares itself for each shape anew."""
-    decoder, maps, seen = FeatureDecoder(), torch.rand(1, 16, 96, 128), []
-    for module in decoder.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda module, given, out: shapes.append(out.shape))
-    with torch.no_grad():
-        for top, left in ((0, 0), (30, 41), (56, 87), (3, 85)):
-            shapes = []
-            decoder.in_windows(maps, [Window(top, top + 40, left, left + 40, (96, 128))])
-            seen.append(shapes)
-    assert len(seen[0]) == 14 and all(shapes == seen[0] for shapes in seen)
-
-
-def test_a_small_window_takes_a_small_part_of_the_work():
-    decoder, maps = FeatureDecoder(), torch.rand(1, 16, 256, 256)
-    counts = []
-    for run in (lambda: decoder(maps),
-                lambda: decoder.in_windows(maps, [Window(100, 140, 100, 140, (256, 256))])):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            run()
-        counts.append(counter.get_total_flops())
-    assert counts[1] < 0.1 * counts[0]                 # the window is 2.4 %, with margins 12 %
 
 
 @pytest.mark.parametrize("depth", range(1, 6))

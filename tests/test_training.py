@@ -13,12 +13,13 @@ import scene_run
 from data_processing.open_scene import CLOUD_FILE, load_point_cloud, open_scene
 from data_processing.scenes import SURFACE_POINTS
 from modules_sdf import build_model
-from training import SceneTrainer, build_scene_trainer, trained_parts
+from training import SceneTrainer, build_scene_trainer
 from utils.checkpoints import checkpoints_in, load_checkpoint
 from utils.config_stages import TrainedPartsConfig
 from utils.errors import CheckpointError
 from utils.finite import check_finite
 from utils.loop import loop_options, steps_per_epoch
+from utils.trained_parts import trained_parts
 from utils.views import SurfaceBuffer, views_of, with_poses
 
 #: Steps 0, 1, 3 and 6 train the shape; checkpoints after 2, 4, 6 and 8.

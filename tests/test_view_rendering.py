@@ -18,21 +18,12 @@ from utils.views import TrainingViews
 from view_rendering import evaluating, surface_normals, trace_views, view_depth
 
 
-@pytest.fixture
-def cameras() -> Cameras:
-    return cameras_at(EYES, SIZE)
-
-
-@pytest.fixture
-def views(cameras) -> TrainingViews:
-    return views_of(cameras)
-
-
-def test_rendering_of_a_ball(cameras):
+def test_rendering_of_a_ball():
     """A world scaled by 2 and shifted. Hits are within 5e-5 of the ball, over cosines down to 0.1
     and less at the outline; depth is the distance along the axis in world units."""
     model_matrix = torch.diag(torch.tensor([2.0, 2, 2, 1])).double()
     model_matrix[:3, 3] = torch.tensor([0.5, -1.0, 0.3])
+    cameras = cameras_at(EYES, SIZE)
     view = cameras.view @ torch.linalg.inv(model_matrix)
     view[:, :3] *= 2                                        # world units: rotation, twice as far
     cameras = Cameras(view, cameras.projection, model_matrix, SIZE)
@@ -53,9 +44,10 @@ def test_rendering_of_a_ball(cameras):
     assert not found.weights[1].any()
 
 
-def test_excluded_source_counts_as_absent(views):
+def test_excluded_source_counts_as_absent():
     """Rendering view 2 without source 2 is rendering it from a scene of the other three."""
     model, others = rgb_model("learned"), [0, 1, 3]
+    views = views_of(cameras_at(EYES, SIZE))
     excluded = rendered(model, views, views.cameras[2], exclude=2)
     absent = rendered(model, TrainingViews(views.images[others], views.masks[others],
                                            views.cameras[others]), views.cameras[2])
@@ -77,7 +69,8 @@ def test_sources_that_see_a_point():
                                [False, False, False, False]]
 
 
-def test_tracing_in_chunks_changes_nothing(views, monkeypatch):
+def test_tracing_in_chunks_changes_nothing(monkeypatch):
+    views = views_of(cameras_at(EYES, SIZE))
     whole = trace_views(Ball(), views.cameras, ReferenceTracer())
     normals = surface_normals(Ball(), whole[0])
     monkeypatch.setattr(view_rendering, "TRACE_CHUNK", 37)

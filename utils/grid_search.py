@@ -135,8 +135,7 @@ class GridSearch:
             rays = self.rays[index[left]]
             value, slope = self._evaluate.value_and_slope(rays.points(at), rays.dirs_obj)
             self.num_evaluations += 2 * len(left)
-            is_steep = slope < -STEEP
-            after = torch.where(is_steep, at - value / slope, at - value / slope.clamp(max=-1e-2))
+            is_steep, after = slope < -STEEP, at - value / slope.clamp(max=-1e-2)
             is_sure = is_steep & ((after - at).abs() <= SURE_STEP)
             done = is_sure | (value.abs() <= _threshold(slope))
             t[left], settled[left] = torch.where(is_steep, after, at), done

@@ -1,0 +1,62 @@
+"""Hits settled by Newton steps, and what happens where nothing can be settled."""
+from __future__ import annotations
+
+import pytest
+import torch
+from sine_networks import fast_tracer, sine_network
+from tracing_cases import rays_inwards
+
+from utils.derivatives import gradient
+from utils.grid_search import ON_SURFACE
+
+
+@pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.05, 2)])
+def test_tangents_are_those_of_the_network_and_lead_to_the_hits(noise, seed):
+    """Known where Newton steps settled, evaluated elsewhere; by automatic differentiation here."""
+    net, rays, tracer = sine_network(noise, seed), rays_inwards(1200, seed=5), fast_tracer()
+    found = tracer.trace(net, rays)
+    hits = found.hit_mask.nonzero()[:, 0]
+    known, rays, t = found.tangents[hits], rays[hits], found.t[hits]
+    assert found.tangents.slope[~found.hit_mask].isnan().all()
+    share = (~known.slope.isnan()).float().mean()
+    assert share > 0.9 if not noise else 0.2 < share < 1
+    at = tracer.tangents(net, rays, t, known)
+    value, grad = gradient(net, rays.points(at.t), create_graph=False)
+    # float32: sums of 128 terms of order one, and slopes of up to 30 a layer
+    torch.testing.assert_close(at.value, value.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(at.slope, (grad * rays.dirs_obj).sum(-1), atol=1e-3, rtol=0)
+    steep = at.slope < -0.1
+    landed = (at.t - at.value / at.slope)[steep]
+    assert ((landed - t[steep]).abs() <= 1e-3).all()
+    on_the_way = (at.t != t) & steep
+    assert int(on_the_way.sum()) > 100
+    assert (net(rays.points(t))[on_the_way].abs() <= ON_SURFACE + 1e-5).all()
+    whole = tracer.tangents(net, rays, t, None)
+    torch.testing.assert_close(whole.value, net(rays.points(t)), atol=1e-5, rtol=0)
+    assert torch.equal(whole.t, t)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("layer", [0, -1])
+def test_a_network_that_is_not_finite_ends_the_trace(layer, value):
+    """With misses, or hits that the losses' check finds: a march must not go on for ever."""
+    net, rays = sine_network(0.0), rays_inwards(300, seed=6)
+    with torch.no_grad():
+        net.layers[layer].weight[0, 0] = value
+    found = fast_tracer().trace(net, rays)
+    assert found.t.shape == (300,) and not found.hit_mask[~rays.sphere_mask].any()
+
+
+def test_a_surface_that_leaves_the_sphere_is_not_hit_beyond_it():
+    """At the far end of a chord the grid's crossing may lie before it, and the SDF's after it."""
+    net, rays = sine_network(0.05, 2), rays_inwards(1500, seed=9, spread=0.5)
+    with torch.no_grad():
+        ends = net(rays.points(rays.t_far))[rays.sphere_mask]
+        for share in (0.2, 0.3, 0.4):                  # of the chords that end inside
+            level = ends.quantile(share)
+            net.layers[-1].bias -= level
+            ends -= level
+            found = fast_tracer().trace(net, rays)
+            hits = found.hit_mask
+            assert int(hits.sum()) > 200
+            assert (found.t <= rays.t_far)[hits].all() and (found.t >= rays.t_near)[hits].all()
