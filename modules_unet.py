@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from utils.checkpoints import load_checkpoint
 from utils.errors import CheckpointError, ConfigError
-from utils.map_windows import Part, Size, Window, resized, whole
+from utils.map_windows import Part, Size, Window, whole
+from utils.resized_maps import convolve_joined
 
 #: Mean and standard deviation of ImageNet's RGB in [0, 1], which ResNet weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -239,8 +240,9 @@ class UNet(nn.Module):
         skipped = [_skip(*of_level) for of_level in zip(self.skips, levels, joins, strict=True)]
         hidden = skipped.pop()
         for up, skip in zip(self.ups, reversed(skipped), strict=True):
-            above = resized(hidden, skip.window)
-            hidden = Part(up(torch.cat([above, skip.maps], dim=1)), skip.window)
+            first, *others = up
+            joined = convolve_joined(first, hidden, skip)
+            hidden = Part(nn.Sequential(*others)(joined), skip.window)
         return Part(self.out(hidden.maps), hidden.window)
 
 

@@ -5,48 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from utils.map_windows import (
-    Part, Window, mask_windows, of_few_shapes, resized, view_windows, whole)
-
-#: Of the whole, of the map that is resized to it.
-SIZES = [((96, 128), (48, 64)), ((37, 53), (19, 27)), ((5, 4), (3, 2)), ((1, 7), (1, 4)),
-         ((2, 1), (1, 1)), ((600, 800), (300, 400))]
-
-
-def windows_of(size, count, seed=0):
-    """Random ones, and the whole."""
-    generator = torch.Generator().manual_seed(seed)
-    found = [Window(0, size[0], 0, size[1], size)]
-    for _ in range(count):
-        spans = []
-        for length in size:
-            first, last = sorted(torch.randint(length, (2,), generator=generator).tolist())
-            spans += [first, last + 1]
-        found.append(Window(*spans, size))
-    return found
-
-
-def cut(maps, window):
-    """A slice."""
-    return maps[:, :, window.top:window.bottom, window.left:window.right]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("size, size_read", SIZES)
-def test_resized_is_a_window_of_the_whole_resized(size, size_read, dtype):
-    """To rounding: weights about 1 at positions of some hundred pixels."""
-    maps = torch.randn(2, 3, *size_read, dtype=dtype, requires_grad=True)
-    full = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
-    for window in windows_of(size, 12):
-        read = window.unresized(size_read)
-        found = resized(Part(cut(maps, read), read), window)
-        rounding = 100 * torch.finfo(dtype).eps * max(size)
-        torch.testing.assert_close(found, cut(full, window), atol=rounding, rtol=0)
-        upstream = torch.randn_like(found)
-        ours, true = (torch.autograd.grad(x, maps, upstream, retain_graph=True)[0]
-                      for x in (found, cut(full, window)))
-        torch.testing.assert_close(ours, true, atol=rounding * 10, rtol=0)
-
+from tests.map_cases import SIZES, cut, windows_of
+from utils.map_windows import Part, Window, mask_windows, of_few_shapes, view_windows, whole
 
 @pytest.mark.parametrize("size, size_read", SIZES)
 def test_resizing_reads_what_it_needs_and_little_more(size, size_read):

@@ -1,12 +1,11 @@
 """Windows of maps: what of a network's input its result inside a window depends on.
 
-A map of the whole is never needed for a part of the result; only resampling has to know where the
-part lies (`resized`), as its phase depends on the size of the whole.
+A map of the whole is never needed for a part of the result; only resizing has to know where the
+part lies (`utils.resized_maps`), as its phase depends on the size of the whole.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,9 +14,9 @@ from torch.nn import functional as F
 Size = tuple[int, int]
 
 #: Shapes of a scene's windows: oneDNN prepares itself for each shape of a convolution's input, 2 ms
-#: that it needs again when it has seen 1,024 others; D and E have 21 convolutions in windows, each
-#: with two gradients.
-MOST_SHAPES = 12
+#: that it needs again when it has seen 1,024 others; D and E have 26 convolutions in windows, each
+#: with two gradients, and 20 products of matrices.
+MOST_SHAPES = 10
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ class Window:
                       2 * self.left, min(2 * self.right, size[1]), size)
 
     def unresized(self, size: Size) -> Window:
-        """What `resized` reads of maps of a size for this; its shape follows from this one's."""
-        return Window(*_read(self.top, self.bottom, self.size[0], size[0]),
-                      *_read(self.left, self.right, self.size[1], size[1]), size)
+        """What `resized_maps.resized` reads of maps of a size for this; its shape follows from this one's."""
+        return Window(*read_side(self.top, self.bottom, self.size[0], size[0]),
+                      *read_side(self.left, self.right, self.size[1], size[1]), size)
 
 
 @dataclass(frozen=True)
@@ -158,32 +157,7 @@ def of_few_shapes(windows: list[Window], most: int = MOST_SHAPES) -> list[Window
     return [window.rounded(unit) for window in windows]
 
 
-def resized(part: Part, window: Window) -> Tensor:
-    """A window of bilinearly resized maps (`align_corners`) from the part that it depends on.
-
-    As `F.interpolate` of the whole, cut, to rounding; two matrix products. In bf16 the weights are
-    rounded too, so that the mean error is 1.4 times as great.
-
-    Args:
-        part: holds `window.unresized(size)`.
-        window: of the result.
-    Returns:
-        (B, C, h, w) in channels-last memory; differentiable in the maps.
-    """
-    read = window.unresized(part.window.size)
-    maps = part.cut(read).permute(0, 2, 3, 1)
-    is_double = maps.dtype == torch.float64
-    rows, columns = (
-        _weights(*side, is_double).to(maps) for side in (
-            (window.top, window.bottom, window.size[0], read.size[0]),
-            (window.left, window.right, window.size[1], read.size[1])))
-    count, height, width, channels = maps.shape
-    moved = torch.matmul(rows, maps.reshape(count, height, width * channels))
-    moved = moved.reshape(count, len(rows), width, channels)
-    return torch.matmul(columns, moved).permute(0, 3, 1, 2)
-
-
-def _read(start: int, stop: int, length: int, length_read: int) -> tuple[int, int]:
+def read_side(start: int, stop: int, length: int, length_read: int) -> tuple[int, int]:
     """First pixel that a resized side's pixels need, and the one after the last.
 
     What lies on a pixel may be rounded to just before it.
@@ -193,20 +167,3 @@ def _read(start: int, stop: int, length: int, length_read: int) -> tuple[int, in
     first = max((start * (length_read - 1) - 1) // steps, 0)
     first = min(first, length_read - count)
     return first, first + count
-
-
-@lru_cache(maxsize=4096)
-def _weights(start: int, stop: int, length: int, length_read: int, is_double: bool) -> Tensor:
-    """(stop - start, pixels read) weights of a resized side's pixels.
-
-    In the precision in which torch computes them: what lies on a pixel must do so here.
-    """
-    dtype = torch.float64 if is_double else torch.float32
-    scale = torch.tensor(length_read - 1, dtype=dtype) / max(length - 1, 1)
-    at = torch.arange(start, stop, dtype=dtype) * scale
-    before = at.long()
-    first, last = _read(start, stop, length, length_read)
-    weights, rows = torch.zeros(stop - start, last - first, dtype=dtype), torch.arange(len(at))
-    for pixel, weight in ((before, 1 - (at - before)), (before + 1, at - before)):
-        weights[rows, pixel.clamp(first, last - 1) - first] += weight
-    return weights

@@ -1,0 +1,136 @@
+"""Windows of bilinearly resized maps (`align_corners`), and convolutions of them.
+
+Resizing is a product with a matrix for rows and one for columns, band by band, as each pixel reads
+two of a side alone.
+"""
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.map_windows import Part, Window, read_side
+
+BAND = 128                # pixels of a side that one matrix makes, at most
+
+
+def resized(part: Part, window: Window) -> Tensor:
+    """A window of resized maps from the part that it depends on.
+
+    As `F.interpolate` of the whole, cut, to rounding. In bf16 the weights are rounded too, so that
+    the mean error is 1.4 times as great.
+
+    Args:
+        part: holds `window.unresized(size)`.
+        window: of the result.
+    Returns:
+        (B, C, h, w) in channels-last memory; differentiable in the maps.
+    """
+    return _resampled(part.cut(window.unresized(part.window.size)), part.window, window, 1)
+
+
+def convolve_resized(convolution: nn.Conv2d, coarse: Part, skip: Part) -> Tensor:
+    """A convolution of coarse maps, resized to a skip's window, beside the skip; the plain form.
+
+    Args:
+        convolution: of `coarse` channels and then `skip` channels; keeps the maps' size.
+        coarse: holds what `resized` reads for the skip's window.
+        skip: (B, C, h, w).
+    Returns:
+        (B, C', h, w) on the skip's window; differentiable in maps and weights.
+    """
+    return convolution(torch.cat([resized(coarse, skip.window), skip.maps], 1))
+
+
+def convolve_joined(convolution: nn.Conv2d, coarse: Part, skip: Part) -> Tensor:
+    """As `convolve_resized`, to rounding, for less work.
+
+    Resizing R and moving T_d by a tap d of the kernel work on pixels, the tap's weights W_d on
+    channels, so that they change places: W [R c, s] = sum_d T_d R (W_d c) + W' s. The products with
+    W_d take the coarse pixels then, a quarter of the fine ones. Partial convolutions ask which fine
+    pixels are zero, and take the plain form.
+    """
+    if type(convolution) is not nn.Conv2d:
+        return convolve_resized(convolution, coarse, skip)
+    channels = coarse.maps.shape[1]
+    of_coarse, of_skip = convolution.weight.split((channels, skip.maps.shape[1]), 1)
+    taps = of_coarse.shape[-1]
+    by_tap = of_coarse.permute(3, 2, 0, 1).reshape(-1, channels, 1, 1)  # (k_x * k_y * C', C, 1, 1)
+    found = F.conv2d(coarse.cut(skip.window.unresized(coarse.window.size)), by_tap)
+    found = _resampled(found, coarse.window, skip.window, taps)
+    return found + F.conv2d(skip.maps, of_skip, convolution.bias, padding=convolution.padding)
+
+
+def _resampled(maps: Tensor, origin: Window, window: Window, taps: int) -> Tensor:
+    """sum_d T_d R maps_d over taps x taps neighbours d.
+
+    Args:
+        maps: (B, taps_x * taps_y * C, h_c, w_c), the window that is read.
+        origin: some window of what they are maps of, for its size.
+        window: of the result; beyond it T_d finds 0.
+    Returns:
+        (B, C, h, w).
+    """
+    size = origin.size
+    count, _, height, width = maps.shape
+    rows = _bands(window.top, window.bottom, window.size[0], size[0], taps, maps.dtype)
+    columns = _bands(window.left, window.right, window.size[1], size[1], taps, maps.dtype)
+    found = maps.permute(0, 2, 3, 1).reshape(count * height, width * taps, -1)
+    found = _multiplied(columns, found)                                # (B * h_c, w, k_y * C)
+    if taps > 1:
+        found = found.reshape(count, height, found.shape[1], taps, -1).transpose(2, 3)
+    found = _multiplied(rows, found.reshape(count, height * taps, -1))          # (B, h, w * C)
+    return found.reshape(count, *window.shape, -1).permute(0, 3, 1, 2)
+
+
+class Band(NamedTuple):
+    """Pixels of a side, one after another, and what they are made of."""
+
+    read: slice
+    weights: Tensor
+
+
+def _multiplied(bands: list[Band], maps: Tensor) -> Tensor:
+    """(N, pixels read, M) to (N, pixels, M)."""
+    made = [torch.bmm(band.weights.expand(len(maps), -1, -1), maps[:, band.read]) for band in bands]
+    return torch.cat(made, 1) if len(made) > 1 else made[0]
+
+
+@lru_cache(maxsize=1024)
+def _bands(start: int, stop: int, length: int, length_read: int, taps: int,
+           dtype: torch.dtype) -> list[Band]:
+    """Bands of a side of a window, pixels start to stop; taps of each pixel read are adjacent."""
+    weights = _weights(start, stop, length, length_read, dtype == torch.float64)
+    reach = taps // 2
+    padded = F.pad(weights, (0, 0, reach, reach))
+    moved = torch.stack([padded[tap:tap + len(weights)] for tap in range(taps)], -1)
+    begin, end = read_side(start, stop, length, length_read)
+    bands = []
+    for pixels in torch.arange(start, stop).tensor_split(-(-(stop - start) // BAND)):
+        low, high = int(pixels[0]), int(pixels[-1]) + 1
+        first, last = read_side(max(low - reach, start), min(high + reach, stop), length,
+                                length_read)                 # how many follows from the shape alone
+        first -= begin + max(last - end, 0)
+        last = min(last, end) - begin
+        part = moved[low - start:high - start, first:last]
+        bands.append(Band(slice(first * taps, last * taps), part.flatten(1).to(dtype)))
+    return bands
+
+
+def _weights(start: int, stop: int, length: int, length_read: int, is_double: bool) -> Tensor:
+    """(stop - start, pixels read) weights of a resized side's pixels.
+
+    In the precision in which torch computes them: what lies on a pixel must do so here.
+    """
+    dtype = torch.float64 if is_double else torch.float32
+    scale = torch.tensor(length_read - 1, dtype=dtype) / max(length - 1, 1)
+    at = torch.arange(start, stop, dtype=dtype) * scale
+    before = at.long()
+    first, last = read_side(start, stop, length, length_read)
+    weights, rows = torch.zeros(stop - start, last - first, dtype=dtype), torch.arange(len(at))
+    for pixel, weight in ((before, 1 - (at - before)), (before + 1, at - before)):
+        weights[rows, pixel.clamp(first, last - 1) - first] += weight
+    return weights
