@@ -240,9 +240,7 @@ class UNet(nn.Module):
         skipped = [_skip(*of_level) for of_level in zip(self.skips, levels, joins, strict=True)]
         hidden = skipped.pop()
         for up, skip in zip(self.ups, reversed(skipped), strict=True):
-            first, *others = up
-            joined = convolve_joined(first, hidden, skip)
-            hidden = Part(nn.Sequential(*others)(joined), skip.window)
+            hidden = Part(up[1:](convolve_joined(up[0], hidden, skip)), skip.window)
         return Part(self.out(hidden.maps), hidden.window)
 
 

@@ -185,27 +185,6 @@ def test_no_rays_and_rays_past_the_sphere():
     assert not tracer.trace(solids.sphere(2.0), past).hit_mask.any()
 
 
-def test_grid_is_exact_at_nodes_near_the_surface_and_knows_its_error():
-    """Linear interpolation of |x| - r between nodes h apart errs by h^2 / 8 times the sum of second
-    derivatives, 2 / r; the cells of the surface reach in to r = 0.5. The error, doubled for
-    safety, covers all points of the surface."""
-    sdf = solids.sphere(0.6)
-    grid = build_grid(sdf, torch.zeros(0, dtype=torch.float64))
-    axis = torch.linspace(-1, 1, grid.values.shape[-1], dtype=torch.float64)
-    nodes = torch.cartesian_prod(axis, axis, axis)[::7]
-    near = nodes[sdf(nodes).abs() < 0.9 * BAND]
-    torch.testing.assert_close(grid(near), sdf(near), atol=1e-9, rtol=0)
-    points = unit(torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)).double()) * 0.6
-    worst = float((grid(points) - sdf(points)).abs().max())
-    assert 0 < worst <= grid.error <= 2 * grid.spacing ** 2 / 8 * 2 / 0.5
-
-
-def test_a_plate_thinner_than_the_grid_makes_its_error_large():
-    """Nodes stand 1/32 apart, 0.02 of plate fits between: only what the plain tracer is asked
-    about can be right, so the error must exceed the plate's depth of 0.01."""
-    assert build_grid(CASES["tilted plate"], torch.zeros(0)).error > 0.01
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_least_sdf_keeps_all_rays_that_matter(name):
     """Left out are only rays that do not count or stay `ignore_above` away. The point found is as

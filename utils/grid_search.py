@@ -18,6 +18,7 @@ MAX_SETTLE_STEPS = 5              # of Newton's method, or secants
 SETTLE_REACH = 1.0                # nodes' spacings that they may go; farther is another surface
 SURE_STEP = 1e-3                  # object units; a Newton step that needs no look at where it ends
 STEEP = 0.1                       # least slope at which it is trusted
+SLOPE_REACH = 0.25                # nodes' spacings on either side over which a slope is taken
 LOCAL_PARTS = (8, 8, 8)           # of a doubtful stretch of a ray, then about its least samples
 DIP = 0.5                         # of the samples' second difference: how far the SDF may dip below
                                   # the least; a parabola does by an eighth, a thin edge by a half
@@ -104,7 +105,8 @@ class GridSearch:
         low, high = march.low[rows], march.high[rows]
         value_low, value_high = march.value_low[rows], march.value_high[rows]
         slope = (value_high - value_low) / (high - low).clamp(min=1e-6)     # negative
-        crossing, index = low - value_low / slope.clamp(max=-1e-3), index[rows]
+        index = index[rows]
+        crossing = self._refined(index, low - value_low / slope.clamp(max=-1e-3), low, high)
         if hasattr(self._evaluate, "value_and_slope"):
             t, settled, tangents = self._newton(index, crossing)
         else:
@@ -116,6 +118,14 @@ class GridSearch:
         self._hit(index[settled], t[settled])
         self.tangents[:, index[settled]] = tangents[:, settled]
         return settled
+
+    def _refined(self, index: Tensor, crossing: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """One Newton step of crossings (R',) on the refined interpolation, kept in low to high."""
+        rays, reach = self.rays[index], SLOPE_REACH * self.grid.spacing
+        ahead, behind = (self.grid(rays.points(crossing + by)) for by in (reach, -reach))
+        slope = ((ahead - behind) / (2 * reach)).clamp(max=-STEEP)
+        step = self.grid.refined(rays.points(crossing)) / slope
+        return torch.minimum(torch.maximum(crossing - step, low), high)
 
     def _newton(self, index: Tensor, crossing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Newton steps of rays `index` (R',) from distances (R',).

@@ -73,7 +73,10 @@ class Window:
                       2 * self.left, min(2 * self.right, size[1]), size)
 
     def unresized(self, size: Size) -> Window:
-        """What `resized_maps.resized` reads of maps of a size for this; its shape follows from this one's."""
+        """What `resized_maps.resized` reads for this of maps of a size.
+
+        Its shape follows from this one's.
+        """
         return Window(*read_side(self.top, self.bottom, self.size[0], size[0]),
                       *read_side(self.left, self.right, self.size[1], size[1]), size)
 
