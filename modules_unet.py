@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from utils.checkpoints import load_checkpoint
 from utils.errors import CheckpointError, ConfigError
 from utils.map_windows import Part, Size, Window, whole
-from utils.resized_maps import convolve_joined
+from utils.resized_maps import JoinedConvolution
 
 #: Mean and standard deviation of ImageNet's RGB in [0, 1], which ResNet weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -206,8 +206,7 @@ class UNet(nn.Module):
     def in_windows(self, inputs: Tensor, windows: list[Window]) -> Tensor:
         """A window of each map's result, from no more than it depends on.
 
-        The same numbers as `forward`'s and the same gradients, to rounding, where nothing but the
-        windows is read.
+        The numbers and gradients of `forward`, to rounding, where nothing else is read.
 
         Args:
             inputs: (B, C, H, W).
@@ -221,9 +220,10 @@ class UNet(nn.Module):
         joins = [self._joins(window, sizes) for window in windows]
         needed = [[join.grown(_reach(skip)) for join, skip in zip(own, self.skips, strict=True)]
                   for own in joins]
-        found = [self._up(levels, own).cut(window)
-                 for levels, own, window in zip(self.down.parts(inputs, needed), joins, windows,
-                                                strict=True)]
+        ups = [(JoinedConvolution(up[0]), up[1:]) for up in self.ups]
+        levels = self.down.parts(inputs, needed)
+        found = [self._up(ups, *own).cut(window)
+                 for *own, window in zip(levels, joins, windows, strict=True)]
         return torch.cat([Part(maps, window).padded()
                           for maps, window in zip(found, windows, strict=True)])
 
@@ -235,12 +235,12 @@ class UNet(nn.Module):
             window = joins[-1].unresized(size)
         return [*joins, window]
 
-    def _up(self, levels: list[Part], joins: list[Window]) -> Part:
+    def _up(self, ups: list[tuple], levels: list[Part], joins: list[Window]) -> Part:
         """Skips and up path of one map, from its levels to the result on the finest join."""
         skipped = [_skip(*of_level) for of_level in zip(self.skips, levels, joins, strict=True)]
         hidden = skipped.pop()
-        for up, skip in zip(self.ups, reversed(skipped), strict=True):
-            hidden = Part(up[1:](convolve_joined(up[0], hidden, skip)), skip.window)
+        for (join, others), skip in zip(ups, reversed(skipped), strict=True):
+            hidden = Part(others(join(hidden, skip)), skip.window)
         return Part(self.out(hidden.maps), hidden.window)
 
 

@@ -45,23 +45,40 @@ def convolve_resized(convolution: nn.Conv2d, coarse: Part, skip: Part) -> Tensor
     return convolution(torch.cat([resized(coarse, skip.window), skip.maps], 1))
 
 
-def convolve_joined(convolution: nn.Conv2d, coarse: Part, skip: Part) -> Tensor:
-    """As `convolve_resized`, to rounding, for less work.
+class JoinedConvolution:
+    """As `convolve_resized`, to rounding, for less work; for several maps in a row.
 
     Resizing R and moving T_d by a tap d of the kernel work on pixels, the tap's weights W_d on
     channels, so that they change places: W [R c, s] = sum_d T_d R (W_d c) + W' s. The products with
     W_d take the coarse pixels then, a quarter of the fine ones. Partial convolutions ask which fine
     pixels are zero, and take the plain form.
+
+    Args:
+        convolution: its weights are read at the first call.
     """
-    if type(convolution) is not nn.Conv2d:
-        return convolve_resized(convolution, coarse, skip)
-    channels = coarse.maps.shape[1]
-    of_coarse, of_skip = convolution.weight.split((channels, skip.maps.shape[1]), 1)
-    taps = of_coarse.shape[-1]
-    by_tap = of_coarse.permute(3, 2, 0, 1).reshape(-1, channels, 1, 1)  # (k_x * k_y * C', C, 1, 1)
-    found = F.conv2d(coarse.cut(skip.window.unresized(coarse.window.size)), by_tap)
-    found = _resampled(found, coarse.window, skip.window, taps)
-    return found + F.conv2d(skip.maps, of_skip, convolution.bias, padding=convolution.padding)
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        self.convolution = convolution
+        self._weights: list[Tensor] = []                   # by tap, and of the skip
+
+    def __call__(self, coarse: Part, skip: Part) -> Tensor:
+        """See `convolve_resized`."""
+        if type(self.convolution) is not nn.Conv2d:
+            return convolve_resized(self.convolution, coarse, skip)
+        channels = coarse.maps.shape[1]
+        by_tap, of_skip = self._weights = self._weights or self._by_tap(channels)
+        found = F.conv2d(coarse.cut(skip.window.unresized(coarse.window.size)), by_tap)
+        found = _resampled(found, coarse.window, skip.window, self.convolution.kernel_size[0])
+        return found + F.conv2d(skip.maps, of_skip, self.convolution.bias,
+                                padding=self.convolution.padding)
+
+    def _by_tap(self, channels: int) -> list[Tensor]:
+        """W_d of all taps, (k_x * k_y * C', C, 1, 1), and W', in the precision of convolutions."""
+        weight = self.convolution.weight
+        if torch.is_autocast_enabled(weight.device.type):
+            weight = weight.to(torch.get_autocast_dtype(weight.device.type))
+        of_coarse, of_skip = weight.split((channels, weight.shape[1] - channels), 1)
+        return [of_coarse.permute(3, 2, 0, 1).reshape(-1, channels, 1, 1), of_skip]
 
 
 def _resampled(maps: Tensor, origin: Window, window: Window, taps: int) -> Tensor:
