@@ -25,7 +25,6 @@ from utils.siren_gradients import Terms, known_values, total_of_gradients, total
 Sdf = Callable[[Tensor], Tensor]
 
 MASK_CHUNK = 1024         # rays whose samples are taken at once, 40 each
-MAX_ROUNDS = 6            # marches of a ray that grazes the surface again and again
 
 
 class FastTracer:
@@ -75,12 +74,7 @@ class FastTracer:
         with torch.no_grad(), self.threads(sdf):
             is_new = self.prepare(sdf, rays.t_near)
             search = GridSearch(rays, self._grid, self._evaluate)
-            index = search.begin_inside()
-            for _ in range(MAX_ROUNDS):
-                if not len(index):
-                    break
-                index = search.round(index)
-            doubtful = torch.cat([index, *search.doubtful])
+            doubtful = search.run()
             spent = search.num_evaluations + (self._grid.num_evaluations if is_new else 0)
             if len(doubtful):
                 found = self.plain(self._evaluate, rays[doubtful])

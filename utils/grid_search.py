@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.rays import Rays
-from utils.sdf_grid import CROSSED, GRAZED, GridMarch, SdfGrid, march_grid
+from utils.sdf_grid import GridMarch, SdfGrid, march_grid
 
 Sdf = Callable[[Tensor], Tensor]
 
@@ -37,16 +37,13 @@ class GridSearch:
     Attributes:
         t, hit_mask: (R,) results; of a miss, the distance of the least interpolated SDF.
         tangents: (3, R) of hits that were found by Newton steps: distance, SDF and slope there.
-        doubtful: rays that the plain tracer must settle, a list of indices.
         num_evaluations: of the SDF.
     """
 
     def __init__(self, rays: Rays, grid: SdfGrid, evaluate: Sdf) -> None:
         self.rays, self.grid, self._evaluate = rays, grid, evaluate
         self.t, self.hit_mask = rays.t_near.clone(), torch.zeros_like(rays.sphere_mask)
-        self.start, self.least = rays.t_near.clone(), torch.full_like(rays.t_near, torch.inf)
         self.tangents = torch.full((3, len(rays)), torch.nan).to(rays.t_near)
-        self.doubtful: list[Tensor] = []
         self.num_evaluations = 0
 
     def evaluate(self, index: Tensor, t: Tensor) -> Tensor:
@@ -55,45 +52,46 @@ class GridSearch:
         points = self.rays[index].points(t)
         return self._evaluate(points.reshape(-1, 3)).reshape(t.shape)
 
-    def round(self, index: Tensor) -> Tensor:
-        """March rays `index` to the next thing that happens and settle it.
+    def run(self) -> Tensor:
+        """March all rays on the grid and settle what they meet.
 
         Returns:
-            The rays that go on: they only grazed the surface.
+            Those that the plain tracer must settle.
         """
-        march = march_grid(self.grid, self.rays[index], self.start[index])
-        lower = march.least < self.least[index]
-        self.t[index] = torch.where(lower, march.t_least, self.t[index])
-        self.least[index] = torch.where(lower, march.least, self.least[index])
-        is_long = march.high - march.close > LONG_STRETCH * self.grid.spacing
-        crossed = ((march.end == CROSSED) & ~is_long).nonzero()[:, 0]
-        left = crossed[~self._settle(index, march, crossed)]
-        stretched = ((march.end == GRAZED) | (march.end == CROSSED) & is_long).nonzero()[:, 0]
-        rows = torch.cat([left, stretched])
-        is_found = self._look_around(index[rows], march.close[rows], march.high[rows])
-        missed = rows[~is_found]
-        is_graze = march.end[missed] == GRAZED
-        self.doubtful.append(index[missed[~is_graze]])
-        going = missed[is_graze & (march.high[missed] < self.rays.t_far[index[missed]])]
-        self.start[index[going]] = march.high[going]
-        return index[going]
+        index = self._begin_inside()
+        march = march_grid(self.grid, self.rays[index], self.rays.t_near[index])
+        self.t[index] = march.t_least
+        crossed = march.crossed_mask.nonzero()[:, 0]
+        is_long = (march.high - march.close)[crossed] > LONG_STRETCH * self.grid.spacing
+        is_settled = torch.zeros_like(is_long)
+        is_settled[~is_long] = self._settle(index, march, crossed[~is_long])
+        left = crossed[~is_settled]
+        rows = torch.cat([march.graze_rows, left])         # what a ray grazes, it meets before
+        entry = self._look_around(index[rows], torch.cat([march.graze_close, march.close[left]]),
+                                  torch.cat([march.graze_high, march.high[left]]))
+        first = torch.full_like(march.low, torch.inf).scatter_reduce(0, rows, entry, "amin")
+        found = first.isfinite().nonzero()[:, 0]
+        self._hit(index[found], first[found])
+        self.tangents[:, index[found]] = torch.nan
+        return index[left[first[left].isinf()]]
 
     def _hit(self, index: Tensor, t: Tensor) -> None:
         self.t[index], self.hit_mask[index] = t, True
 
-    def begin_inside(self) -> Tensor:
+    def _begin_inside(self) -> Tensor:
         """Rays that begin inside hit where they begin, as in the plain tracer.
 
         Returns:
             All others, those that miss the unit sphere left out.
         """
         index = self.rays.sphere_mask.nonzero()[:, 0]
-        value = self.grid(self.rays[index].points(self.start[index]))
+        start = self.rays.t_near
+        value = self.grid(self.rays[index].points(start[index]))
         maybe = index[value < self.grid.error]
         if not len(maybe):
             return index
-        inside = maybe[self.evaluate(maybe, self.start[maybe]) < -ON_SURFACE]
-        self._hit(inside, self.start[inside])
+        inside = maybe[self.evaluate(maybe, start[maybe]) < -ON_SURFACE]
+        self._hit(inside, start[inside])
         return index[~self.hit_mask[index]]
 
     def _settle(self, index: Tensor, march: GridMarch, rows: Tensor) -> Tensor:
@@ -179,7 +177,7 @@ class GridSearch:
         than their neighbours and so near the surface that it may hide beside them.
 
         Returns:
-            (R',) bool: ray `index` enters the surface there, and its hit is stored.
+            (R',) distance at which ray `index` enters the surface there; infinite: it does not.
         """
         start = torch.maximum(start - self.grid.spacing, self.rays.t_near[index])
         stop = torch.minimum(stop + self.grid.spacing, self.rays.t_far[index])
@@ -201,10 +199,9 @@ class GridSearch:
             piece, part = hides.nonzero(as_tuple=True)
             rows = rows[piece]
             t, value = (torch.stack([x[piece, part], x[piece, part + 2]], 1) for x in (t, value))
-        is_found = entry[0].isfinite()
-        found = is_found.nonzero()[:, 0]
-        self._hit(index[found], self._false_position(index[found], *entry[:, found]))
-        return is_found
+        found = entry[0].isfinite().nonzero()[:, 0]
+        return entry[0].index_copy(0, found,
+                                   self._false_position(index[found], *entry[:, found]))
 
     def _cut(self, index: Tensor, t: Tensor, value: Tensor, parts: int) -> tuple[Tensor, Tensor]:
         """From distances and SDF (P, 2) at the ends of pieces of rays `index` (P,) to those at the

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,7 +26,6 @@ COARSE, MIDDLE, FINE = 17, 33, 65     # nodes along an edge of [-1, 1]^3
 MIDDLE_BAND, BAND = 0.3, 0.085
 NUM_PROBES = 512                  # points at which the grid's error is measured
 SAFETY = 2.0                      # on that error
-LEFT, CROSSED, GRAZED = 0, 1, 2   # how a march ends
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,13 @@ def build_grid(sdf: Sdf, like: Tensor) -> SdfGrid:
         sdf: without gradient.
         like: a tensor of the device and dtype to use.
     """
-    values = sdf(_nodes(COARSE, like)).reshape(1, 1, COARSE, COARSE, COARSE)
+    nodes, radius = _nodes(COARSE, like.device, like.dtype)
+    values = sdf(nodes).reshape(1, 1, COARSE, COARSE, COARSE)
     spent = COARSE ** 3
     for count, band in ((MIDDLE, MIDDLE_BAND), (FINE, BAND)):
         values = F.interpolate(values, size=(count,) * 3, mode="trilinear", align_corners=True)
-        flat, nodes, spacing = values.reshape(-1), _nodes(count, like), 2 / (count - 1)
-        radius = nodes.norm(dim=-1)
+        flat, spacing = values.reshape(-1), 2 / (count - 1)
+        nodes, radius = _nodes(count, like.device, like.dtype)
         near = ((flat.abs() < band) & (radius < 1 + 2 * spacing)).nonzero()[:, 0]
         flat[near] = sdf(nodes[near])
         spent += len(near)
@@ -106,61 +107,72 @@ def second_differences(values: Tensor) -> Tensor:
     return bends
 
 
-def _nodes(count: int, like: Tensor) -> Tensor:
-    """(count^3, 3) node positions, x fastest."""
-    axis = torch.linspace(-1, 1, count).to(like)
+@lru_cache(maxsize=8)
+def _nodes(count: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(count^3, 3) node positions, x fastest, and their distances (count^3,) from the centre."""
+    axis = torch.linspace(-1, 1, count).to(device, dtype)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    return torch.stack([x, y, z], -1).reshape(-1, 3)
+    nodes = torch.stack([x, y, z], -1).reshape(-1, 3)
+    return nodes, nodes.norm(dim=-1)
 
 
 @dataclass(frozen=True)
 class GridMarch:
-    """How marching R rays on the grid ended.
+    """How marching R rays on the grid went.
 
     Attributes:
-        end: (R,) int64. CROSSED: the interpolation changed its sign; GRAZED: it came within the
-            grid's error of zero and left again, so that only the SDF can tell; LEFT: the ray left
-            the unit sphere.
+        crossed_mask: (R,) bool, the interpolation changed its sign, and the march ended there.
         low, high: (R,) distances of the last two points; a change of sign lies between.
         close: (R,) distance of the first of the last points that all lie within the grid's error.
-        value_low, value_high: (R,) interpolated SDF there.
-        t_least, least: (R,) the least interpolated SDF that was met, and its distance.
+        value_low, value_high: (R,) interpolated SDF at low and high.
+        t_least: (R,) distance of the least interpolated SDF that was met.
+        graze_rows: (G,) rays on their way past a surface: they came within the grid's error of
+            zero and left again, so that only the SDF can tell. A ray may do so several times.
+        graze_close, graze_high: (G,) distances of the first point that close and the one after the
+            last.
     """
 
-    end: Tensor
+    crossed_mask: Tensor
     low: Tensor
     high: Tensor
     close: Tensor
     value_low: Tensor
     value_high: Tensor
     t_least: Tensor
-    least: Tensor
+    graze_rows: Tensor
+    graze_close: Tensor
+    graze_high: Tensor
 
 
 def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
-    """Sphere tracing on the interpolated SDF, from distances (R,) to what happens first."""
+    """Sphere tracing on the interpolated SDF, from distances (R,) to the first change of sign."""
     zero, infinite = torch.zeros_like(start), torch.full_like(start, torch.inf)
-    ends = torch.full_like(start, LEFT, dtype=torch.long)
-    results = torch.stack([start, start, start, zero, zero, start, infinite])
+    crossed_mask = torch.zeros_like(rays.sphere_mask)
+    results = torch.stack([start, start, start, zero, zero, start])
     index = rays.sphere_mask.nonzero()[:, 0]
+    grazes = [(index[:0], start[:0], start[:0])]
     lines = torch.cat([rays.origins_obj, rays.dirs_obj], 1).index_select(0, index)
-    state = torch.stack([rays.t_far, start, start, zero, infinite, start, start, infinite])
+    state = torch.stack([rays.t_far, start, start, infinite, start, start, infinite])
     state = state.index_select(1, index)
     while len(index):                      # every step is half a node's spacing or more: it ends
-        far, at, low, value_low, before, since, t_least, least = state
+        far, at, low, value_low, since, t_least, least = state
         now = grid(lines[:, :3] + at[:, None] * lines[:, 3:])
-        inside, was_near = now <= 0, before < grid.error
+        inside, was_near = now <= 0, value_low < grid.error
         grazed = ~inside & torch.where(now < grid.error, at >= far, was_near)
+        grazed = grazed.nonzero()[:, 0]
         since = torch.where(was_near, since, at)
         t_least, least = torch.where(now < least, at, t_least), torch.minimum(now, least)
-        goes_on = ~inside & ~grazed & (at < far)           # False where the SDF is not a number
+        if len(grazed):
+            grazes.append((index[grazed], since[grazed], at[grazed]))
+        goes_on = ~inside & (at < far)                     # False where the SDF is not a number
         over, going = (~goes_on).nonzero()[:, 0], goes_on.nonzero()[:, 0]
         rows = index.index_select(0, over)
-        ends[rows] = inside[over] * CROSSED + grazed[over] * GRAZED
-        found = torch.stack([low, at, since, value_low, now, t_least, least])
+        crossed_mask[rows] = inside.index_select(0, over)
+        found = torch.stack([low, at, since, value_low, now, t_least])
         results[:, rows] = found.index_select(1, over)
         next_at = torch.minimum(at + now.clamp(min=0.5 * grid.spacing), far)
-        state = torch.stack([far, next_at, at, now, now, since, t_least, least])
+        state = torch.stack([far, next_at, at, now, since, t_least, least])
         state = state.index_select(1, going)
         index, lines = index.index_select(0, going), lines.index_select(0, going)
-    return GridMarch(ends, *results)
+    results[3].nan_to_num_(nan=torch.nan, posinf=0.0)      # that crossed at their first point
+    return GridMarch(crossed_mask, *results, *map(torch.cat, zip(*grazes, strict=True)))
