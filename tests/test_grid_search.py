@@ -4,10 +4,13 @@ from __future__ import annotations
 import pytest
 import torch
 from sine_networks import fast_tracer, sine_network
-from tracing_cases import rays_inwards
+from tracing_cases import rays_inwards, slow_first_hit
 
+from data_processing import analytic_sdf as solids
 from utils.derivatives import gradient
 from utils.grid_search import ON_SURFACE
+from utils.rays import make_rays
+from utils.sdf_grid import build_grid, march_grid
 from utils.siren_chunks import ChunkedSiren
 
 
@@ -50,6 +53,25 @@ def test_most_hits_are_settled_by_one_evaluation_of_value_and_slope(monkeypatch)
     found = fast_tracer().trace(net, rays)
     assert counts[0] > 0.8 * int(found.hit_mask.sum()) > 500
     assert counts[1] < 0.35 * counts[0]
+
+
+def test_a_ray_may_graze_several_surfaces_before_it_enters_one():
+    """Between two balls by less than the grid's error and into a third; 0.0015 into either."""
+    balls = [solids.sphere(0.15, (0.0, 0.15, -0.6)), solids.sphere(0.15, (0.0, -0.154, -0.1)),
+             solids.sphere(0.2, (0.02, 0.0, 0.5))]
+    sdf = solids.union(*balls)
+    heights = torch.tensor([-0.002, 0.0015, -0.0055])
+    origins = torch.stack([torch.zeros(3), heights, torch.full((3,), -2.0)], 1)
+    rays = make_rays(origins, torch.tensor([0.0, 0.0, 1.0]).expand(3, 3))
+    grid = build_grid(sdf, torch.zeros(0))
+    march = march_grid(grid, rays, rays.t_near)
+    assert grid.error > 2e-3 and int((march.graze_rows == 0).sum()) == 2
+    found = fast_tracer().trace(sdf, rays)
+    expected = [slow_first_hit(sdf, origin, rays.dirs_obj[0], (1.0, 3.0), step=5e-4)
+                for origin in origins]
+    assert found.hit_mask.all()
+    # within ON_SURFACE of the surface, at slopes of 0.14 and more
+    torch.testing.assert_close(found.t, torch.tensor(expected), atol=ON_SURFACE / 0.1, rtol=0)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

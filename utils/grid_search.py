@@ -66,11 +66,12 @@ class GridSearch:
         is_settled = torch.zeros_like(is_long)
         is_settled[~is_long] = self._settle(index, march, crossed[~is_long])
         left = crossed[~is_settled]
-        rows = torch.cat([march.graze_rows, left])         # what a ray grazes, it meets before
+        rows = torch.cat([march.graze_rows, left])
         entry = self._look_around(index[rows], torch.cat([march.graze_close, march.close[left]]),
                                   torch.cat([march.graze_high, march.high[left]]))
         first = torch.full_like(march.low, torch.inf).scatter_reduce(0, rows, entry, "amin")
-        found = first.isfinite().nonzero()[:, 0]
+        settled = torch.where(self.hit_mask[index], self.t[index], torch.inf)
+        found = (first < settled).nonzero()[:, 0]          # what a ray grazes, it meets before
         self._hit(index[found], first[found])
         self.tangents[:, index[found]] = torch.nan
         return index[left[first[left].isinf()]]
