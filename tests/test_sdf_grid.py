@@ -8,7 +8,7 @@ from tracing_cases import unit
 
 from data_processing import analytic_sdf as solids
 from data_processing.scene_kinds import axis_rotation
-from utils.sdf_grid import BAND, SdfGrid, build_grid, second_differences
+from utils.sdf_grid import BAND, MANY, SdfGrid, build_grid, second_differences
 from utils.siren_chunks import ChunkedSiren
 
 
@@ -37,6 +37,19 @@ def test_a_plate_thinner_than_the_grid_makes_its_error_large():
     about can be right, so the error must exceed the plate's depth of 0.01."""
     plate = solids.moved(solids.box((0.5, 0.4, 0.01)), tilt(), (0.05, -0.08, 0.02))
     assert build_grid(plate, torch.zeros(0)).error > 0.01
+
+
+@pytest.mark.parametrize("dtype, rounding", [(torch.float64, 1e-10), (torch.float32, 5e-4)])
+def test_many_points_are_interpolated_like_few(dtype, rounding):
+    """Values of order one between all nodes, points outside the cube and on its faces too; float32
+    places a point to 2.5e-4 of a row, of 65 * 65."""
+    generator = torch.Generator().manual_seed(2)
+    values = torch.rand(1, 1, 65, 65, 65, generator=generator).to(dtype)
+    grid = SdfGrid(values, second_differences(values))
+    points = (torch.rand(MANY, 3, generator=generator) * 2.4 - 1.2).to(dtype)
+    points[::7] = points[::7].round()
+    few = torch.cat([grid(part) for part in points.split(MANY // 2)])
+    torch.testing.assert_close(grid(points), few, atol=rounding, rtol=0)
 
 
 def test_a_refined_grid_is_exact_for_polynomials_of_second_order():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ COARSE, MIDDLE, FINE = 17, 33, 65     # nodes along an edge of [-1, 1]^3
 #: from the surface; MIDDLE_BAND twice 1.3 times half a coarse cell's diagonal, for slopes up to
 #: 1.3: thin sheets and the soft mask, whose terms vanish about 0.16 away, need it.
 MIDDLE_BAND, BAND = 0.3, 0.085
+MANY = 4096                       # points from which on slices are sampled in pairs
 NUM_PROBES = 512                  # points at which the grid's error is measured
 SAFETY = 2.0                      # on that error
 
@@ -52,7 +53,31 @@ class SdfGrid:
 
     def __call__(self, points_obj: Tensor) -> Tensor:
         """Interpolated SDF (N,) at points (N, 3)."""
-        return _interpolated(self.values, points_obj)[0]
+        if len(points_obj) < MANY:
+            return _interpolated(self.values, points_obj)[0]
+        return self._in_slices(points_obj)
+
+    def _in_slices(self, points_obj: Tensor) -> Tensor:
+        """The same, to 1e-5 of differences between nodes in float32, in half the time for many.
+
+        torch samples images with wide instructions, volumes point by point: slices of z lie here
+        one below the other in an image, the next slice in its second channel.
+        """
+        count = self.values.shape[-1]
+        y, z = ((points_obj[:, 1:] + 1) / self.spacing).clamp(0, count - 1).unbind(1)
+        below = z.floor()
+        row = (y + count * below) * (2 / (count * count - 1)) - 1      # of the image, -1 to 1
+        places = torch.stack([points_obj[:, 0], row], -1)[None, None]
+        found = F.grid_sample(self._slice_pairs, places, align_corners=True,
+                              padding_mode="border")[0, :, 0]          # (2, N)
+        return torch.lerp(found[0], found[1], z - below)
+
+    @cached_property
+    def _slice_pairs(self) -> Tensor:
+        """(1, 2, Z * Y, X): slices of z, and the next one of each."""
+        slices = self.values[0, 0]                                     # (Z, Y, X)
+        pairs = torch.stack([slices, torch.cat([slices[1:], slices[-1:]])])
+        return pairs.reshape(1, 2, -1, slices.shape[-1])
 
     def refined(self, points_obj: Tensor) -> Tensor:
         """SDF (N,) at points (N, 3) near the surface, less what trilinear interpolation is wrong.
