@@ -207,7 +207,8 @@ class ImageBasedModel(ImageNetworks):
             found = torch.ones_like(sampled[:, 0])
         elif kind == "learned":
             dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
-            found = self.aggregation(sampled, dirs[*pixel])
+            with self._precision(features):
+                found = self.aggregation(sampled, dirs[*pixel]).to(sampled.dtype)
         else:
             found = self._weights(sampled, targets, sources, counts)[source, *pixel]
         num_targets, height, width = counts.shape[1:]
