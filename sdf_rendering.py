@@ -19,6 +19,7 @@ from utils.device_tracing import DeviceTracer
 from utils.fast_tracing import FastTracer
 from utils.rays import Rays, Surface, Tangents, TraceResult
 from utils.reference_tracing import NUM_MASK_SAMPLES, least_sdf_reference, trace_reference
+from utils.row_sums import Rows, weighted_rows
 from utils.siren_chunks import fast_evaluator
 from utils.siren_gradients import Terms
 
@@ -232,9 +233,7 @@ def sample_points(maps: Tensor, source: Tensor, uv: Tensor) -> Tensor:
     x, y = share.unbind(-1)
     weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], -1)
     pixels = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])       # (K * Hs * Ws, C)
-    corners = pixels.index_select(0, index.reshape(-1))
-    corners = corners.reshape(*index.shape, maps.shape[1])              # (N, 4, C)
-    return (corners * weights[..., None]).sum(1)
+    return weighted_rows(pixels, Rows(index, weights))
 
 
 def visible_in_sources(targets: Surface, sources: Surface, source_masks: Tensor, uv_grid: Tensor,

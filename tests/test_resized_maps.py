@@ -7,25 +7,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import utils.resized_maps as resized_maps
 from modules_unet import PartialConv2d
 from tests.map_cases import SIZES, cut, windows_of
 from utils.map_windows import Part, Window
 from utils.resized_maps import JoinedConvolution, convolve_resized, resized
 
 
-@pytest.fixture(params=[128, 7], ids=["one band", "bands"])
-def band(request, monkeypatch):
-    """Sides made by one matrix, and by several."""
-    monkeypatch.setattr(resized_maps, "BAND", request.param)
-    resized_maps._bands.cache_clear()
-    yield
-    resized_maps._bands.cache_clear()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size, size_read", SIZES)
-def test_resized_is_a_window_of_the_whole_resized(size, size_read, dtype, band):
+def test_resized_is_a_window_of_the_whole_resized(size, size_read, dtype):
     """To rounding: weights about 1 at positions of some hundred pixels."""
     maps = torch.randn(2, 3, *size_read, dtype=dtype, requires_grad=True)
     full = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
@@ -66,7 +56,7 @@ def with_gradients(found, convolution, coarse, skip):
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("size, size_read", SIZES[:-1])
-def test_a_joined_convolution_is_the_one_of_resized_maps(size, size_read, kernel, band):
+def test_a_joined_convolution_is_the_one_of_resized_maps(size, size_read, kernel):
     """The plain form, with zeros beyond the window's ends, and its gradients, in float64."""
     for window in windows_of(size, 6, seed=2):
         given = join(window, size_read, kernel=kernel)

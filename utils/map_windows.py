@@ -15,7 +15,7 @@ Size = tuple[int, int]
 
 #: Shapes of a scene's windows: oneDNN prepares itself for each shape of a convolution's input, 2 ms
 #: that it needs again when it has seen 1,024 others; D and E have 26 convolutions in windows, each
-#: with two gradients, and 20 products of matrices.
+#: with two gradients.
 MOST_SHAPES = 10
 
 

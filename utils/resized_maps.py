@@ -1,6 +1,6 @@
 """Windows of bilinearly resized maps (`align_corners`), and convolutions of them.
 
-Resizing is a product with a matrix for rows and one for columns, band by band, as each pixel reads
+Resizing is a product with a matrix for rows and one for columns, sparse ones, as each pixel reads
 two of a side alone.
 """
 from __future__ import annotations
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.map_windows import Part, Window, read_side
-
-BAND = 128                # pixels of a side that one matrix makes, at most
+from utils.row_sums import Rows, sparse_rows, weighted_rows
 
 
 def resized(part: Part, window: Window) -> Tensor:
@@ -93,8 +92,8 @@ def _resampled(maps: Tensor, origin: Window, window: Window, taps: int) -> Tenso
     """
     size = origin.size
     count, _, height, width = maps.shape
-    rows = _bands(window.top, window.bottom, window.size[0], size[0], taps, maps.dtype)
-    columns = _bands(window.left, window.right, window.size[1], size[1], taps, maps.dtype)
+    rows = _side(window.top, window.bottom, window.size[0], size[0], taps, maps.dtype)
+    columns = _side(window.left, window.right, window.size[1], size[1], taps, maps.dtype)
     found = maps.permute(0, 2, 3, 1).reshape(count * height, width * taps, -1)
     found = _multiplied(columns, found)                                # (B * h_c, w, k_y * C)
     if taps > 1:
@@ -103,38 +102,31 @@ def _resampled(maps: Tensor, origin: Window, window: Window, taps: int) -> Tenso
     return found.reshape(count, *window.shape, -1).permute(0, 3, 1, 2)
 
 
-class Band(NamedTuple):
-    """Pixels of a side, one after another, and what they are made of."""
+class Side(NamedTuple):
+    """How pixels of a side are made: a matrix (pixels, pixels read * taps) and its transpose."""
 
-    read: slice
-    weights: Tensor
+    rows: Rows
+    transposed: Rows
 
 
-def _multiplied(bands: list[Band], maps: Tensor) -> Tensor:
+def _multiplied(side: Side, maps: Tensor) -> Tensor:
     """(N, pixels read, M) to (N, pixels, M)."""
-    made = [torch.bmm(band.weights.expand(len(maps), -1, -1), maps[:, band.read]) for band in bands]
-    return torch.cat(made, 1) if len(made) > 1 else made[0]
+    count, num_read, width = maps.shape
+    rows = side.rows.repeated(count, num_read)
+    transposed = side.transposed.repeated(count, len(side.rows.index))
+    return weighted_rows(maps.reshape(-1, width), rows, transposed).reshape(count, -1, width)
 
 
 @lru_cache(maxsize=1024)
-def _bands(start: int, stop: int, length: int, length_read: int, taps: int,
-           dtype: torch.dtype) -> list[Band]:
-    """Bands of a side of a window, pixels start to stop; taps of each pixel read are adjacent."""
+def _side(start: int, stop: int, length: int, length_read: int, taps: int,
+          dtype: torch.dtype) -> Side:
+    """Of a side of a window, pixels start to stop; taps of each pixel read are adjacent."""
     weights = _weights(start, stop, length, length_read, dtype == torch.float64)
     reach = taps // 2
     padded = F.pad(weights, (0, 0, reach, reach))
     moved = torch.stack([padded[tap:tap + len(weights)] for tap in range(taps)], -1)
-    begin, end = read_side(start, stop, length, length_read)
-    bands = []
-    for pixels in torch.arange(start, stop).tensor_split(-(-(stop - start) // BAND)):
-        low, high = int(pixels[0]), int(pixels[-1]) + 1
-        first, last = read_side(max(low - reach, start), min(high + reach, stop), length,
-                                length_read)                 # how many follows from the shape alone
-        first -= begin + max(last - end, 0)
-        last = min(last, end) - begin
-        part = moved[low - start:high - start, first:last]
-        bands.append(Band(slice(first * taps, last * taps), part.flatten(1).to(dtype)))
-    return bands
+    matrix = moved.flatten(1).to(dtype)
+    return Side(sparse_rows(matrix), sparse_rows(matrix.T))
 
 
 def _weights(start: int, stop: int, length: int, length_read: int, is_double: bool) -> Tensor:
