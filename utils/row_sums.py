@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+CHUNK = 4096              # rows at once for the gradient of their weights
+
 
 class Rows(NamedTuple):
     """A sparse matrix (N, P), row by row.
@@ -84,6 +86,8 @@ class _WeightedRows(torch.autograd.Function):
             of_table = upstream.new_zeros(ctx.num_rows, upstream.shape[1])
             of_table.index_add_(0, index.flatten(), parts.flatten(0, 1))
         if ctx.needs_input_grad[1]:
-            chosen = table.index_select(0, index.flatten()).reshape(*index.shape, -1)
-            of_weights = (chosen * upstream[:, None]).sum(-1)
+            of_weights = torch.cat([                       # in chunks, which stay in the cache
+                torch.bmm(table.index_select(0, own.flatten()).unflatten(0, own.shape),
+                          grad[..., None])[..., 0]
+                for own, grad in zip(index.split(CHUNK), upstream.split(CHUNK), strict=True)])
         return of_table, of_weights, None, None
