@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sine_networks import sine_network
-from tracing_cases import unit
+from tracing_cases import rays_inwards, unit
 
 from data_processing import analytic_sdf as solids
 from data_processing.scene_kinds import axis_rotation
@@ -50,6 +50,18 @@ def test_many_points_are_interpolated_like_few(dtype, rounding):
     points[::7] = points[::7].round()
     few = torch.cat([grid(part) for part in points.split(MANY // 2)])
     torch.testing.assert_close(grid(points), few, atol=rounding, rtol=0)
+
+
+def test_along_rays_is_at_their_points():
+    """Of values of order one; see above."""
+    generator = torch.Generator().manual_seed(3)
+    values = torch.rand(1, 1, 65, 65, 65, generator=generator)
+    grid = SdfGrid(values, second_differences(values))
+    rays = rays_inwards(9)
+    t = torch.rand(9, 40, generator=generator) * rays.t_far.max()
+    points = rays.points(t)                                            # (9, 40, 3)
+    torch.testing.assert_close(grid.along(rays, t), grid(points.reshape(-1, 3)).reshape(9, 40),
+                               atol=5e-4, rtol=0)
 
 
 def test_a_refined_grid_is_exact_for_polynomials_of_second_order():

@@ -101,8 +101,7 @@ class FastTracer:
                 for part in share:
                     some = chosen[part]
                     t = some.t_near[:, None] + (some.t_far - some.t_near)[:, None] * fractions
-                    values = self._grid(some.points(t).reshape(-1, 3)).reshape(t.shape)  # (n, S)
-                    least[part], sample = values.min(1)
+                    least[part], sample = self._grid.along(some, t).min(1)
                     t_least[part] = t.gather(1, sample[:, None])[:, 0]
 
             shares_of(chosen.t_near, _work, MASK_CHUNK)

@@ -55,19 +55,25 @@ class SdfGrid:
         """Interpolated SDF (N,) at points (N, 3)."""
         if len(points_obj) < MANY:
             return _interpolated(self.values, points_obj)[0]
-        return self._in_slices(points_obj)
+        return self._in_slices(*points_obj.unbind(1))
 
-    def _in_slices(self, points_obj: Tensor) -> Tensor:
+    def along(self, rays: Rays, t: Tensor) -> Tensor:
+        """Interpolated SDF (R, S) at distances t (R, S) of R rays."""
+        lines = zip(rays.origins_obj.unbind(1), rays.dirs_obj.unbind(1), strict=True)
+        places = (torch.addcmul(start[:, None], t, step[:, None]) for start, step in lines)
+        return self._in_slices(*(place.flatten() for place in places)).reshape(t.shape)
+
+    def _in_slices(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         """The same, to 5e-4 of differences between nodes in float32, in half the time for many.
 
         torch samples images with wide instructions, volumes point by point: slices of z lie here
         one below the other in an image, the next slice in its second channel.
         """
         count = self.values.shape[-1]
-        y, z = ((points_obj[:, 1:] + 1) / self.spacing).clamp(0, count - 1).unbind(1)
+        y, z = (((place + 1) / self.spacing).clamp(0, count - 1) for place in (y, z))
         below = z.floor()
         row = (y + count * below) * (2 / (count * count - 1)) - 1      # of the image, -1 to 1
-        places = torch.stack([points_obj[:, 0], row], -1)[None, None]
+        places = torch.stack([x, row], -1)[None, None]
         found = F.grid_sample(self._slice_pairs, places, align_corners=True,
                               padding_mode="border")[0, :, 0]          # (2, N)
         return torch.lerp(found[0], found[1], z - below)
