@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from utils.checkpoints import load_checkpoint
 from utils.errors import CheckpointError, ConfigError
-from utils.map_windows import Part, Size, Window, whole
+from utils.map_windows import Part, Size, Window, on_window, reach, whole
 from utils.resized_maps import JoinedConvolution
 
 #: Mean and standard deviation of ImageNet's RGB in [0, 1], which ResNet weights expect.
@@ -131,8 +131,7 @@ class ResNetTrunk(nn.Module):
 
     def parts(self, images: Tensor, needed: list[list[Window]]) -> list[list[Part]]:
         """For each image its levels, whole: batch normalisation needs all of them."""
-        levels = [level.split(1) for level in self(images)]
-        return [[whole(level[number]) for level in levels] for number in range(len(images))]
+        return [list(own) for own in zip(*(whole(level).split() for level in self(images)))]
 
 
 class PlainDown(nn.Module):
@@ -154,16 +153,28 @@ class PlainDown(nn.Module):
         return levels
 
     def parts(self, features: Tensor, needed: list[list[Window]]) -> list[list[Part]]:
-        """For each map, of each level no more than holds a window of its own, (B, levels)."""
-        return [self._parts(one, windows)
-                for one, windows in zip(features.split(1), needed, strict=True)]
+        """For each map, of each level no more than holds a window of its own, (B, levels); maps of
+        which the same is read are convolved at once."""
+        reads = [self._reads(windows) for windows in needed]
+        found: list[list[Part]] = [[] for _ in reads]
+        for read in dict.fromkeys(reads):
+            rows = [row for row, own in enumerate(reads) if own == read]
+            levels = self._levels(features if len(rows) == len(reads) else features[rows], read)
+            for row, own in zip(rows, zip(*(level.split() for level in levels)), strict=True):
+                found[row] = list(own)
+        return found
 
-    def _parts(self, features: Tensor, needed: list[Window]) -> list[Part]:
-        kept, read = needed[-1], []                        # what stages compute, finest first
+    def _reads(self, needed: list[Window]) -> tuple[Window, ...]:
+        """What each stage computes for the levels' windows, finest first."""
+        kept, read = needed[-1], []
         for level, stage in reversed(list(enumerate(self.stages))):
-            read.insert(0, kept.grown(_reach(stage)))
+            read.insert(0, kept.grown(reach(stage)))
             if level:
                 kept = needed[level - 1].joined(read[0].unpooled(needed[level - 1].size))
+        return tuple(read)
+
+    def _levels(self, features: Tensor, read: tuple[Window, ...]) -> list[Part]:
+        """The stages on these windows."""
         levels: list[Part] = []
         for stage, window in zip(self.stages, read, strict=True):
             maps = whole(features).cut(window) if not levels else F.avg_pool2d(
@@ -218,7 +229,7 @@ class UNet(nn.Module):
         while len(sizes) < len(self.skips):
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
         joins = [self._joins(window, sizes) for window in windows]
-        needed = [[join.grown(_reach(skip)) for join, skip in zip(own, self.skips, strict=True)]
+        needed = [[join.grown(reach(skip)) for join, skip in zip(own, self.skips, strict=True)]
                   for own in joins]
         ups = [(JoinedConvolution(up[0]), up[1:]) for up in self.ups]
         levels = self.down.parts(inputs, needed)
@@ -229,31 +240,19 @@ class UNet(nn.Module):
 
     def _joins(self, window: Window, sizes: list[Size]) -> list[Window]:
         """Where each level, finest first, is joined for the result in a window."""
-        joins, window = [], window.grown(_reach(self.out))
+        joins, window = [], window.grown(reach(self.out))
         for up, size in zip(reversed(self.ups), sizes[1:], strict=True):
-            joins.append(window.grown(_reach(up)))
+            joins.append(window.grown(reach(up)))
             window = joins[-1].unresized(size)
         return [*joins, window]
 
     def _up(self, ups: list[tuple], levels: list[Part], joins: list[Window]) -> Part:
         """Skips and up path of one map, from its levels to the result on the finest join."""
-        skipped = [_skip(*of_level) for of_level in zip(self.skips, levels, joins, strict=True)]
+        skipped = [on_window(*of_level) for of_level in zip(self.skips, levels, joins, strict=True)]
         hidden = skipped.pop()
         for (join, others), skip in zip(ups, reversed(skipped), strict=True):
             hidden = Part(others(join(hidden, skip)), skip.window)
         return Part(self.out(hidden.maps), hidden.window)
-
-
-def _skip(skip: nn.Module, level: Part, join: Window) -> Part:
-    """A skip's result on a window."""
-    read = join.grown(_reach(skip))
-    return Part(Part(skip(level.cut(read)), read).cut(join), join)
-
-
-def _reach(network: nn.Module) -> int:
-    """Pixels on each side that a chain of convolutions without strides depends on."""
-    return sum(module.kernel_size[0] // 2 for module in network.modules()
-               if isinstance(module, nn.Conv2d))
 
 
 def _in_channels_last(grad: Tensor) -> Tensor:

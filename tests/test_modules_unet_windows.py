@@ -17,11 +17,12 @@ def seed():
 
 
 def windows_and_mask(size):
-    """One window in the middle, one at a corner, and where they are."""
+    """One window in the middle, one at a corner, the first again, and where they are."""
     height, width = size
     windows = [Window(height // 4, height // 2, width // 3, width // 3 + 5, size),
                Window(height - height // 3, height, 0, width // 2, size)]
-    mask = torch.zeros(2, 1, *size)
+    windows.append(windows[0])
+    mask = torch.zeros(3, 1, *size)
     for inside, window in zip(mask, windows):
         inside[:, window.top:window.bottom, window.left:window.right] = 1
     return windows, mask
@@ -37,8 +38,8 @@ def test_windows_are_those_of_whole_maps_with_the_same_gradients(network, size):
     """Float64, batch statistics included; zeros in the input, as unseen samples have them."""
     network = network().double().train()
     channels = 3 if isinstance(network, ImageEncoder) else 16
-    seen = torch.rand(2, 1, *size) > 0.3
-    inputs = (torch.rand(2, channels, *size).double() * seen).requires_grad_(True)
+    seen = torch.rand(3, 1, *size) > 0.3
+    inputs = (torch.rand(3, channels, *size).double() * seen).requires_grad_(True)
     windows, mask = windows_and_mask(size)
     whole, found = network(inputs), network.in_windows(inputs, windows)
     torch.testing.assert_close(found, whole * mask, atol=1e-12, rtol=0)
@@ -63,26 +64,38 @@ def test_a_window_in_bf16_is_as_exact_as_the_whole():
 
 
 class ShapesSeen(TorchDispatchMode):
-    """Notes the shapes that convolutions and products of matrices are given."""
+    """Notes the shapes that convolutions are given."""
 
     def __init__(self):
         super().__init__()
         self.shapes = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in (torch.ops.aten.convolution, torch.ops.aten.bmm):
+        if func.overloadpacket == torch.ops.aten.convolution:
             self.shapes.append([x.shape for x in args[:2]])
         return func(*args, **(kwargs or {}))
 
 
-def test_shapes_of_all_products_follow_from_the_shape_of_the_window():
+def test_shapes_of_all_convolutions_follow_from_the_shape_of_the_window():
     """Wherever it lies, at borders too: oneDNN prepares itself for each shape anew."""
     decoder, maps, seen = FeatureDecoder(), torch.rand(1, 16, 96, 128), []
     for top, left in ((0, 0), (30, 41), (56, 87), (3, 85)):
         with torch.no_grad(), ShapesSeen() as mode:
             decoder.in_windows(maps, [Window(top, top + 40, left, left + 40, (96, 128))])
         seen.append(mode.shapes)
-    assert len(seen[0]) == 16 + 4 and all(shapes == seen[0] for shapes in seen)
+    assert len(seen[0]) == 16 and all(shapes == seen[0] for shapes in seen)
+
+
+def test_stages_of_maps_of_which_the_same_is_read_run_at_once():
+    """Of three maps two: six convolutions of D's stages on both, six on the other."""
+    decoder, size = FeatureDecoder(), (64, 64)
+    windows = [Window(0, 8, 0, 8, size), Window(8, 30, 9, 40, size)]
+    with torch.no_grad(), ShapesSeen() as mode:
+        decoder.in_windows(torch.rand(3, 16, 64, 64), [windows[0], windows[1], windows[0]])
+    stages = {tuple(layer.weight.shape) for layer in decoder.down.modules()
+              if isinstance(layer, torch.nn.Conv2d)}
+    batches = [inputs[0] for inputs, weight in mode.shapes[:12] if tuple(weight) in stages]
+    assert sorted(batches) == [1] * 6 + [2] * 6
 
 
 def test_a_small_window_takes_a_small_part_of_the_work():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Size = tuple[int, int]
@@ -100,6 +100,10 @@ class Part:
         return F.pad(self.maps, (own.left - window.left, window.right - own.right,
                                  own.top - window.top, window.bottom - own.bottom))
 
+    def split(self) -> list[Part]:
+        """Of each map."""
+        return [Part(maps, self.window) for maps in self.maps.split(1)]
+
     def padded(self) -> Tensor:
         """(B, C, H, W), zero elsewhere."""
         own, (height, width) = self.window, self.window.size
@@ -110,6 +114,18 @@ def whole(maps: Tensor) -> Part:
     """All of (B, C, H, W)."""
     height, width = maps.shape[-2:]
     return Part(maps, Window(0, height, 0, width, (height, width)))
+
+
+def reach(network: nn.Module) -> int:
+    """Pixels on each side that a chain of convolutions without strides depends on."""
+    return sum(module.kernel_size[0] // 2 for module in network.modules()
+               if isinstance(module, nn.Conv2d))
+
+
+def on_window(network: nn.Module, part: Part, window: Window) -> Part:
+    """The result on a window of such a chain, which keeps the maps' size, from what it reads."""
+    read = window.grown(reach(network))
+    return Part(Part(network(part.cut(read)), read).cut(window), window)
 
 
 def mask_windows(masks: Tensor) -> list[Window]:
