@@ -17,7 +17,7 @@ def make_jobs(offset):
     def fail():
         raise RuntimeError("out of luck")
 
-    return {"count": count, "fail": fail}
+    return {"count": count, "fail": fail, "own_time": lambda: {"ms": -7.0}}
 
 
 @pytest.fixture
@@ -35,6 +35,10 @@ def test_each_variant_has_its_own_process_and_medians_leave_out_the_warm_up(vari
     assert found["a"]["ms"] >= 0 and found["a"]["peak_mib"] > 0
     with pytest.raises(RuntimeError, match="a, fail: RuntimeError: out of luck"):
         variants[0].measure("fail")
+
+
+def test_a_job_may_take_its_own_time(variants):
+    assert variants[0].measure("own_time")["ms"] == -7.0
 
 
 def test_matrix_product_rate_is_plausible():

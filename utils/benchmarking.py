@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 #: What a variant offers: name of a measurement to a function that does the work once and returns
-#: further figures of it, or None.
+#: further figures of it (its own "ms" is taken instead of the time of the call), or None.
 Jobs = Mapping[str, Callable[[], dict[str, float] | None]]
 MIB = 1 << 20
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
