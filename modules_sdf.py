@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from modules import AggregationMLP, PointEncoding, SdfArchitecture, build_sdf, parse_skips
 from modules_unet import FeatureDecoder, ImageEncoder, load_resnet_weights
@@ -43,9 +42,6 @@ WINDOWS_PAY = 0.75
 #: a bf16 convolution of stride 2 holds what was in memory before where the input is one pixel wide,
 #: as images up to 16 wide are at the last stage of the deepest E.
 LEAST_BF16_WIDTH = 17
-#: Samples that G weighs in bf16 are filled up to a multiple of it: oneDNN prepares itself for each
-#: number of them, and forgets as much of what convolutions need again.
-ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class BlendSettings:
         is_compact: on a CPU, only the samples that count are taken and weighed, and no more of a
             map is computed than is read: the same result for less work. Elsewhere the host would
             have to wait until it knows how many there are.
-        precision: of E, G and D in training, fp32 or bf16; evaluation is fp32.
+        precision: of the convolutions in training, fp32 or bf16; evaluation is fp32.
     """
 
     feature_type: str = "learned"
@@ -118,13 +114,10 @@ class ImageNetworks(nn.Module):
             return found.to(maps.dtype)
 
     def _precision(self, like: Tensor) -> AbstractContextManager:
-        if not self._is_low(like):
+        is_low = self.settings.precision == "bf16" and self.training     # figures are fp32
+        if not is_low or like.shape[-1] < LEAST_BF16_WIDTH:
             return nullcontext()
         return torch.autocast(like.device.type, dtype=torch.bfloat16)
-
-    def _is_low(self, like: Tensor) -> bool:
-        is_allowed = self.settings.precision == "bf16" and self.training     # figures are fp32
-        return is_allowed and like.shape[-1] >= LEAST_BF16_WIDTH
 
     def _layout(self, maps: Tensor) -> Tensor:
         """Channels last where convolutions are faster so."""
@@ -199,14 +192,9 @@ class ImageBasedModel(ImageNetworks):
         if kind == "learned":
             features = sampled.permute(0, 1, 3, 4, 2)                  # (K, T, H, W, C)
             dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
-            return self._aggregate(features, dirs.expand(*counts.shape, 3), sampled)
+            return self.aggregation(features, dirs.expand(*counts.shape, 3))
         return lumigraph_weights(targets.surface.points_obj.detach(), targets.dirs_obj,
                                  sources.cameras, counts, epipolar=kind == "lumigraph_epipolar")
-
-    def _aggregate(self, sampled: Tensor, dirs: Tensor, like: Tensor) -> Tensor:
-        """G of features (..., C) and directions (..., 3), in the precision of maps `like` these."""
-        with self._precision(like):
-            return self.aggregation(sampled, dirs).to(sampled.dtype)
 
     def _blend_what_counts(self, features: Tensor, targets: Targets, sources: Sources,
                            correspondence: Correspondence) -> tuple[Tensor, Tensor]:
@@ -219,9 +207,7 @@ class ImageBasedModel(ImageNetworks):
             found = torch.ones_like(sampled[:, 0])
         elif kind == "learned":
             dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
-            filled = -len(sampled) % ROWS if self._is_low(features) else 0
-            rows = (F.pad(x, (0, 0, 0, filled)) for x in (sampled, dirs[*pixel]))
-            found = self._aggregate(*rows, features)[:len(sampled)]
+            found = self.aggregation(sampled, dirs[*pixel])
         else:
             found = self._weights(sampled, targets, sources, counts)[source, *pixel]
         num_targets, height, width = counts.shape[1:]
@@ -281,7 +267,7 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     checkpoint flags, whose convolutions (standard or partial) the image networks have too.
 
     Plain RGB features have three channels and neither encoder nor decoder. `is_fast` admits what
-    `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 in E, G and D.
+    `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 convolutions.
     """
     is_rgb = cnn.feature_type == "rgb"
     features = cnn.model_image_encoder_features
