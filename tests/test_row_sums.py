@@ -52,7 +52,8 @@ def test_repeated_is_block_diagonal():
 
 
 def test_bf16_sums_are_rounded_once():
-    """Half a unit in the last of 8 binary places, of sums whose terms are no greater than 16."""
+    """A rounding to 8 binary digits errs by 2^-8 at most; rounded after each term, it would be more.
+    """
     matrix, table = sparse_matrix().bfloat16(), torch.randn(5, 64).bfloat16()
     found = weighted_rows(table, sparse_rows(matrix))
     exact = matrix.double() @ table.double()

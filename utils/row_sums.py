@@ -50,8 +50,7 @@ def weighted_rows(table: Tensor, rows: Rows, transposed: Rows | None = None) -> 
         transposed: the same matrix the other way round, (P, n'), with which its gradient is the
             same kind of sum; else it is scattered.
     Returns:
-        (N, M), differentiable in the table and, without `transposed`, in the weights; no second
-        derivatives.
+        (N, M), differentiable in the table and the weights; no second derivatives.
     Raises:
         RuntimeError: an index that is not in the table.
     """
