@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from modules import AggregationMLP, PointEncoding, SdfArchitecture, build_sdf, parse_skips
 from modules_unet import FeatureDecoder, ImageEncoder, load_resnet_weights
@@ -42,6 +43,9 @@ WINDOWS_PAY = 0.75
 #: a bf16 convolution of stride 2 holds what was in memory before where the input is one pixel wide,
 #: as images up to 16 wide are at the last stage of the deepest E.
 LEAST_BF16_WIDTH = 17
+#: Samples that G weighs in bf16 are filled up to a multiple of it: oneDNN prepares itself for each
+#: number of them, and forgets as much of what convolutions need again.
+ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class BlendSettings:
         is_compact: on a CPU, only the samples that count are taken and weighed, and no more of a
             map is computed than is read: the same result for less work. Elsewhere the host would
             have to wait until it knows how many there are.
-        precision: of the convolutions in training, fp32 or bf16; evaluation is fp32.
+        precision: of E, G and D in training, fp32 or bf16; evaluation is fp32.
     """
 
     feature_type: str = "learned"
@@ -114,10 +118,17 @@ class ImageNetworks(nn.Module):
             return found.to(maps.dtype)
 
     def _precision(self, like: Tensor) -> AbstractContextManager:
-        is_low = self.settings.precision == "bf16" and self.training     # figures are fp32
-        if not is_low or like.shape[-1] < LEAST_BF16_WIDTH:
+        """Of convolutions of maps."""
+        return self._low_precision(like) if like.shape[-1] >= LEAST_BF16_WIDTH else nullcontext()
+
+    def _low_precision(self, like: Tensor) -> AbstractContextManager:
+        if not self._is_low:
             return nullcontext()
         return torch.autocast(like.device.type, dtype=torch.bfloat16)
+
+    @property
+    def _is_low(self) -> bool:
+        return self.settings.precision == "bf16" and self.training     # figures are fp32
 
     def _layout(self, maps: Tensor) -> Tensor:
         """Channels last where convolutions are faster so."""
@@ -192,9 +203,14 @@ class ImageBasedModel(ImageNetworks):
         if kind == "learned":
             features = sampled.permute(0, 1, 3, 4, 2)                  # (K, T, H, W, C)
             dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
-            return self.aggregation(features, dirs.expand(*counts.shape, 3))
+            return self._aggregate(features, dirs.expand(*counts.shape, 3))
         return lumigraph_weights(targets.surface.points_obj.detach(), targets.dirs_obj,
                                  sources.cameras, counts, epipolar=kind == "lumigraph_epipolar")
+
+    def _aggregate(self, sampled: Tensor, dirs: Tensor) -> Tensor:
+        """G of features (..., C) and directions (..., 3), in the precision of this moment."""
+        with self._low_precision(sampled):
+            return self.aggregation(sampled, dirs).to(sampled.dtype)
 
     def _blend_what_counts(self, features: Tensor, targets: Targets, sources: Sources,
                            correspondence: Correspondence) -> tuple[Tensor, Tensor]:
@@ -207,7 +223,9 @@ class ImageBasedModel(ImageNetworks):
             found = torch.ones_like(sampled[:, 0])
         elif kind == "learned":
             dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
-            found = self.aggregation(sampled, dirs[*pixel])
+            filled = -len(sampled) % ROWS if self._is_low else 0
+            rows = (F.pad(x, (0, 0, 0, filled)) for x in (sampled, dirs[*pixel]))
+            found = self._aggregate(*rows)[:len(sampled)]
         else:
             found = self._weights(sampled, targets, sources, counts)[source, *pixel]
         num_targets, height, width = counts.shape[1:]
@@ -267,7 +285,7 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     checkpoint flags, whose convolutions (standard or partial) the image networks have too.
 
     Plain RGB features have three channels and neither encoder nor decoder. `is_fast` admits what
-    `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 convolutions.
+    `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 in E, G and D.
     """
     is_rgb = cnn.feature_type == "rgb"
     features = cnn.model_image_encoder_features

@@ -209,6 +209,25 @@ def test_low_precision_convolutions_give_nearly_the_same_in_float32():
         assert (low - full).norm() / full.norm() < 1e-5
 
 
+@pytest.mark.parametrize("is_compact", [False, True])
+def test_low_precision_aggregation_gives_nearly_the_same_in_training_alone(is_compact):
+    """Five layers in bf16, 4e-3 a rounding, then a sigmoid: weights to a hundredth of their norm.
+    Samples and their weighted sums stay in float32."""
+    views = views_of(cameras_at(EYES[:3], SIZE, dtype=torch.float32))
+    targets, sources = batch_of(views, [0, 2])
+    features, results = torch.rand(3, 16, SIZE[1], SIZE[0]), {}
+    for precision, mode in itertools.product(("fp32", "bf16"), (True, False)):
+        model = built(precision=precision).train(mode)
+        model.settings = replace(model.settings, is_compact=is_compact)
+        found = model.correspond(targets, sources, THRESHOLD)
+        blended, weights = model.blend(features, targets, sources, found)
+        assert blended.dtype == weights.dtype == torch.float32 and weights.any()
+        results[precision, mode] = weights
+    error = (results["bf16", True] - results["fp32", True]).norm() / results["fp32", True].norm()
+    assert 0 < error < 0.01
+    assert torch.equal(results["bf16", False], results["fp32", False])
+
+
 def test_precision_of_the_flags():
     assert conv_precision("bf16", "cpu", False) == "bf16"
     assert conv_precision("fp32", "auto", True) == "fp32"

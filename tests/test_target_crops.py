@@ -136,7 +136,8 @@ def test_the_mean_gradient_over_crops_is_that_of_whole_targets(tiny_scene, tiny_
 
 def test_plain_colours_have_the_gradient_of_whole_targets(tiny_scene, tiny_sphere):
     """As above without D; what is left is float32 sums and other sources traced anew."""
-    flags = ["--tracer", "reference", "--feature_type", "rgb", "--image_loss_region", "foreground"]
+    flags = ["--tracer", "reference", "--feature_type", "rgb", "--image_loss_region", "foreground",
+             "--precision", "fp32"]
     whole = trainer_of(tiny_scene, tiny_sphere, *flags)
     cropped = trainer_of(tiny_scene, tiny_sphere, *flags, "--target_crop", "16")
     batch = Batch(torch.tensor([0, 1, 3]), torch.tensor([1]))

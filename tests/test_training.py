@@ -148,9 +148,11 @@ def test_the_total_is_the_weighted_sum(tiny_scene, tiny_sphere):
 
 
 def test_the_image_loss_falls(tiny_scene, tiny_sphere):
-    trainer = trainer_of(tiny_scene, tiny_sphere, "--lr", 5e-3, "--image_batch_size", 3)
-    losses = [float(trainer.train_step(step)["image"]) for step in range(12)]
-    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    """By 16 to 27 % at the default rate, in both precisions and for four seeds; at ten times that
+    rate it leaps to 3 and more within 24 steps for most of them."""
+    trainer = trainer_of(tiny_scene, tiny_sphere, "--image_batch_size", 3)
+    losses = [float(trainer.train_step(step)["image"]) for step in range(60)]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
 
 
 @pytest.mark.parametrize("step", [0, 2])                     # of shape, of images alone

@@ -144,8 +144,8 @@ class CnnConfig:
     image_encoder: str = flag("auto", "trunk of the encoder: residual blocks, or plain as in the "
                               "release; auto: by the weights it starts from",
                               choices=("auto", "residual", "plain"))
-    precision: str = flag("auto", "of the convolutions; auto: bf16 with --tracer fast where the "
-                          "processor computes it, else fp32", choices=("auto", "fp32", "bf16"))
+    precision: str = flag("auto", "of E, G and D in training; auto: bf16 with --tracer fast where "
+                          "the processor computes it, else fp32", choices=("auto", "fp32", "bf16"))
     resnet_weights: str = flag("", "file of ResNet-18 weights with torchvision's names")
 
 
