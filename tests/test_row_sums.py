@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from utils.row_sums import Rows, sparse_rows, weighted_rows
+from utils import row_sums
+from utils.row_sums import Rows, add_rows, row_products, sparse_rows, weighted_rows
 
 
 def sparse_matrix(num_rows=7, num_columns=5, seed=0):
@@ -52,8 +53,7 @@ def test_repeated_is_block_diagonal():
 
 
 def test_bf16_sums_are_rounded_once():
-    """A rounding to 8 binary digits errs by 2^-8 at most; rounded after each term, it would be more.
-    """
+    """A rounding to 8 binary digits errs by 2^-8 at most; after each term, it would be more."""
     matrix, table = sparse_matrix().bfloat16(), torch.randn(5, 64).bfloat16()
     found = weighted_rows(table, sparse_rows(matrix))
     exact = matrix.double() @ table.double()
@@ -69,3 +69,21 @@ def test_no_rows_and_a_row_that_does_not_exist():
     for index in (5, -1):
         with pytest.raises(RuntimeError, match="idx|range"):
             weighted_rows(table, Rows(torch.tensor([[index]]), torch.ones(1, 1)))
+
+
+def test_compiled_loops_are_the_plain_forms(monkeypatch):
+    """Additions in the same order are the same to the bit; products sum 16 terms in another."""
+    pytest.importorskip("numba", reason="compiled loops need numba")
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(0, 300, (3000, 4), generator=generator)
+    rows = Rows(index, torch.rand(3000, 4, generator=generator))
+    values, table = (torch.randn(count, 16, generator=generator) for count in (3000, 300))
+    results = []
+    for _ in range(2):
+        added = table.clone()
+        add_rows(added, rows, values)
+        results.append((added, row_products(table, index, values)))
+        monkeypatch.setattr(row_sums, "loops_for", lambda *_: None)
+    (added, products), (added_plainly, products_plainly) = results
+    assert torch.equal(added, added_plainly) and not torch.equal(added, table)
+    torch.testing.assert_close(products, products_plainly, atol=1e-5, rtol=0)

@@ -16,15 +16,14 @@ from torch import Tensor
 from utils.chunk_threads import only_shares
 from utils.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
 from utils.derivatives import gradient
+from utils.grid_march import least_on_rays
 from utils.grid_search import GridSearch
 from utils.rays import Rays, Tangents, TraceResult
 from utils.sdf_grid import build_grid
-from utils.siren_chunks import ChunkedSiren, is_siren_chain, shares_of
+from utils.siren_chunks import ChunkedSiren, is_siren_chain
 from utils.siren_gradients import Terms, known_values, total_of_gradients, total_of_values
 
 Sdf = Callable[[Tensor], Tensor]
-
-MASK_CHUNK = 1024         # rays whose samples are taken at once, 40 each
 
 
 class FastTracer:
@@ -93,18 +92,8 @@ class FastTracer:
         with torch.no_grad():
             self.prepare(sdf, rays.t_near)
             index = counts_mask.nonzero()[:, 0]
-            fractions = torch.linspace(0, 1, self.num_mask_samples).to(rays.t_near)
             chosen = rays[index]
-            least, t_least = torch.empty_like(chosen.t_near), torch.empty_like(chosen.t_near)
-
-            def _work(share: list[slice]) -> None:
-                for part in share:
-                    some = chosen[part]
-                    t = some.t_near[:, None] + (some.t_far - some.t_near)[:, None] * fractions
-                    least[part], sample = self._grid.along(some, t).min(1)
-                    t_least[part] = t.gather(1, sample[:, None])[:, 0]
-
-            shares_of(chosen.t_near, _work, MASK_CHUNK)
+            least, t_least = least_on_rays(self._grid, chosen, self.num_mask_samples)
             kept = (least <= ignore_above[index] + self._grid.error).nonzero()[:, 0]
             return index[kept], chosen[kept].points(t_least[kept])
 

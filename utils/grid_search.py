@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from utils.grid_march import GridMarch, march_grid
 from utils.rays import Rays
-from utils.sdf_grid import GridMarch, SdfGrid, march_grid
+from utils.sdf_grid import SdfGrid
 
 Sdf = Callable[[Tensor], Tensor]
 

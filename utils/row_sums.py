@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.chunk_threads import in_shares
+from utils.compiled import loops_for
+
 CHUNK = 4096              # rows at once for the gradient of their weights
 
 
@@ -81,12 +84,38 @@ class _WeightedRows(torch.autograd.Function):
         if ctx.needs_input_grad[0] and ctx.transposed is not None:
             of_table = _sums(upstream.contiguous(), ctx.transposed)
         elif ctx.needs_input_grad[0]:
-            parts = upstream[:, None] * weights[..., None]             # (N, n, M)
             of_table = upstream.new_zeros(ctx.num_rows, upstream.shape[1])
-            of_table.index_add_(0, index.flatten(), parts.flatten(0, 1))
+            add_rows(of_table, Rows(index, weights), upstream)
         if ctx.needs_input_grad[1]:
-            of_weights = torch.cat([                       # in chunks, which stay in the cache
-                torch.bmm(table.index_select(0, own.flatten()).unflatten(0, own.shape),
-                          grad[..., None])[..., 0]
-                for own, grad in zip(index.split(CHUNK), upstream.split(CHUNK), strict=True)])
+            of_weights = row_products(table, index, upstream)
         return of_table, of_weights, None, None
+
+
+def add_rows(table: Tensor, rows: Rows, values: Tensor) -> None:
+    """Add weights[i, k] * values[i] to rows index[i, k] of a table (P, M); values (N, M)."""
+    loops = loops_for(table, "row_loops")
+    if loops is not None:
+        loops.add_rows(table.numpy(), rows.index.numpy(), rows.weights.numpy(),
+                       values.contiguous().numpy())
+        return
+    parts = values[:, None] * rows.weights[..., None]                  # (N, n, M)
+    table.index_add_(0, rows.index.flatten(), parts.flatten(0, 1))
+
+
+def row_products(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """<table[index[i, k]], values[i]>: (N, n) of a table (P, M), index (N, n) and values (N, M)."""
+    loops, values = loops_for(table, "row_loops"), values.contiguous()
+    found = values.new_empty(index.shape)
+
+    def _work(share: list[slice]) -> None:
+        for part in share:                             # in chunks, which stay in the cache
+            own = index[part]
+            if loops is not None:
+                loops.row_products(table.numpy(), own.numpy(), values[part].numpy(),
+                                   found[part].numpy())
+                continue
+            taken = table.index_select(0, own.flatten()).unflatten(0, own.shape)
+            torch.bmm(taken, values[part, :, None], out=found[part, :, None])
+
+    in_shares(_work, len(index), CHUNK)
+    return found

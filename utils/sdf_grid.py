@@ -1,20 +1,22 @@
-"""An SDF on a grid, and marching rays on its interpolation: where evaluations are needed at all.
+"""An SDF on a grid: its interpolation costs a hundredth of an evaluation.
 
-The SDF is stored at the nodes of a grid, exactly near the surface. Marching on its trilinear
-interpolation costs a hundredth of an evaluation; its error is measured, so that a march knows where
-the grid alone cannot tell. Second differences taken into account, a third of the error is left.
+The SDF is stored at the nodes, exactly near the surface. The error of the trilinear interpolation
+is measured, so that a march on it knows where the grid alone cannot tell. Second differences taken
+into account, a third of the error is left.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.rays import Rays
+from utils.chunk_threads import in_shares
+from utils.compiled import loops_for
 
 Sdf = Callable[[Tensor], Tensor]
 
@@ -24,7 +26,7 @@ COARSE, MIDDLE, FINE = 17, 33, 65     # nodes along an edge of [-1, 1]^3
 #: from the surface; MIDDLE_BAND twice 1.3 times half a coarse cell's diagonal, for slopes up to
 #: 1.3: thin sheets and the soft mask, whose terms vanish about 0.16 away, need it.
 MIDDLE_BAND, BAND = 0.3, 0.085
-MANY = 4096                       # points from which on slices are sampled in pairs
+CHUNK = 4096                      # points or rays that a thread takes at once
 NUM_PROBES = 512                  # points at which the grid's error is measured
 SAFETY = 2.0                      # on that error
 
@@ -53,38 +55,21 @@ class SdfGrid:
 
     def __call__(self, points_obj: Tensor) -> Tensor:
         """Interpolated SDF (N,) at points (N, 3)."""
-        if len(points_obj) < MANY:
+        loops = loops_for(self.values, "grid_loops")
+        if loops is None:
             return _interpolated(self.values, points_obj)[0]
-        return self._in_slices(*points_obj.unbind(1))
+        found, points_obj = points_obj.new_empty(len(points_obj)), points_obj.contiguous()
 
-    def along(self, rays: Rays, t: Tensor) -> Tensor:
-        """Interpolated SDF (R, S) at distances t (R, S) of R rays."""
-        lines = zip(rays.origins_obj.unbind(1), rays.dirs_obj.unbind(1), strict=True)
-        places = (torch.addcmul(start[:, None], t, step[:, None]) for start, step in lines)
-        return self._in_slices(*(place.flatten() for place in places)).reshape(t.shape)
+        def _work(share: list[slice]) -> None:
+            for part in share:
+                loops.interpolate(self.nodes(), points_obj[part].numpy(), found[part].numpy())
 
-    def _in_slices(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """Interpolated SDF at coordinates (N,) each, to 5e-4 of differences between nodes in float32,
-        in half the time for many.
+        in_shares(_work, len(found), CHUNK)
+        return found
 
-        torch samples images with wide instructions, volumes point by point: slices of z lie here
-        one below the other in an image, the next slice in its second channel.
-        """
-        count = self.values.shape[-1]
-        y, z = (((place + 1) / self.spacing).clamp(0, count - 1) for place in (y, z))
-        below = z.floor()
-        row = (y + count * below) * (2 / (count * count - 1)) - 1      # of the image, -1 to 1
-        places = torch.stack([x, row], -1)[None, None]
-        found = F.grid_sample(self._slice_pairs, places, align_corners=True,
-                              padding_mode="border")[0, :, 0]          # (2, N)
-        return torch.lerp(found[0], found[1], z - below)
-
-    @cached_property
-    def _slice_pairs(self) -> Tensor:
-        """(1, 2, Z * Y, X): slices of z, and the next one of each."""
-        slices = self.values[0, 0]                                     # (Z, Y, X)
-        pairs = torch.stack([slices, torch.cat([slices[1:], slices[-1:]])])
-        return pairs.reshape(1, 2, -1, slices.shape[-1])
+    def nodes(self) -> np.ndarray:
+        """(FINE, FINE, FINE) values."""
+        return self.values[0, 0].numpy()
 
     def refined(self, points_obj: Tensor) -> Tensor:
         """SDF (N,) at points (N, 3) near the surface, less what trilinear interpolation is wrong.
@@ -146,65 +131,3 @@ def _nodes(count: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     nodes = torch.stack([x, y, z], -1).reshape(-1, 3)
     return nodes, nodes.norm(dim=-1)
-
-
-@dataclass(frozen=True)
-class GridMarch:
-    """How marching R rays on the grid went.
-
-    Attributes:
-        crossed_mask: (R,) bool, the interpolation changed its sign, and the march ended there.
-        low, high: (R,) distances of the last two points; a change of sign lies between.
-        close: (R,) distance of the first of the last points that all lie within the grid's error.
-        value_low, value_high: (R,) interpolated SDF at low and high.
-        t_least: (R,) distance of the least interpolated SDF that was met.
-        graze_rows: (G,) rays on their way past a surface: they came within the grid's error of
-            zero and left again, so that only the SDF can tell. A ray may do so several times.
-        graze_close, graze_high: (G,) distances of the first point that close and the one after the
-            last.
-    """
-
-    crossed_mask: Tensor
-    low: Tensor
-    high: Tensor
-    close: Tensor
-    value_low: Tensor
-    value_high: Tensor
-    t_least: Tensor
-    graze_rows: Tensor
-    graze_close: Tensor
-    graze_high: Tensor
-
-
-def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
-    """Sphere tracing on the interpolated SDF, from distances (R,) to the first change of sign."""
-    zero, infinite = torch.zeros_like(start), torch.full_like(start, torch.inf)
-    crossed_mask = torch.zeros_like(rays.sphere_mask)
-    results = torch.stack([start, start, start, zero, zero, start])
-    index = rays.sphere_mask.nonzero()[:, 0]
-    grazes = [(index[:0], start[:0], start[:0])]
-    lines = torch.cat([rays.origins_obj, rays.dirs_obj], 1).index_select(0, index)
-    state = torch.stack([rays.t_far, start, start, infinite, start, start, infinite])
-    state = state.index_select(1, index)
-    while len(index):                      # every step is half a node's spacing or more: it ends
-        far, at, low, value_low, since, t_least, least = state
-        now = grid(lines[:, :3] + at[:, None] * lines[:, 3:])
-        inside, was_near = now <= 0, value_low < grid.error
-        grazed = ~inside & torch.where(now < grid.error, at >= far, was_near)
-        grazed = grazed.nonzero()[:, 0]
-        since = torch.where(was_near, since, at)
-        t_least, least = torch.where(now < least, at, t_least), torch.minimum(now, least)
-        if len(grazed):
-            grazes.append((index[grazed], since[grazed], at[grazed]))
-        goes_on = ~inside & (at < far)                     # False where the SDF is not a number
-        over, going = (~goes_on).nonzero()[:, 0], goes_on.nonzero()[:, 0]
-        rows = index.index_select(0, over)
-        crossed_mask[rows] = inside.index_select(0, over)
-        found = torch.stack([low, at, since, value_low, now, t_least])
-        results[:, rows] = found.index_select(1, over)
-        next_at = torch.minimum(at + now.clamp(min=0.5 * grid.spacing), far)
-        state = torch.stack([far, next_at, at, now, since, t_least, least])
-        state = state.index_select(1, going)
-        index, lines = index.index_select(0, going), lines.index_select(0, going)
-    results[3].nan_to_num_(nan=torch.nan, posinf=0.0)      # that crossed at their first point
-    return GridMarch(crossed_mask, *results, *map(torch.cat, zip(*grazes, strict=True)))

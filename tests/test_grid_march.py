@@ -1,0 +1,121 @@
+"""Marching on a grid: ray by ray in machine code against all rays at once, and by hand."""
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from sine_networks import sine_network
+from tracing_cases import rays_inwards
+
+from utils import grid_march, sdf_grid
+from utils.grid_march import least_on_rays, march_grid
+from utils.rays import make_rays
+from utils.sdf_grid import SdfGrid, build_grid, second_differences
+from utils.siren_chunks import ChunkedSiren
+
+
+@pytest.fixture
+def plainly(monkeypatch):
+    """Calls a function without compiled loops."""
+    pytest.importorskip("numba", reason="compiled loops need numba")
+
+    def call(function, *args):
+        with monkeypatch.context() as patched:
+            for module in (grid_march, sdf_grid):
+                patched.setattr(module, "loops_for", lambda *_: None)
+            return function(*args)
+    return call
+
+
+def grid_of(values, error=0.0):
+    values = values.reshape(1, 1, *values.shape)
+    return SdfGrid(values, second_differences(values), error)
+
+
+def along_z(z):
+    """A grid whose values depend on z alone, (n,)."""
+    return z[:, None, None].expand(-1, len(z), len(z)).contiguous()
+
+
+def upwards(*x):
+    """Rays along z through the middle of y, from below the unit sphere."""
+    origins = torch.tensor([[place, 0.0, -2.0] for place in x])
+    return make_rays(origins, torch.tensor([0.0, 0.0, 1.0]).expand(len(x), 3).contiguous())
+
+
+@pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.05, 2)])
+def test_compiled_marches_are_the_plain_ones(noise, seed, plainly):
+    """Where float32 rounds a decision the other way, a ray may take one step more or less: of none
+    here that crosses."""
+    grid, rays = build_grid(ChunkedSiren(sine_network(noise, seed)), torch.zeros(0)), \
+        rays_inwards(9000, seed=5)
+    found, expected = march_grid(grid, rays, rays.t_near), plainly(march_grid, grid, rays,
+                                                                  rays.t_near)
+    crossed = expected.crossed_mask
+    assert torch.equal(found.crossed_mask, crossed) and 1000 < int(crossed.sum()) < 8000
+    for field in dataclasses.fields(found):
+        if field.name.startswith("graze"):
+            continue
+        ours, theirs = getattr(found, field.name), getattr(expected, field.name)
+        torch.testing.assert_close(ours[crossed], theirs[crossed], atol=1e-4, rtol=0)
+    pairs = [sorted(zip(*(x.tolist() for x in (march.graze_rows, march.graze_high))))
+             for march in (found, expected)]
+    assert [row for row, _ in pairs[0]] == [row for row, _ in pairs[1]] and len(pairs[0]) > 20
+    high = (torch.tensor([at for _, at in pair]) for pair in pairs)
+    torch.testing.assert_close(*high, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_a_march_by_hand(is_plain, plainly):
+    """Values fall from 0.5 at z = -1 to -0.5 at z = 1, so that 0 lies in the middle of each ray;
+    the march halves what is left until half a spacing, 1/64, is more."""
+    grid, rays = grid_of(along_z(torch.linspace(0.5, -0.5, 65))), upwards(0.0, 0.3, 1.5)
+    march = plainly(march_grid, grid, rays, rays.t_near) if is_plain \
+        else march_grid(grid, rays, rays.t_near)
+    assert march.crossed_mask.tolist() == [True, True, False]         # the last misses the sphere
+    assert ((march.low <= 2) & (march.high >= 2))[:2].all()
+    assert ((march.high - march.low)[:2] <= 1 / 64 + 1e-6).all()
+    torch.testing.assert_close(march.value_high[:2], 1 - march.high[:2] / 2, atol=1e-5, rtol=0)
+    assert march.value_low[2] == 0 and march.low[2] == rays.t_near[2] and not len(march.graze_rows)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_grazes_beyond_the_room_that_is_made_first(is_plain, plainly):
+    """Every fourth node lies within the error, so that one ray grazes 15 or 16 times: the last one
+    at its end."""
+    z = torch.full((65,), 0.01)
+    z[::4] = 0.0005
+    grid, rays = grid_of(along_z(z), error=0.001), upwards(0.0)
+    march = plainly(march_grid, grid, rays, rays.t_near) if is_plain \
+        else march_grid(grid, rays, rays.t_near)
+    assert not march.crossed_mask.any() and len(march.graze_rows) == len(march.graze_high) == 17
+    assert (march.graze_high.diff() > 0.1).all()
+    assert (march.graze_high - march.graze_close <= 2 / 64 + 1e-6).all()
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_a_march_over_values_that_are_no_numbers_ends(is_plain, plainly):
+    grid, rays = grid_of(torch.full((65,) * 3, math.nan), error=0.01), rays_inwards(300)
+    march = plainly(march_grid, grid, rays, rays.t_near) if is_plain \
+        else march_grid(grid, rays, rays.t_near)
+    assert not march.crossed_mask.any() and not len(march.graze_rows)
+
+
+def test_the_least_on_rays_is_the_plain_one(plainly):
+    """On most rays in the same sample; in others its neighbour's value is as low."""
+    grid, rays = build_grid(ChunkedSiren(sine_network(0.05, 2)), torch.zeros(0)), \
+        rays_inwards(6000, seed=5)
+    least, t = least_on_rays(grid, rays, 40)
+    expected, t_expected = plainly(least_on_rays, grid, rays, 40)
+    torch.testing.assert_close(least, expected, atol=2e-6, rtol=0)
+    assert ((t - t_expected).abs() < 1e-5).float().mean() > 0.999
+    torch.testing.assert_close(grid(rays.points(t)), least, atol=2e-6, rtol=0)
+
+
+def test_no_rays():
+    grid = grid_of(torch.rand(5, 5, 5))
+    none = rays_inwards(3)[torch.zeros(3, dtype=torch.bool)]
+    assert march_grid(grid, none, none.t_near).low.shape == (0,)
+    assert [x.shape for x in least_on_rays(grid, none, 4)] == [(0,), (0,)]
