@@ -19,7 +19,7 @@ def forgotten():
     compiled._loops.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["grid_loops", "row_loops"])
+@pytest.mark.parametrize("name", ["grid_loops", "row_loops", "sine_loops"])
 def test_loops_are_for_float32_on_the_cpu(name):
     pytest.importorskip("numba", reason="compiled loops need numba")
     assert loops_for(torch.zeros(0), name).__name__ == f"utils.{name}"

@@ -13,26 +13,40 @@ import torch
 from torch import Tensor, nn
 
 from utils.chunk_threads import in_shares
+from utils.compiled import loops_for
 
 Result = TypeVar("Result")
 
 CHUNK = 1024              # points; 1024 x 128 floats are half a MiB, half the cache of one core
 
 
-def sine(phase: Tensor, out: Tensor) -> Tensor:
-    """sin(phase) into `out`, without gradient.
-
-    numpy's float32 sine takes half the time of torch's, and is right to 7e-8 like it.
-    """
-    return _by_numpy(np.sin, torch.sin, phase, out)
-
-
-def cosine(phase: Tensor, out: Tensor) -> Tensor:
-    """cos(phase) into `out`, see `sine`."""
-    return _by_numpy(np.cos, torch.cos, phase, out)
+def sine_layer(hidden: Tensor, weight: Tensor, bias: Tensor, *, out: Tensor) -> Tensor:
+    """sin(hidden weight + bias) into `out` (N, M), without gradient."""
+    loops = loops_for(out, "sine_loops")
+    if loops is None:
+        phase = torch.addmm(bias, hidden, weight, out=out)
+        return _by_numpy(np.sin, torch.sin, phase, out=phase)
+    torch.mm(hidden, weight, out=out)
+    loops.add_and_sine(out.numpy(), bias.numpy())
+    return out
 
 
-def _by_numpy(ours: Callable, others: Callable, phase: Tensor, out: Tensor) -> Tensor:
+def sine_and_cosine_layer(hidden: Tensor, weight: Tensor, bias: Tensor, *, sines: Tensor,
+                          cosines: Tensor) -> Tensor:
+    """As `sine_layer`, into `sines`, and the cosines too; `hidden` may be `sines`."""
+    loops = loops_for(sines, "sine_loops")
+    if loops is None:
+        phase = torch.addmm(bias, hidden, weight, out=cosines)
+        sines = _by_numpy(np.sin, torch.sin, phase, out=sines)
+        _by_numpy(np.cos, torch.cos, phase, out=phase)
+        return sines
+    phase = torch.mm(hidden, weight, out=cosines)
+    loops.add_and_sine_and_cosine(phase.numpy(), bias.numpy(), sines.numpy())
+    return sines
+
+
+def _by_numpy(ours: Callable, others: Callable, phase: Tensor, *, out: Tensor) -> Tensor:
+    """numpy's float32 sine takes half the time of torch's, and is right to 7e-8 like it."""
     if phase.device.type != "cpu" or phase.dtype != torch.float32:
         return others(phase, out=out)
     with np.errstate(invalid="ignore"):                 # infinite phases become nan, as in torch
@@ -70,8 +84,8 @@ class ChunkedSiren:
             for part in share:
                 hidden = points[part]
                 for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-                    phase = torch.addmm(bias, hidden, weight, out=buffers[layer % 2][:len(hidden)])
-                    hidden = sine(phase, out=phase)
+                    buffer = buffers[layer % 2][:len(hidden)]
+                    hidden = sine_layer(hidden, weight, bias, out=buffer)
                 torch.mv(hidden, self.last_weight, out=out[part])
 
         shares_of(points, _work)
@@ -83,16 +97,15 @@ class ChunkedSiren:
         value, slope = points.new_empty(len(points)), points.new_empty(len(points))
 
         def _work(share: list[slice]) -> None:
-            buffers = self.buffers(points, share, 5)
+            buffers = self.buffers(points, share, 4)
             for part in share:
                 hidden, tangent = points[part], dirs[part]
-                *pairs, cosines = (buffer[:len(hidden)] for buffer in buffers)
+                sines, cosines, *pair = (buffer[:len(hidden)] for buffer in buffers)
                 for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-                    phase, moved = pairs[layer % 2], pairs[2 + layer % 2]
-                    torch.addmm(bias, hidden, weight, out=phase)
-                    torch.mm(tangent, weight, out=moved)
-                    tangent = moved.mul_(cosine(phase, out=cosines))
-                    hidden = sine(phase, out=phase)
+                    moved = torch.mm(tangent, weight, out=pair[layer % 2])
+                    hidden = sine_and_cosine_layer(hidden, weight, bias, sines=sines,
+                                                   cosines=cosines)
+                    tangent = moved.mul_(cosines)
                 torch.mv(hidden, self.last_weight, out=value[part])
                 torch.mv(tangent, self.last_weight, out=slope[part])
 

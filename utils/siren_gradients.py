@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.siren_chunks import ChunkedSiren, cosine, shares_of, sine
+from utils.siren_chunks import ChunkedSiren, shares_of, sine_and_cosine_layer
 
 GRADIENT_CHUNK = 1024     # points; sines, cosines and slopes of all layers are kept for so many
 Terms = Callable[..., Tensor]
@@ -120,9 +120,8 @@ class _Passes:
         self.spare = [buffer[:len(points)] for buffer in self._spare]
         hidden = points
         for layer, (weight, bias) in enumerate(zip(siren.weights, siren.biases, strict=True)):
-            phase = torch.addmm(bias, hidden, weight, out=self.cosines[layer])
-            hidden = sine(phase, out=self.sines[layer])
-            cosine(phase, out=phase)
+            hidden = sine_and_cosine_layer(hidden, weight, bias, sines=self.sines[layer],
+                                           cosines=self.cosines[layer])
         return torch.mv(hidden, siren.last_weight) + siren.last_bias
 
     def gradients(self) -> Tensor:
