@@ -7,7 +7,7 @@ blend is decoded to an image (`decode`).
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from sdf_rendering import (
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
 from utils.map_windows import ViewWindows, Window
+from utils.rays import Surface
 from utils.source_windows import source_windows
 from utils.views import Sources, Targets, TrainingViews
 from utils.weights import convolution_kinds, encoder_kind, load_first_weights
@@ -56,10 +57,19 @@ class Correspondence:
         uv_grid: (K, T, H, W, 2) grid_sample coordinates.
         counts_mask: (K, T, H, W) bool, the sample counts. With occlusion by correlation it means
             inside image and mask only; the rest of the test needs features.
+        pixels: None, or of P pixels alone: (P,) int64, their numbers among all of the targets, row
+            by row. T and H are 1 then, and W is P; samples of other pixels do not count.
     """
 
     uv_grid: Tensor
     counts_mask: Tensor
+    pixels: Tensor | None = None
+
+    def samples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The N samples that count: source and target pixel, (N,) int64 each, and uv (N, 2)."""
+        source, column = self.counts_mask.flatten(1).nonzero(as_tuple=True)
+        uv = self.uv_grid.flatten(1, 3)[source, column]
+        return source, column if self.pixels is None else self.pixels[column], uv
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,13 @@ class BlendSettings:
     occlusion: str = "raytrace"
     is_compact: bool = False
     precision: str = "fp32"
+
+
+def _of_pixels(surface: Surface, pixels: Tensor) -> Surface:
+    """P pixels of T maps, by number, as one map of one row."""
+    points = surface.points_obj.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, pixels)
+    hit_mask = surface.hit_mask.flatten()[pixels]
+    return Surface(points.T[None, :, None], hit_mask[None, None, None])
 
 
 class ImageNetworks(nn.Module):
@@ -164,15 +181,22 @@ class ImageBasedModel(ImageNetworks):
         Returns:
             Correspondence; uv_grid is differentiable in the target points, counts_mask is not.
         """
-        uv_grid, inside_mask = project_to_sources(targets.surface.points_obj, sources.cameras)
+        surface, pixels = targets.surface, None
+        own = targets.own_source_mask[:, :, None, None]                # (K, T, 1, 1)
+        if self._is_compact(surface.points_obj) and surface.hit_mask.any():
+            pixels = surface.hit_mask.flatten().nonzero()[:, 0]
+            surface = _of_pixels(surface, pixels)
+            per_target = targets.surface.hit_mask[0].numel()
+            own = targets.own_source_mask[:, pixels // per_target][:, None, None]
+        uv_grid, inside_mask = project_to_sources(surface.points_obj, sources.cameras)
         if self.settings.occlusion == "raytrace":
-            counts = visible_in_sources(targets.surface, sources.surface, sources.masks, uv_grid,
+            counts = visible_in_sources(surface, sources.surface, sources.masks, uv_grid,
                                         inside_mask=inside_mask, occ_threshold=occ_threshold)
         else:
             with torch.no_grad():
                 in_mask = sample_maps(sources.masks.to(uv_grid.dtype), uv_grid)[:, :, 0] >= 0.5
-            counts = inside_mask & in_mask & targets.surface.hit_mask[:, 0]
-        return Correspondence(uv_grid, counts & ~targets.own_source_mask[:, :, None, None])
+            counts = inside_mask & in_mask & surface.hit_mask[:, 0]
+        return Correspondence(uv_grid, counts & ~own, pixels)
 
     def blend(self, features: Tensor, targets: Targets, sources: Sources,
               correspondence: Correspondence) -> tuple[Tensor, Tensor]:
@@ -215,29 +239,31 @@ class ImageBasedModel(ImageNetworks):
     def _blend_what_counts(self, features: Tensor, targets: Targets, sources: Sources,
                            correspondence: Correspondence) -> tuple[Tensor, Tensor]:
         """As `blend`, touching only the N samples that count: a fifth of all, usually."""
-        counts, channels = correspondence.counts_mask, features.shape[1]
-        source, *pixel = counts.nonzero(as_tuple=True)                 # (N,) each
-        sampled = sample_points(features, source, correspondence.uv_grid[source, *pixel])
-        kind = self.settings.aggregation
+        source, pixel, uv = correspondence.samples()
+        sampled = sample_points(features, source, uv)
+        dirs = targets.dirs_obj.permute(0, 2, 3, 1)                    # (T, H, W, 3)
+        shape = (len(features), *dirs.shape[:3])                       # (K, T, H, W)
+        kind, num_pixels = self.settings.aggregation, dirs[..., 0].numel()
         if kind in ("sum", "mean"):
             found = torch.ones_like(sampled[:, 0])
         elif kind == "learned":
-            dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
             filled = -len(sampled) % ROWS if self._is_low else 0
-            rows = (F.pad(x, (0, 0, 0, filled)) for x in (sampled, dirs[*pixel]))
+            rows = (F.pad(x, (0, 0, 0, filled)) for x in (sampled, dirs.reshape(-1, 3)[pixel]))
             found = self._aggregate(*rows)[:len(sampled)]
         else:
-            found = self._weights(sampled, targets, sources, counts)[source, *pixel]
-        num_targets, height, width = counts.shape[1:]
-        row = (pixel[0] * height + pixel[1]) * width + pixel[2]        # of all target pixels
-        rows = sampled.new_zeros(num_targets * height * width)
+            counts = torch.zeros(len(features), num_pixels, dtype=torch.bool)
+            counts[source, pixel] = True
+            weights = self._weights(sampled, targets, sources, counts.reshape(shape))
+            found = weights.flatten(1)[source, pixel]
+        none = sampled.new_zeros(num_pixels)
         if kind != "sum":
-            total = rows.index_add(0, row, found)
-            found = found / torch.where(total > 0, total, torch.ones_like(total))[row]
-        blended = rows[:, None].repeat(1, channels).index_add(0, row, sampled * found[:, None])
-        blended = blended.reshape(num_targets, height, width, channels).permute(0, 3, 1, 2)
-        weights = found.new_zeros(counts.shape).index_put((source, *pixel), found)
-        return blended, weights
+            total = none.index_add(0, pixel, found)
+            found = found / torch.where(total > 0, total, torch.ones_like(total))[pixel]
+        blended = none[:, None].repeat(1, features.shape[1])
+        blended = blended.index_add(0, pixel, sampled * found[:, None])
+        blended = blended.reshape(*shape[1:], -1).permute(0, 3, 1, 2)
+        weights = found.new_zeros(shape).flatten(1).index_put((source, pixel), found)
+        return blended, weights.reshape(shape)
 
     def renderer(self, views: TrainingViews, *, occ_threshold: float,
                  tracer: Tracer) -> ViewRenderer:
@@ -259,7 +285,7 @@ class ImageBasedModel(ImageNetworks):
         found, images = self.correspond(targets, sources, occ_threshold), sources.images
         if in_windows:
             windows = source_windows(found.uv_grid, found.counts_mask, sources.cameras.resolution)
-            found = Correspondence(windows.uv_grid(found.uv_grid), found.counts_mask)
+            found = replace(found, uv_grid=windows.uv_grid(found.uv_grid))
             images = windows.cut(images)
         features = self.encode(images, self._worth(read and read.sources, images))
         blended, _ = self.blend(features, targets, sources, found)

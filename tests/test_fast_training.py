@@ -111,7 +111,9 @@ def test_hits_and_counting_samples_agree(pair):
         views = trainer.views
         sources = Sources(views.cameras[:3], views.images[:3], views.masks[:3], surface)
         targets = Targets(surface, trainer.buffer.dirs[:3], torch.eye(3, dtype=torch.bool))
-        counts.append(trainer.model.correspond(targets, sources, 1e-3).counts_mask)
+        source, pixel, _ = trainer.model.correspond(targets, sources, 1e-3).samples()
+        counts.append(torch.zeros(3, surface.hit_mask.numel(), dtype=torch.bool))
+        counts[-1][source, pixel] = True
     # samples next to a silhouette are interpolated with points of rays that miss, whose least SDF
     # the two paths find at other samples of the chord
     # (the smallest sphere has 92 samples in all, most of them at its silhouette)

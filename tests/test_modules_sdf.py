@@ -118,11 +118,33 @@ def test_blend_against_loops_over_targets_sources_and_pixels(aggregation, is_com
     views = views_of(cameras_at(EYES, (10, 8)))
     model = rgb_model(aggregation, is_compact=is_compact)
     targets, sources = batch_of(views, [0, 3])
-    where = model.correspond(targets, sources, THRESHOLD)
-    found = model.blend(views.images, targets, sources, where)
+    found = model.blend(views.images, targets, sources,
+                        model.correspond(targets, sources, THRESHOLD))
+    where = rgb_model(aggregation).correspond(targets, sources, THRESHOLD)
     for ours, slow in zip(found, naive_blend(model, views.images, targets, sources, where)):
         torch.testing.assert_close(ours, slow, atol=1e-12, rtol=0)
     assert int(where.counts_mask.sum()) > 40
+
+
+def test_correspondences_of_hits_alone_are_those_of_all_pixels(views):
+    """With their gradient in the points; and of a target that hits nothing there are none."""
+    targets, sources = batch_of(views, [2, 0])
+    points = targets.surface.points_obj.requires_grad_(True)
+    results = []
+    for is_compact in (False, True):
+        model = rgb_model("mean", is_compact=is_compact)
+        where = model.correspond(targets, sources, THRESHOLD)
+        source, pixel, uv = where.samples()
+        (grad,) = torch.autograd.grad(uv.square().sum(), points)
+        results.append((source, pixel, uv.detach(), grad))
+    assert where.counts_mask.shape[1:3] == (1, 1) and len(results[0][0]) > 80
+    for ours, others in zip(*results, strict=True):
+        torch.testing.assert_close(ours, others, atol=1e-12, rtol=0)
+    missed = replace(targets, surface=replace(targets.surface, hit_mask=torch.zeros_like(
+        targets.surface.hit_mask)))
+    where = model.correspond(missed, sources, THRESHOLD)
+    blended, weights = model.blend(views.images, missed, sources, where)
+    assert not len(where.samples()[0]) and not blended.any() and not weights.any()
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS[2:4])
