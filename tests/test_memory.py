@@ -1,13 +1,17 @@
 """Keeping freed memory, whose worth is measured elsewhere; sources that cannot fit are told."""
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_runs import call, flags_of
 
 from utils import memory
 from utils.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_both_thresholds_are_set(monkeypatch):
@@ -53,6 +57,29 @@ def test_freed_memory_goes_back_where_the_library_can(monkeypatch):
     assert memory.give_back_freed() is False
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.give_back_freed() is False
+
+
+def test_what_lives_is_passed_over_once():
+    """Garbage that comes later is found; what a second call found would never be."""
+    code = """
+import gc, weakref
+from utils.memory import pass_over_imports
+
+class Node:
+    pass
+
+pass_over_imports()
+count = gc.get_freeze_count()
+later = Node()
+later.self, found = later, weakref.ref(later)
+pass_over_imports()
+assert gc.get_freeze_count() <= count and count > 1000
+del later
+gc.collect()
+assert found() is None
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")

@@ -43,6 +43,15 @@ def keep_freed_memory() -> bool:
     return kept
 
 
+def pass_over_imports() -> None:
+    """Leave what lives now, which is what imports made, out of garbage collections from here on.
+
+    Looking through it takes 0.2 s, once in some forty training steps. Later calls do nothing.
+    """
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
 def give_back_freed() -> bool:
     """Collect garbage, and give what malloc keeps of freed memory back, at moments that are rare.
 
