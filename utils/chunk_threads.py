@@ -14,6 +14,7 @@ from threading import Barrier
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -48,6 +49,13 @@ def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> l
         return [_without_gradient(work, slices)] if slices else []
     futures = [_pool(num_shares).submit(_without_gradient, work, share) for share in shares]
     return [future.result() for future in futures]
+
+
+def shares_of(rows: Tensor, work: Callable[[list[slice]], Result], most: int) -> list[Result]:
+    """`in_shares` of the rows of a tensor; all of them at once on a GPU, without gradient."""
+    if rows.device.type == "cpu":
+        return in_shares(work, len(rows), most)
+    return [_without_gradient(work, [slice(0, len(rows))])]
 
 
 @contextmanager

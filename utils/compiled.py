@@ -12,6 +12,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 INSTALL_COMMAND = "pip install numba"
+CACHE_HINT = ("numba keeps what it compiles in utils/__pycache__; empty that folder, or set "
+              "NUMBA_CACHE_DIR to one that can be written")
 
 
 def loops_for(like: Tensor, name: str) -> ModuleType | None:
@@ -23,8 +25,11 @@ def loops_for(like: Tensor, name: str) -> ModuleType | None:
 @lru_cache
 def _loops(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f"utils.{name}")
-    except (ImportError, RuntimeError) as error:   # no numba, or nowhere to keep what it compiles
-        log.info("%s: the plain form is used, which is slower (%s); install numba with: %s",
-                 name, error, INSTALL_COMMAND)
-        return None
+        return importlib.import_module(f"utils.{name}")        # compiles, or reads what it compiled
+    except ImportError as error:
+        cure, problem = f"install numba with: {INSTALL_COMMAND}", error
+    except Exception as error:             # whatever keeps an extra from working: do without it
+        cure, problem = CACHE_HINT, error
+    log.info("%s: plain forms are used, which are slower (%s: %s); %s", name,
+             type(problem).__name__, problem, cure)
+    return None

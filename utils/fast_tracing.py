@@ -1,6 +1,6 @@
 """Tracing with few SDF evaluations: search on a grid of the SDF, settle with the SDF itself.
 
-Rays are marched on the grid's interpolation (`utils.sdf_grid`). Only where they cross it is the
+Rays are marched on the grid's interpolation (`utils.grid_march`). Only where they cross it is the
 SDF evaluated, by Newton or secant steps down to the same threshold as the plain tracer's. Where a
 ray passes the surface within the grid's error, or those steps do not settle, the SDF is sampled
 around that place; what is doubtful even then goes to the plain tracer.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_compiled = njit(nogil=True, cache=True)
+_GRID, _ROWS, _ROW = "float32[:, :, ::1]", "float32[:, ::1]", "float32[::1]"
 _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0), np.float32(1)
 
 
@@ -42,7 +42,7 @@ def _value(grid: np.ndarray, x: np.float32, y: np.float32, z: np.float32) -> np.
     return found
 
 
-@_compiled
+@njit(f"void({_GRID}, {_ROWS}, {_ROW})", nogil=True, cache=True)
 def interpolate(grid: np.ndarray, points: np.ndarray, values: np.ndarray) -> None:
     """Values (N,) at points (N, 3)."""
     for row in range(len(points)):
@@ -55,7 +55,7 @@ def _on_line(grid: np.ndarray, line: np.ndarray, t: np.float32) -> np.float32:
     return _value(grid, line[0] + t * line[3], line[1] + t * line[4], line[2] + t * line[5])
 
 
-@_compiled
+@njit(f"void({_GRID}, {_ROWS}, {_ROW}, {_ROWS})", nogil=True, cache=True)
 def least_on_lines(grid: np.ndarray, lines: np.ndarray, fractions: np.ndarray,
                    found: np.ndarray) -> None:
     """The first of the least values among samples of each line, and its distance.
@@ -76,7 +76,8 @@ def least_on_lines(grid: np.ndarray, lines: np.ndarray, fractions: np.ndarray,
         found[row, 0], found[row, 1] = least, t_least
 
 
-@_compiled
+@njit(f"int64({_GRID}, float32, {_ROWS}, {_ROWS}, boolean[::1], int64[::1], {_ROWS})", nogil=True,
+      cache=True)
 def march(grid: np.ndarray, error: np.float32, lines: np.ndarray,
           ends: np.ndarray, crossed_mask: np.ndarray, graze_rows: np.ndarray,
           grazes: np.ndarray) -> int:
@@ -107,10 +108,10 @@ def march(grid: np.ndarray, error: np.float32, lines: np.ndarray,
                     graze_rows[num_grazes] = row
                     grazes[num_grazes, 0], grazes[num_grazes, 1] = since, at
                 num_grazes += 1
-            if inside or not at < far or now != now:       # not a number: there is no next step
+            next_at = min(at + max(now, shortest), far)
+            if inside or now != now or not next_at > at:   # there, or too far off to move
                 break
-            low, value_low = at, now
-            at = min(at + max(now, shortest), far)
+            low, value_low, at = at, now, next_at
         crossed_mask[row] = inside
         ends[row, 0], ends[row, 1], ends[row, 2] = low, at, since
         ends[row, 3], ends[row, 4], ends[row, 5] = value_low, now, t_least

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.chunk_threads import in_shares
+from utils.chunk_threads import shares_of
 from utils.compiled import loops_for
 from utils.rays import Rays
-from utils.sdf_grid import CHUNK, SdfGrid
+from utils.sdf_grid import RAY_CHUNK, SdfGrid
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
     if loops is None or not len(lines):
         found = march_together(grid, lines)
     else:
-        found = _joined(in_shares(partial(_march_each, loops, grid, lines), len(lines), CHUNK))
+        found = _joined(shares_of(lines, partial(_march_each, loops, grid, lines), RAY_CHUNK))
     found.ends[:, 3].nan_to_num_(nan=torch.nan, posinf=0.0)    # that crossed at their first point
     zero = torch.zeros_like(start)
     results = torch.stack([start, start, start, zero, zero, start])
@@ -88,7 +88,7 @@ def least_on_rays(grid: SdfGrid, rays: Rays, num_samples: int) -> tuple[Tensor, 
     def _work(share: list[slice]) -> None:
         for part in share:
             if loops is not None:
-                loops.least_on_lines(grid.nodes(), lines[part].numpy(), fractions.numpy(),
+                loops.least_on_lines(grid.node_values(), lines[part].numpy(), fractions.numpy(),
                                      found[part].numpy())
                 continue
             some = rays[part]
@@ -97,19 +97,20 @@ def least_on_rays(grid: SdfGrid, rays: Rays, num_samples: int) -> tuple[Tensor, 
             least, sample = values.min(1)
             found[part] = torch.stack([least, t.gather(1, sample[:, None])[:, 0]], 1)
 
-    in_shares(_work, len(lines), CHUNK)
+    shares_of(lines, _work, RAY_CHUNK)
     return found[:, 0], found[:, 1]
 
 
 def march_together(grid: SdfGrid, lines: Tensor) -> Marched:
     """All lines at once, a step of each at a time; those that have arrived are left out."""
-    ends, crossed_mask = lines.new_empty(len(lines), 6), lines.new_empty(len(lines)).bool()
+    ends = lines.new_empty(len(lines), 6)
+    crossed_mask = lines.new_empty(len(lines), dtype=torch.bool)
     index = torch.arange(len(lines), device=lines.device)
     grazes = [(index[:0], lines[:0, :2])]
     start, far = lines[:, 6], lines[:, 7]
     infinite = torch.full_like(start, torch.inf)
     state = torch.stack([far, start, start, infinite, start, start, infinite])
-    while len(index):                      # every step is half a node's spacing or more: it ends
+    while len(index):                      # every step is half a node's spacing or more, or none
         far, at, low, value_low, since, t_least, least = state
         now = grid(lines[:, :3] + at[:, None] * lines[:, 3:6])
         inside, was_near = now <= 0, value_low < grid.error
@@ -118,11 +119,11 @@ def march_together(grid: SdfGrid, lines: Tensor) -> Marched:
         grazed = ~inside & torch.where(now < grid.error, at >= far, was_near)
         grazed = grazed.nonzero()[:, 0]
         grazes.append((index[grazed], torch.stack([since[grazed], at[grazed]], 1)))
-        goes_on = ~inside & (at < far) & ~now.isnan()
+        next_at = torch.minimum(at + now.clamp(min=0.5 * grid.spacing), far)
+        goes_on = ~inside & (next_at > at) & ~now.isnan()
         over, going = (~goes_on).nonzero()[:, 0], goes_on.nonzero()[:, 0]
         found = torch.stack([low, at, since, value_low, now, t_least], 1)
         ends[index[over]], crossed_mask[index[over]] = found[over], inside[over]
-        next_at = torch.minimum(at + now.clamp(min=0.5 * grid.spacing), far)
         state = torch.stack([far, next_at, at, now, since, t_least, least])[:, going]
         index, lines = index[going], lines[going]
     return Marched(ends, crossed_mask, *map(torch.cat, zip(*grazes, strict=True)))
@@ -134,11 +135,12 @@ def _march_each(loops: ModuleType, grid: SdfGrid, lines: Tensor,
     found = []
     for part in share:
         some, room, num_grazes = lines[part], 0, len(lines[part])
-        ends, crossed_mask = some.new_empty(len(some), 6), some.new_empty(len(some)).bool()
+        ends = some.new_empty(len(some), 6)
+        crossed_mask = some.new_empty(len(some), dtype=torch.bool)
         while num_grazes > room:                           # more than there was room for: again
             room = num_grazes
             rows, grazes = torch.empty(room, dtype=torch.int64), some.new_empty(room, 2)
-            num_grazes = loops.march(grid.nodes(), np.float32(grid.error), some.numpy(),
+            num_grazes = loops.march(grid.node_values(), np.float32(grid.error), some.numpy(),
                                      ends.numpy(), crossed_mask.numpy(), rows.numpy(),
                                      grazes.numpy())
         found.append((part.start, Marched(ends, crossed_mask, rows[:num_grazes] + part.start,

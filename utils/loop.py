@@ -26,7 +26,7 @@ from utils.checkpoints import (
 from utils.config import config_to_dict
 from utils.config_sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
-from utils.memory import give_back_freed
+from utils.memory import give_back_freed, pass_over_what_stays
 from utils.recovery import MOST_IN_ROW, MOST_TRIES, LostStepsError, Setbacks
 from utils.resume import check_changes
 from utils.run import Run
@@ -240,6 +240,7 @@ class Loop:
                 self._report(writer, {}, is_last=options.num_steps == 0)
             while progress.step < options.num_steps and not self._out_of_time():
                 before, losses = progress.step, self._timed_step()
+                pass_over_what_stays()
                 bar.update(progress.step - bar.n)
                 if progress.step <= before:                # went back
                     continue

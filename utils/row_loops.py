@@ -5,7 +5,10 @@ import numpy as np
 from numba import njit
 
 
-@njit(nogil=True, cache=True)
+_ROWS = "float32[:, ::1]"
+
+
+@njit(f"void({_ROWS}, int64[:, ::1], {_ROWS}, {_ROWS})", nogil=True, cache=True)
 def add_rows(table: np.ndarray, index: np.ndarray, weights: np.ndarray,
              values: np.ndarray) -> None:
     """Add weights[i, k] * values[i] to rows index[i, k] of a table (P, M); values (N, M)."""
@@ -17,7 +20,8 @@ def add_rows(table: np.ndarray, index: np.ndarray, weights: np.ndarray,
                 table[row, column] += weight * values[i, column]
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(f"void({_ROWS}, int64[:, ::1], {_ROWS}, {_ROWS})", nogil=True, cache=True,
+      fastmath={"reassoc", "contract"})
 def row_products(table: np.ndarray, index: np.ndarray, values: np.ndarray,
                  found: np.ndarray) -> None:
     """Write <table[index[i, k]], values[i]> into (N, n); sums in any order."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.chunk_threads import in_shares
+from utils.chunk_threads import shares_of
 from utils.compiled import loops_for
 
 CHUNK = 4096              # rows at once for the gradient of their weights
@@ -92,7 +92,10 @@ class _WeightedRows(torch.autograd.Function):
 
 
 def add_rows(table: Tensor, rows: Rows, values: Tensor) -> None:
-    """Add weights[i, k] * values[i] to rows index[i, k] of a table (P, M); values (N, M)."""
+    """Add weights[i, k] * values[i] to rows index[i, k] of a table (P, M); values (N, M).
+
+    In place, without gradient. Rows that do not exist are not noticed.
+    """
     loops = loops_for(table, "row_loops")
     if loops is not None:
         loops.add_rows(table.numpy(), rows.index.numpy(), rows.weights.numpy(),
@@ -103,7 +106,10 @@ def add_rows(table: Tensor, rows: Rows, values: Tensor) -> None:
 
 
 def row_products(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """<table[index[i, k]], values[i]>: (N, n) of a table (P, M), index (N, n) and values (N, M)."""
+    """<table[index[i, k]], values[i]>: (N, n) of a table (P, M), index (N, n) and values (N, M).
+
+    Without gradient. Rows that do not exist are not noticed.
+    """
     loops, values = loops_for(table, "row_loops"), values.contiguous()
     found = values.new_empty(index.shape)
 
@@ -117,5 +123,5 @@ def row_products(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
             taken = table.index_select(0, own.flatten()).unflatten(0, own.shape)
             torch.bmm(taken, values[part, :, None], out=found[part, :, None])
 
-    in_shares(_work, len(index), CHUNK)
+    shares_of(index, _work, CHUNK)
     return found

@@ -16,7 +16,7 @@ from utils.checkpoints import checkpoints_in, latest_checkpoint, set_aside_later
 from utils.config import Config, save_config
 from utils.errors import CheckpointError, ConfigError, UserError, WriteError
 from utils.files import remove_parts
-from utils.memory import keep_freed_memory, pass_over_imports
+from utils.memory import keep_freed_memory
 from utils.run_lock import LOCK_NAME, RunLock, check_free
 from utils.seeds import seed_everything
 
@@ -213,10 +213,8 @@ def start_run(config: Config, *, is_training: bool = True, is_main: bool = True)
     device = pick_device(config.run.device)
     if config.run.num_threads > 0:
         torch.set_num_threads(config.run.num_threads)
-    if config.tracing is not None and config.tracing.tracer == "fast":
-        pass_over_imports()
-        if device.type == "cpu":
-            keep_freed_memory()
+    if config.tracing is not None and config.tracing.tracer == "fast" and device.type == "cpu":
+        keep_freed_memory()
     folder = RunFolder(config.run.logging_root, config.run.experiment_name)
     run_log = RunLog()
     if is_training and is_main:            # the main rank alone opens the folder

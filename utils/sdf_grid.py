@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.chunk_threads import in_shares
+from utils.chunk_threads import shares_of
 from utils.compiled import loops_for
 
 Sdf = Callable[[Tensor], Tensor]
@@ -26,7 +26,7 @@ COARSE, MIDDLE, FINE = 17, 33, 65     # nodes along an edge of [-1, 1]^3
 #: from the surface; MIDDLE_BAND twice 1.3 times half a coarse cell's diagonal, for slopes up to
 #: 1.3: thin sheets and the soft mask, whose terms vanish about 0.16 away, need it.
 MIDDLE_BAND, BAND = 0.3, 0.085
-CHUNK = 4096                      # points or rays that a thread takes at once
+RAY_CHUNK = 4096                  # points or rays that a thread takes at once
 NUM_PROBES = 512                  # points at which the grid's error is measured
 SAFETY = 2.0                      # on that error
 
@@ -54,20 +54,20 @@ class SdfGrid:
         return 2 / (self.values.shape[-1] - 1)
 
     def __call__(self, points_obj: Tensor) -> Tensor:
-        """Interpolated SDF (N,) at points (N, 3)."""
-        loops = loops_for(self.values, "grid_loops")
+        """Interpolated SDF (N,) at points (N, 3), without gradient."""
+        loops, points_obj = loops_for(self.values, "grid_loops"), points_obj.detach().contiguous()
         if loops is None:
             return _interpolated(self.values, points_obj)[0]
-        found, points_obj = points_obj.new_empty(len(points_obj)), points_obj.contiguous()
+        found = points_obj.new_empty(len(points_obj))
 
         def _work(share: list[slice]) -> None:
             for part in share:
-                loops.interpolate(self.nodes(), points_obj[part].numpy(), found[part].numpy())
+                loops.interpolate(self.node_values(), points_obj[part].numpy(), found[part].numpy())
 
-        in_shares(_work, len(found), CHUNK)
+        shares_of(points_obj, _work, RAY_CHUNK)
         return found
 
-    def nodes(self) -> np.ndarray:
+    def node_values(self) -> np.ndarray:
         """(FINE, FINE, FINE) values."""
         return self.values[0, 0].numpy()
 

@@ -1,9 +1,9 @@
 """Sines of sine layers in machine code; needs numba, an extra. For float32, without Python's lock.
 
-sin and cos of x are polynomials of what is left of x less whole turns, a half or quarter of one at
-most. Their coefficients are minimax fits; the results are right to 1.5e-7 where |x| < 1e4. Beyond,
-they are as right as a float32 x is: its neighbours are as far apart. From 2e7 on, where those are
-more than a turn apart, they are some numbers in [-1, 1].
+sin and cos of x are polynomials of what is left of x less half or quarter turns, a quarter or an
+eighth of one at most. Their coefficients are minimax fits; the results are right to 1.5e-7 where
+|x| < 1e4. Beyond, they are as right as a float32 x is: its neighbours are as far apart. From 2e7
+on, where those are more than a quarter turn apart, they are some numbers in [-1, 1].
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHORT_SINE = tuple(map(np.float32, (-1.666665062e-1, 8.331975966e-3, -1.9495293
 _SHORT_COSINE = tuple(map(np.float32, (4.166664681e-2, -1.388736448e-3, 2.443809085e-5)))
 
 _inlined = njit(nogil=True, cache=True, inline="always", fastmath={"contract"})
-_compiled = njit(nogil=True, cache=True, fastmath={"contract"})
+_ROWS, _ROW = "float32[:, ::1]", "float32[::1]"
 
 
 @_inlined
@@ -62,7 +62,7 @@ def _sine_and_cosine(x: np.float32) -> tuple[np.float32, np.float32]:
     return -first if count & 2 else first, -second if (count + 1) & 2 else second
 
 
-@_compiled
+@njit(f"void({_ROWS}, {_ROW})", nogil=True, cache=True, fastmath={"contract"})
 def add_and_sine(phases: np.ndarray, bias: np.ndarray) -> None:
     """Turn phases (N, M) into sin(phases + bias), bias (M,)."""
     for row in range(phases.shape[0]):
@@ -70,7 +70,7 @@ def add_and_sine(phases: np.ndarray, bias: np.ndarray) -> None:
             phases[row, column] = _sine(phases[row, column] + bias[column])
 
 
-@_compiled
+@njit(f"void({_ROWS}, {_ROW}, {_ROWS})", nogil=True, cache=True, fastmath={"contract"})
 def add_and_sine_and_cosine(phases: np.ndarray, bias: np.ndarray, sines: np.ndarray) -> None:
     """Write sin(phases + bias) into `sines` (N, M), and turn the phases into cosines."""
     for row in range(phases.shape[0]):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.chunk_threads import in_shares
+from utils.chunk_threads import shares_of
 from utils.compiled import loops_for
 
 Result = TypeVar("Result")
@@ -88,7 +88,7 @@ class ChunkedSiren:
                     hidden = sine_layer(hidden, weight, bias, out=buffer)
                 torch.mv(hidden, self.last_weight, out=out[part])
 
-        shares_of(points, _work)
+        shares_of(points, _work, CHUNK)
         return out.add_(self.last_bias)
 
     def value_and_slope(self, points: Tensor, dirs: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ class ChunkedSiren:
                 torch.mv(hidden, self.last_weight, out=value[part])
                 torch.mv(tangent, self.last_weight, out=slope[part])
 
-        shares_of(points, _work)
+        shares_of(points, _work, CHUNK)
         return value.add_(self.last_bias), slope
 
     def buffers(self, points: Tensor, share: list[slice], count: int) -> list[Tensor]:
@@ -129,15 +129,6 @@ class ChunkedSdf:
         with torch.no_grad():
             return torch.cat([self.sdf(part) for part in points.split(self.chunk)]) \
                 if len(points) else points.new_zeros(0)
-
-
-def shares_of(points: Tensor, work: Callable[[list[slice]], Result],
-              most: int = CHUNK) -> list[Result]:
-    """`work` on points in chunks of at most `most` by several threads; all at once on a GPU."""
-    if points.device.type == "cpu":
-        return in_shares(work, len(points), most)
-    with torch.no_grad():
-        return [work([slice(0, len(points))])]
 
 
 def is_siren_chain(sdf: Callable[[Tensor], Tensor]) -> bool:
