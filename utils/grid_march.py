@@ -72,8 +72,8 @@ def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
         found = _joined(shares_of(lines, partial(_march_each, loops, grid, lines), RAY_CHUNK))
     found.ends[:, 3].nan_to_num_(nan=torch.nan, posinf=0.0)    # that crossed at their first point
     zero = torch.zeros_like(start)
-    results = torch.stack([start, start, start, zero, zero, start])
-    results[:, index] = found.ends.T
+    results = torch.stack([start, start, start, zero, zero, start], 1)     # (R, 6)
+    results = results.index_copy_(0, index, found.ends).T.contiguous()
     crossed_mask = torch.zeros_like(rays.sphere_mask).index_copy(0, index, found.crossed_mask)
     return GridMarch(crossed_mask, *results, index[found.graze_rows], *found.grazes.unbind(1))
 
