@@ -46,7 +46,7 @@ class GridMarch:
 
 
 class Marched(NamedTuple):
-    """How R lines (R, 8) were marched, all of which meet the unit sphere; see `GridMarch`.
+    """How R lines (R, 8) were marched; see `GridMarch`.
 
     Attributes:
         ends: (R, 6) low, high, close, value_low (infinite at a line's first point), value_high and
@@ -63,19 +63,18 @@ class Marched(NamedTuple):
 
 
 def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
-    """Sphere tracing on the interpolated SDF, from distances (R,) to the first change of sign."""
-    index = rays.sphere_mask.nonzero()[:, 0]
-    loops, lines = loops_for(grid.values, "grid_loops"), _lines(rays, start).index_select(0, index)
+    """Sphere tracing on the interpolated SDF, from distances (R,) to the first change of sign.
+
+    All rays meet the unit sphere: of others there is nothing to march.
+    """
+    loops, lines = loops_for(grid.values, "grid_loops"), _lines(rays, start)
     if loops is None or not len(lines):
         found = march_together(grid, lines)
     else:
         found = _joined(shares_of(lines, partial(_march_each, loops, grid, lines), RAY_CHUNK))
-    found.ends[:, 3].nan_to_num_(nan=torch.nan, posinf=0.0)    # that crossed at their first point
-    zero = torch.zeros_like(start)
-    results = torch.stack([start, start, start, zero, zero, start], 1)     # (R, 6)
-    results = results.index_copy_(0, index, found.ends).T.contiguous()
-    crossed_mask = torch.zeros_like(rays.sphere_mask).index_copy(0, index, found.crossed_mask)
-    return GridMarch(crossed_mask, *results, index[found.graze_rows], *found.grazes.unbind(1))
+    ends = found.ends.T.contiguous()                                   # (6, R)
+    ends[3].nan_to_num_(nan=torch.nan, posinf=0.0)         # that crossed at their first point
+    return GridMarch(found.crossed_mask, *ends, found.graze_rows, *found.grazes.unbind(1))
 
 
 def least_on_rays(grid: SdfGrid, rays: Rays, num_samples: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-
 _ROWS = "float32[:, ::1]"
 
 

@@ -94,12 +94,12 @@ class _WeightedRows(torch.autograd.Function):
 def add_rows(table: Tensor, rows: Rows, values: Tensor) -> None:
     """Add weights[i, k] * values[i] to rows index[i, k] of a table (P, M); values (N, M).
 
-    In place, without gradient. Rows that do not exist are not noticed.
+    In place, without gradient; the table is contiguous. Rows that do not exist are not noticed.
     """
     loops = loops_for(table, "row_loops")
     if loops is not None:
-        loops.add_rows(table.numpy(), rows.index.numpy(), rows.weights.numpy(),
-                       values.contiguous().numpy())
+        arrays = (x.contiguous().numpy() for x in (rows.index, rows.weights, values))
+        loops.add_rows(table.numpy(), *arrays)
         return
     parts = values[:, None] * rows.weights[..., None]                  # (N, n, M)
     table.index_add_(0, rows.index.flatten(), parts.flatten(0, 1))
@@ -110,7 +110,8 @@ def row_products(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
 
     Without gradient. Rows that do not exist are not noticed.
     """
-    loops, values = loops_for(table, "row_loops"), values.contiguous()
+    loops = loops_for(table, "row_loops")
+    table, index, values = (x.contiguous() for x in (table, index, values))
     found = values.new_empty(index.shape)
 
     def _work(share: list[slice]) -> None:

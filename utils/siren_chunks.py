@@ -6,7 +6,6 @@ thousand points with reused buffers are bound by the matrix product, and the sin
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +13,6 @@ from torch import Tensor, nn
 
 from utils.chunk_threads import shares_of
 from utils.compiled import loops_for
-
-Result = TypeVar("Result")
 
 CHUNK = 1024              # points; 1024 x 128 floats are half a MiB, half the cache of one core
 
