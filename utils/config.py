@@ -28,9 +28,9 @@ from utils.config_stages import (
     MakeSceneConfig, MetaConfig, PretrainConfig, RunTableConfig, TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError
 from utils.limits import MAX_CONFIG_BYTES, read_text
+from utils.paths import PROJECT_ROOT
 
 LOG = logging.getLogger(__name__)
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 MESH_FORMATS = ("ply", "obj", "glb")
 CONFIG_FLAG = "config_filepath"
 COMMAND_LINE = "the command line"

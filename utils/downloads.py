@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from utils.errors import ConfigError, DownloadError, WriteError
 from utils.limits import MAX_CONFIG_BYTES, read_json, short
+from utils.paths import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = PROJECT_ROOT / "checkpoints" / "manifest.json"
 SCHEMES = ("http", "https", "file")
 BLOCK = 1 << 16           # bytes read at once

@@ -19,10 +19,10 @@ from utils.files import remove_parts
 from utils.memory import keep_freed_memory
 from utils.run_lock import LOCK_NAME, RunLock, check_free
 from utils.seeds import seed_everything
+from utils.paths import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 #: All that a run writes into its folder; `--restart 1` deletes these names and nothing else.
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",

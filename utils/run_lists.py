@@ -32,10 +32,11 @@ from utils.config_stages import RunTableConfig
 from utils.errors import ConfigError, UserError, WriteError
 from utils.evaluation import file_name
 from utils.limits import MAX_CONFIG_BYTES, read_json, read_text
+from utils.paths import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "experiment_scripts"
+SCRIPTS = PROJECT_ROOT / "experiment_scripts"
 #: A table needs no pictures or videos, and each run traces for itself: points that another run has
 #: left on the disk would save it seconds that count. `--run_flags` goes over it.
 QUIET = ("--test_spacetime_video", "0", "--test_rt", "0", "--test_plot", "0", "--test_cameras", "0",

@@ -13,10 +13,11 @@ from utils.config import Config
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig
 from utils.errors import CheckpointError, ConfigError
 from utils.release_names import is_release_key, read_release_names
+from utils.paths import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets" / "base"
+ASSETS = PROJECT_ROOT / "assets" / "base"
 NETWORKS = ("sdf", "encoder", "aggregation", "decoder")
 #: The flag that names one network's file.
 FLAG_OF = {"sdf": "checkpoint_sdf", "encoder": "checkpoint_img_encoder",
