@@ -8,10 +8,10 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
-from data_processing.captures import Lens, check_lens, file_names, inside_folder
-from data_processing.colmap_format import lens_of, read_colmap
-from data_processing.middlebury_format import read_middlebury
-from data_processing.transforms_format import read_transforms
+from data_processing.captures.capture import Lens, check_lens, file_names, inside_folder
+from data_processing.captures.colmap_format import lens_of, read_colmap
+from data_processing.captures.middlebury_format import read_middlebury
+from data_processing.captures.transforms_format import read_transforms
 from tests.ball_scene import ball_scene
 from tests.capture_files import transforms, write_colmap, write_middlebury, write_transforms
 from utils.errors import SceneError
@@ -210,7 +210,7 @@ def test_lens_checks():
 
 def test_images_of_another_shape(ball, tmp_path):
     """A single odd one is left out; one that does not fit its own calibration is an error."""
-    from data_processing.import_pixels import fitting_views
+    from data_processing.captures.pinhole_images import fitting_views
     content = transforms(ball)
     content["frames"][2] |= {"w": 12, "h": 16}
     folder = write_transforms(ball, tmp_path / "c", frames=content["frames"])

@@ -23,7 +23,7 @@ from trust.fuzz_readers import raise_hidden
 from trust.readers import READERS
 
 from data_processing import scenes
-from data_processing.captures import check_inside
+from data_processing.captures.capture import check_inside
 from utils import limits, safe_pickle
 from utils.checkpoint_gate import check_checkpoint
 from utils.errors import SceneError, UserError

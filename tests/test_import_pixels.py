@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from data_processing.captures import CapturedView, Lens
-from data_processing.import_masks import (background_colour, border_colour, clean_mask,
+from data_processing.captures.capture import CapturedView, Lens
+from data_processing.captures.masks import (background_colour, border_colour, clean_mask,
                                           find_masks, mask_coverage, mask_from_background)
-from data_processing.import_pixels import Photo, pinhole_view, read_photo, turn_for
+from data_processing.captures.pinhole_images import Photo, pinhole_view, read_photo, turn_for
 from data_processing.object_space import choose_object_space, nearest_point, sphere_from_points
 from tests.ball_scene import ball_cameras
 from utils.errors import SceneError

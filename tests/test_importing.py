@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data_processing.import_report import import_scene
-from data_processing.importing import import_capture, recognise
+from data_processing.captures.importing import import_capture, recognise
 from data_processing.scenes import load_scene
 from data_processing.writers import write_scene
 from tests.ball_scene import ball_scene

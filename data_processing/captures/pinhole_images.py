@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data_processing.captures import CapturedView, Lens
+from data_processing.captures.capture import CapturedView, Lens
 from data_processing.images import opened
-from data_processing.import_masks import mask_coverage
+from data_processing.captures.masks import mask_coverage
 from utils.errors import SceneError
 from utils.image_files import DAMAGE
 

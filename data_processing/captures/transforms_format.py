@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_processing.captures import (Capture, CapturedView, Lens, check_lens, find_image,
+from data_processing.captures.capture import (Capture, CapturedView, Lens, check_lens, find_image,
                                       inside_folder, is_file, load_json, make_capture)
 from data_processing.images import image_size
 from data_processing.normalization import load_ply_points

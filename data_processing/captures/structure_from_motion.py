@@ -10,11 +10,11 @@ from types import ModuleType
 from PIL import Image
 from tqdm import tqdm
 
-from data_processing.captures import IMAGE_SUFFIXES, Capture, CapturedView, make_capture
-from data_processing.colmap_format import read_colmap
+from data_processing.captures.capture import IMAGE_SUFFIXES, Capture, CapturedView, make_capture
+from data_processing.captures.colmap_format import read_colmap
 from data_processing.images import opened
-from data_processing.import_masks import is_mask_name
-from data_processing.import_pixels import SIDEWAYS, TURNS, same_shape, stored_size
+from data_processing.captures.masks import is_mask_name
+from data_processing.captures.pinhole_images import SIDEWAYS, TURNS, same_shape, stored_size
 from data_processing.scene_folder import check_num_views, list_files
 from utils.errors import MissingExtraError, SceneError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_processing.captures import (Capture, CapturedView, Lens, check_lens, inside_folder,
+from data_processing.captures.capture import (Capture, CapturedView, Lens, check_lens, inside_folder,
                                       is_file, make_capture, parse_numbers, rigid_from_rotation)
 from utils.cameras import OPENCV_TO_OPENGL
 from utils.errors import SceneError
