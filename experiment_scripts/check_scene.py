@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_processing.check_sheet import check_folder, check_text  # noqa: E402
+from data_processing.checks.sheet import check_folder, check_text  # noqa: E402
 from utils.config import parse_config  # noqa: E402
 from utils.config_sections import DataConfig  # noqa: E402
 from utils.config_stages import CheckConfig  # noqa: E402

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_processing.check_hypotheses import FLIP
-from data_processing.check_sheet import check_folder, check_sheet
-from data_processing.epipolar import (Geometry, PairMatches, epipolar_distances, exposures,
+from data_processing.checks.hypotheses import FLIP
+from data_processing.checks.sheet import check_folder, check_sheet
+from data_processing.checks.epipolar import (Geometry, PairMatches, epipolar_distances, exposures,
                                       pairs_to_compare, share_in_front)
-from data_processing.scene_checks import Finding, check_scene
+from data_processing.checks.scene_checks import Finding, check_scene
 from data_processing.scenes import Scene
 from data_processing.writers import write_scene
 from experiment_scripts import check_scene as script

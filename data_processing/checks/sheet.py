@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data_processing.scene_checks import CheckResult, check_scene, small_masks
+from data_processing.checks.scene_checks import CheckResult, check_scene, small_masks
 from data_processing.scenes import Scene, load_scene
 from utils.config_sections import DataConfig
 from utils.config_stages import CheckConfig

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_processing.check_hypotheses import (GOOD_DISTANCE, GOOD_IN_FRONT, Evidence, Score,
+from data_processing.checks.hypotheses import (GOOD_DISTANCE, GOOD_IN_FRONT, Evidence, Score,
                                               explain, mask_agreement, score, small_masks)
-from data_processing.epipolar import (Geometry, PairMatches, epipolar_distances, exposures,
+from data_processing.checks.epipolar import (Geometry, PairMatches, epipolar_distances, exposures,
                                       match_pairs, pairs_to_compare)
 from data_processing.idr_format import is_idr_folder
 from data_processing.scenes import Scene
