@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_processing.flow_pairs import FlowPair, FolderPairs, PairSource
-from data_processing.made_flow import WITHHELD, MadePairs
+from data_processing.flow.pairs import FlowPair, FolderPairs, PairSource
+from data_processing.flow.synthetic_pairs import WITHHELD, MadePairs
 from data_processing.made_scenes import parse_resolution
-from data_processing.pair_batches import BatchStream, PairBatch, TrainingSamples, as_batch
+from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples, as_batch
 from loss_functions import image_loss
 from scheduler import learning_rate_factor, warmup_factor
 from sdf_meshing import write_curve

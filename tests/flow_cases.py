@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_processing.made_flow import Layer, MadePair, MadePairs, write_pair
-from data_processing.made_layers import Motion, Shape, Texture
+from data_processing.flow.synthetic_pairs import Layer, MadePair, MadePairs, write_pair
+from data_processing.flow.synthetic_layers import Motion, Shape, Texture
 
 WIDTH, HEIGHT = 40, 32
 

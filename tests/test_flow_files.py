@@ -8,8 +8,8 @@ import pytest
 from flow_cases import shared_flow
 from PIL import Image
 
-from data_processing import flow_files
-from data_processing.flow_files import (
+from data_processing.flow import files as flow_files
+from data_processing.flow.files import (
     read_flo, read_occlusion, read_pfm, read_picture, write_flo, write_occlusion, write_pfm)
 from utils.errors import SceneError, WriteError
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from flow_cases import shifted, two_layers
 
-from data_processing.flow_inversion import invert_flow
-from data_processing.made_flow import MadePairs, make_pair
+from data_processing.flow.inversion import invert_flow
+from data_processing.flow.synthetic_pairs import MadePairs, make_pair
 
 ALL_KNOWN = np.ones((32, 40), bool)
 

@@ -9,8 +9,8 @@ import pytest
 from flow_cases import shared_flow, write_flyingchairs2
 from PIL import Image
 
-from data_processing.flow_files import write_flo, write_pfm
-from data_processing.flow_pairs import FolderPairs, find_pairs, load_pair
+from data_processing.flow.files import write_flo, write_pfm
+from data_processing.flow.pairs import FolderPairs, find_pairs, load_pair
 from utils.errors import SceneError
 
 NAMES = {"examples": ("{}-img0.ppm", "{}-img1.ppm", "{}-gt.flo"),

@@ -9,11 +9,11 @@ import pytest
 from flow_cases import diamond, shifted, smooth_texture, two_layers
 from PIL import Image
 
-from data_processing import made_flow
-from data_processing.flow_pairs import FolderPairs
-from data_processing.made_flow import (
+from data_processing.flow import synthetic_pairs as made_flow
+from data_processing.flow.pairs import FolderPairs
+from data_processing.flow.synthetic_pairs import (
     WITHHELD, Layer, MadePairs, foremost, make_pair, make_pair_folder, pixel_points, random_layers)
-from data_processing.made_layers import (
+from data_processing.flow.synthetic_layers import (
     HARMONICS, REACH, Shape, find_pictures, random_motion, random_shape, random_texture)
 from utils.config_stages import MakeFlowConfig
 from utils.errors import ConfigError, SceneError, WriteError

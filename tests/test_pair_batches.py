@@ -8,9 +8,9 @@ import pytest
 import torch
 from flow_cases import write_flyingchairs2
 
-from data_processing.flow_pairs import FlowPair, FolderPairs
-from data_processing.made_flow import MadePairs
-from data_processing.pair_batches import (
+from data_processing.flow.pairs import FlowPair, FolderPairs
+from data_processing.flow.synthetic_pairs import MadePairs
+from data_processing.flow.batches import (
     BatchStream, TrainingSamples, as_batch, change_colours, crop_pair)
 from utils.errors import SceneError
 

@@ -13,7 +13,7 @@ from tiny_runs import (
     ROOT, SCRIPTS, call, call_as_user, config_of, differing, final_state, start, start_as_ranks)
 
 import pretraining
-from data_processing.flow_pairs import FolderPairs
+from data_processing.flow.pairs import FolderPairs
 from modules_sdf import build_model
 from utils.checkpoints import load_checkpoint
 

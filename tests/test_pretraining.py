@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import pretraining
-from data_processing.made_flow import MadePairs
-from data_processing.pair_batches import BatchStream, PairBatch, TrainingSamples
+from data_processing.flow.synthetic_pairs import MadePairs
+from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples
 from modules_sdf import build_image_networks
 from pretraining import (
     PairTrainer, build_pair_trainer, open_pairs, pretrain, warp, write_pretraining)

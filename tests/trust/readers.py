@@ -20,7 +20,7 @@ from PIL import Image
 
 from data_processing.captures.capture import Capture
 from data_processing.captures.colmap_format import read_colmap
-from data_processing.flow_files import (read_flo, read_occlusion, read_pfm, read_picture,
+from data_processing.flow.files import (read_flo, read_occlusion, read_pfm, read_picture,
                                         write_flo, write_pfm)
 from data_processing.images import check_image, image_size, read_image, read_mask
 from data_processing.captures.pinhole_images import fitting_views, pinhole_view, read_photo, stored_size

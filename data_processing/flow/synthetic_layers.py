@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_processing.flow_files import read_picture
+from data_processing.flow.files import read_picture
 from utils.errors import SceneError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm")

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data_processing.flow_files import read_flo, read_occlusion, read_picture
-from data_processing.flow_inversion import invert_flow
+from data_processing.flow.files import read_flo, read_occlusion, read_picture
+from data_processing.flow.inversion import invert_flow
 from utils.errors import SceneError
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_processing.flow_files import write_flo, write_occlusion, write_pfm
-from data_processing.flow_pairs import FlowPair
-from data_processing.made_layers import (
+from data_processing.flow.files import write_flo, write_occlusion, write_pfm
+from data_processing.flow.pairs import FlowPair
+from data_processing.flow.synthetic_layers import (
     Motion, Shape, Texture, find_pictures, random_motion, random_shape, random_texture)
 from data_processing.made_scenes import parse_resolution
 from utils.checkpoints import write_text_atomic

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_processing.flow_pairs import FlowPair, PairSource
+from data_processing.flow.pairs import FlowPair, PairSource
 from utils.errors import SceneError, UserError
 
 #: Streams of random numbers beside those of made pairs: changes to a sample, order of an epoch.
