@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_processing.scene_pool import PoolScene, ScenePool
+from data_processing.scenes.pool import PoolScene, ScenePool
 from meta_modules import (
     OuterAdam, Weights, adapt, all_finite, copy_weights, fomaml_update, mean_update, move_slow,
     put_weights, reptile_update)

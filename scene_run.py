@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_processing.open_scene import load_point_cloud, open_scene
-from data_processing.scene_pool import PoolScene
-from data_processing.scenes import Scene
-from data_processing.splits import Split
+from data_processing.scenes.opening import load_point_cloud, open_scene
+from data_processing.scenes.pool import PoolScene
+from data_processing.scenes.scene import Scene
+from data_processing.scenes.splits import Split
 from modules_sdf import ImageBasedModel, build_model
 from sdf_meshing import Exhibit, mean_figures, picture_sheets, write_results
 from shape_fitting import carve_start, fit_hull

@@ -6,7 +6,7 @@ from pathlib import Path
 from data_processing.checks.sheet import check_sheet, check_text
 from data_processing.captures.importing import import_capture
 from data_processing.checks.scene_checks import check_scene
-from data_processing.writers import REPORT_FILES, check_target, write_scene
+from data_processing.scenes.writing import REPORT_FILES, check_target, write_scene
 from utils.config_stages import ImportConfig
 from utils.errors import ConfigError
 from utils.files import whole_file

@@ -15,9 +15,9 @@ from data_processing.analytic_sdf import Sdf, normals
 from data_processing.camera_arrangements import ARRANGEMENTS, arrange_cameras
 from data_processing.exact_tracing import spread_points, trace
 from data_processing.scene_kinds import BOUND, SCENE_KINDS, make_solid
-from data_processing.scenes import Scene
+from data_processing.scenes.scene import Scene
 from data_processing.shading import BACKGROUND, Look, make_look, shade
-from data_processing.writers import check_target, write_scene
+from data_processing.scenes.writing import check_target, write_scene
 from utils.cameras import Cameras, pixel_centers_ndc
 from utils.config_stages import MakeSceneConfig
 from utils.errors import ConfigError

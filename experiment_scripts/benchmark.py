@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E402
-from data_processing.scenes import load_scene  # noqa: E402
-from data_processing.splits import resolve_split  # noqa: E402
-from data_processing.writers import write_scene  # noqa: E402
+from data_processing.scenes.scene import load_scene  # noqa: E402
+from data_processing.scenes.splits import resolve_split  # noqa: E402
+from data_processing.scenes.writing import write_scene  # noqa: E402
 from modules_sdf import build_model, network_precision  # noqa: E402
 from sdf_rendering import ReferenceTracer  # noqa: E402
 from training import build_scene_trainer  # noqa: E402

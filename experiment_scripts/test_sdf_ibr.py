@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_processing.open_scene import open_scene  # noqa: E402
+from data_processing.scenes.opening import open_scene  # noqa: E402
 from modules_sdf import build_model  # noqa: E402
 from scene_run import exhibit_of  # noqa: E402
 from sdf_meshing import write_results  # noqa: E402

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data_processing.camera_arrangements import camera_dirs
-from data_processing.scenes import Scene
+from data_processing.scenes.scene import Scene
 from utils.cameras import Cameras, look_at, projection_from_intrinsics
 
 

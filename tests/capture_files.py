@@ -9,7 +9,7 @@ import imageio.v3 as imageio
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from data_processing.scenes import Scene
+from data_processing.scenes.scene import Scene
 from utils.cameras import intrinsics_from_projection
 
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])

@@ -48,7 +48,7 @@ def real_scene() -> Path:
 def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made-up scene of 6 views of 32x24 pixels, with true points; nobody writes into it."""
     from data_processing.made_scenes import make_scene
-    from data_processing.writers import write_scene
+    from data_processing.scenes.writing import write_scene
     scene = make_scene("blobs", 0, num_views=6, resolution=(32, 24), supersampling=1,
                        num_points=2000)
     folder = tmp_path_factory.mktemp("scenes") / "tiny"
@@ -60,7 +60,7 @@ def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_scenes(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three scenes: other formats, sizes and numbers of views; nobody writes there."""
     from data_processing.made_scenes import make_scene
-    from data_processing.writers import write_scene
+    from data_processing.scenes.writing import write_scene
     folder = tmp_path_factory.mktemp("sets") / "scenes"
     shutil.copytree(tiny_scene, folder / "a_blobs")
     for name, kind, views, size, scene_format in (("b_box", "carved_box", 5, (24, 20), "idr"),

@@ -23,9 +23,9 @@ from tiny_runs import config_of, flags_of
 from torch import Tensor, nn
 
 from data_processing.camera_arrangements import camera_dirs
-from data_processing.open_scene import open_scene
-from data_processing.scenes import Scene
-from data_processing.writers import write_scene
+from data_processing.scenes.opening import open_scene
+from data_processing.scenes.scene import Scene
+from data_processing.scenes.writing import write_scene
 from scene_run import SurfaceStart, check_memory, exhibit_of, model_of
 from sdf_meshing import mean_figures
 from training import SceneTrainer, build_scene_trainer

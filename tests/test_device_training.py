@@ -9,7 +9,7 @@ import torch
 from sync_checks import HostWaits, no_waiting
 from tiny_runs import config_of, flags_of
 
-from data_processing.open_scene import open_scene
+from data_processing.scenes.opening import open_scene
 from modules_sdf import build_model
 from sdf_rendering import make_tracer
 from training import build_scene_trainer

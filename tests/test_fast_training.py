@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import config_of, flags_of
 
-from data_processing.open_scene import open_scene
+from data_processing.scenes.opening import open_scene
 from modules import SdfArchitecture, build_sdf
 from modules_sdf import build_model
 from scheduler import StepPlan

@@ -22,7 +22,7 @@ from hostile_files import (Evil, checkpoint_of, checkpoint_program, lying_flo, n
 from trust.fuzz_readers import raise_hidden
 from trust.readers import READERS
 
-from data_processing import scenes
+from data_processing.scenes import scene as scenes
 from data_processing.captures.capture import check_inside
 from utils import limits, safe_pickle
 from utils.checkpoint_gate import check_checkpoint

@@ -14,7 +14,7 @@ from data_processing.captures.capture import CapturedView, Lens
 from data_processing.captures.masks import (background_colour, border_colour, clean_mask,
                                           find_masks, mask_coverage, mask_from_background)
 from data_processing.captures.pinhole_images import Photo, pinhole_view, read_photo, turn_for
-from data_processing.object_space import choose_object_space, nearest_point, sphere_from_points
+from data_processing.scenes.object_space import choose_object_space, nearest_point, sphere_from_points
 from tests.ball_scene import ball_cameras
 from utils.errors import SceneError
 

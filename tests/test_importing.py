@@ -11,8 +11,8 @@ import torch
 
 from data_processing.import_report import import_scene
 from data_processing.captures.importing import import_capture, recognise
-from data_processing.scenes import load_scene
-from data_processing.writers import write_scene
+from data_processing.scenes.scene import load_scene
+from data_processing.scenes.writing import write_scene
 from tests.ball_scene import ball_scene
 from tests.capture_files import (pictures, transforms, write_colmap, write_middlebury,
                                  write_pictures, write_transforms)

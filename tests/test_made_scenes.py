@@ -14,7 +14,7 @@ from data_processing.made_scenes import (make_scene, make_scene_set, parse_resol
                                          scene_plan, visible_points)
 from data_processing.exact_tracing import spread_points
 from data_processing.scene_kinds import BOUND, OBJECT_RADIUS, SCENE_KINDS
-from data_processing.scenes import load_scene
+from data_processing.scenes.scene import load_scene
 from data_processing.shading import BACKGROUND, diffuse, make_look
 from utils.cameras import ndc_to_grid
 from utils.errors import ConfigError, WriteError

@@ -12,7 +12,7 @@ from tiny_runs import (
     ROOT, SMALL, call, config_of, differing, final_state, flags_of, meta_config_of, script,
     start_as_ranks)
 
-from data_processing.scene_pool import open_pool
+from data_processing.scenes.pool import open_pool
 from meta_modules import copy_weights
 from meta_training import FIGURES, MetaTrainer
 from scene_run import model_of, task_on_scene

@@ -10,9 +10,9 @@ import torch
 import trimesh
 from tiny_runs import config_of
 
-from data_processing.normalization import load_ply_points
-from data_processing.open_scene import CLOUD_FILE, disturbed, load_point_cloud, open_scene
-from data_processing.scenes import SURFACE_POINTS
+from data_processing.scenes.normalization import load_ply_points
+from data_processing.scenes.opening import CLOUD_FILE, disturbed, load_point_cloud, open_scene
+from data_processing.scenes.scene import SURFACE_POINTS
 from utils.errors import ConfigError, SceneError
 
 

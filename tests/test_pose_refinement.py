@@ -11,7 +11,7 @@ from tiny_runs import config_of, differing, final_state, flags_of
 from torch import nn
 
 import scene_run
-from data_processing.open_scene import disturbed, open_scene
+from data_processing.scenes.opening import disturbed, open_scene
 from modules import AggregationMLP
 from modules_sdf import BlendSettings, ImageBasedModel
 from scene_run import exhibit_of

@@ -12,8 +12,8 @@ from data_processing.checks.sheet import check_folder, check_sheet
 from data_processing.checks.epipolar import (Geometry, PairMatches, epipolar_distances, exposures,
                                       pairs_to_compare, share_in_front)
 from data_processing.checks.scene_checks import Finding, check_scene
-from data_processing.scenes import Scene
-from data_processing.writers import write_scene
+from data_processing.scenes.scene import Scene
+from data_processing.scenes.writing import write_scene
 from experiment_scripts import check_scene as script
 from tests.ball_scene import ball_cameras, ball_scene
 from utils.cameras import (Cameras, intrinsics_from_projection, projection_from_intrinsics)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from tiny_runs import NUM_VIEWS, meta_config_of
 
-from data_processing import scene_pool
-from data_processing.scene_pool import (
+from data_processing.scenes import pool as scene_pool
+from data_processing.scenes.pool import (
     ScenePool, check_scenes, open_pool, read_scene, scene_folders)
-from data_processing.scenes import load_scene
-from data_processing.splits import meta_views
+from data_processing.scenes.scene import load_scene
+from data_processing.scenes.splits import meta_views
 from utils.errors import ConfigError, SceneError
 
 NAMES = ["a_blobs", "b_box", "c_tori"]

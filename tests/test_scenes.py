@@ -14,8 +14,8 @@ from scene_files import (CENTER_WORLD, FLIP, HEIGHT, NUM_VIEWS, RADIUS_WORLD, WI
                          mask, model_matrix, opencv_camera, picture, save_dict, write_idr,
                          write_processed)
 
-from data_processing.normalization import Sphere, model_from_sphere, sphere_from_cameras
-from data_processing.scenes import load_scene
+from data_processing.scenes.normalization import Sphere, model_from_sphere, sphere_from_cameras
+from data_processing.scenes.scene import load_scene
 from utils.errors import ConfigError, MissingExtraError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -9,8 +9,8 @@ from PIL import Image
 from scene_files import (HEIGHT, NUM_VIEWS, WIDTH, idr_matrices, mask, meta, picture, save_dict,
                          write_idr, write_processed)
 
-from data_processing.scenes import check_training_views, load_scene
-from data_processing.splits import Split
+from data_processing.scenes.scene import check_training_views, load_scene
+from data_processing.scenes.splits import Split
 from utils import limits
 from utils.errors import SceneError, UserError
 

@@ -19,7 +19,7 @@ from tiny_runs import (
     BARE, FULL, HEIGHT, NUM_VIEWS, SCRIPTS, SMALL, WIDTH, call, call_as_user, config_of,
     differing, final_state, flags_of, script, start)
 
-from data_processing.scenes import load_scene
+from data_processing.scenes.scene import load_scene
 from sdf_meshing import SHEETS
 from utils import checkpoints, weights
 from utils.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint

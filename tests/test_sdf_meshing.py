@@ -15,7 +15,7 @@ import torch
 import trimesh
 from tiny_runs import HEIGHT, WIDTH, config_of
 
-from data_processing.scenes import load_scene
+from data_processing.scenes.scene import load_scene
 from sdf_meshing import (
     SHEETS, Exhibit, mean_figures, mesh_formats, picture_sheets, video_cameras, write_results)
 from utils.errors import ConfigError, UserError

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_processing.splits import Split, resolve_split, spread_evenly
+from data_processing.scenes.splits import Split, resolve_split, spread_evenly
 from utils.errors import ConfigError
 
 DTU_TRAIN, DTU_TEST = (1, 9, 17, 25, 33, 41, 47), (12, 32, 40)

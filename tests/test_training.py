@@ -10,8 +10,8 @@ from tiny_runs import (
     config_of, differing, final_state, flags_of, script, start)
 
 import scene_run
-from data_processing.open_scene import CLOUD_FILE, load_point_cloud, open_scene
-from data_processing.scenes import SURFACE_POINTS
+from data_processing.scenes.opening import CLOUD_FILE, load_point_cloud, open_scene
+from data_processing.scenes.scene import SURFACE_POINTS
 from modules_sdf import build_model
 from training import SceneTrainer, build_scene_trainer
 from utils.checkpoints import checkpoints_in, load_checkpoint

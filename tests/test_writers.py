@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_processing import writers
+from data_processing.scenes import writing as writers
 from data_processing.made_scenes import make_scene
-from data_processing.scenes import load_scene
-from data_processing.writers import check_target, scene_stats, world_matrices, write_scene
+from data_processing.scenes.scene import load_scene
+from data_processing.scenes.writing import check_target, scene_stats, world_matrices, write_scene
 from utils.errors import ConfigError, WriteError
 from utils.safe_pickle import load_pickled_npy
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_processing.scene_folder import check_num_views, whole_number
+from data_processing.scenes.folder import check_num_views, whole_number
 from utils.errors import SceneError
 from utils.limits import MAX_COORDINATE, MAX_SIDE, read_json, short
 

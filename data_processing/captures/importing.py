@@ -13,17 +13,17 @@ from tqdm import tqdm
 
 from data_processing.captures.capture import Capture, CapturedView, Lens, make_capture
 from data_processing.captures.colmap_format import model_folder, read_colmap
-from data_processing.idr_format import is_idr_folder
-from data_processing.images import image_size
+from data_processing.scenes.idr_format import is_idr_folder
+from data_processing.scenes.images import image_size
 from data_processing.captures.masks import (background_colour, clean_mask, find_masks,
                                           mask_from_background)
 from data_processing.captures.pinhole_images import fitting_views, pinhole_view, read_photo
 from data_processing.captures.middlebury_format import par_file, read_middlebury
-from data_processing.normalization import Sphere, model_from_sphere
-from data_processing.object_space import choose_object_space
-from data_processing.processed_format import is_processed_folder
-from data_processing.scene_folder import check_num_views
-from data_processing.scenes import Scene, read_folder
+from data_processing.scenes.normalization import Sphere, model_from_sphere
+from data_processing.scenes.object_space import choose_object_space
+from data_processing.scenes.processed_format import is_processed_folder
+from data_processing.scenes.folder import check_num_views
+from data_processing.scenes.scene import Scene, read_folder
 from data_processing.captures.structure_from_motion import (find_cameras, photo_folder,
                                                    unread_photographs)
 from data_processing.captures.transforms_format import read_transforms, transforms_files

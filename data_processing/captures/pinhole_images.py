@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_processing.captures.capture import CapturedView, Lens
-from data_processing.images import opened
+from data_processing.scenes.images import opened
 from data_processing.captures.masks import mask_coverage
 from utils.errors import SceneError
 from utils.image_files import DAMAGE

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_processing.checks.epipolar import (Geometry, PairMatches, epipolar_distances, share_in_front)
-from data_processing.object_space import first_ball, with_ball
+from data_processing.scenes.object_space import first_ball, with_ball
 from data_processing.visual_hull import carve, hull_masks, outline_agreement
 from utils.cameras import Cameras, projection_from_intrinsics
 

@@ -12,8 +12,8 @@ from data_processing.checks.hypotheses import (GOOD_DISTANCE, GOOD_IN_FRONT, Evi
                                               explain, mask_agreement, score, small_masks)
 from data_processing.checks.epipolar import (Geometry, PairMatches, epipolar_distances, exposures,
                                       match_pairs, pairs_to_compare)
-from data_processing.idr_format import is_idr_folder
-from data_processing.scenes import Scene
+from data_processing.scenes.idr_format import is_idr_folder
+from data_processing.scenes.scene import Scene
 from data_processing.visual_hull import (Hull, carve, hull_masks, outline_agreement,
                                          touches_border)
 from utils.cameras import intrinsics_from_projection

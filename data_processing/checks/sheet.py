@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_processing.checks.scene_checks import CheckResult, check_scene, small_masks
-from data_processing.scenes import Scene, load_scene
+from data_processing.scenes.scene import Scene, load_scene
 from utils.config_sections import DataConfig
 from utils.config_stages import CheckConfig
 from utils.errors import ConfigError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_processing.images import FORMATS, read_mask, read_rgb8
+from data_processing.scenes.images import FORMATS, read_mask, read_rgb8
 from utils.errors import SceneError
 from utils.files import whole_file
 from utils.limits import MAX_PIXELS

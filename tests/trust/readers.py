@@ -22,14 +22,14 @@ from data_processing.captures.capture import Capture
 from data_processing.captures.colmap_format import read_colmap
 from data_processing.flow.files import (read_flo, read_occlusion, read_pfm, read_picture,
                                         write_flo, write_pfm)
-from data_processing.images import check_image, image_size, read_image, read_mask
+from data_processing.scenes.images import check_image, image_size, read_image, read_mask
 from data_processing.captures.pinhole_images import fitting_views, pinhole_view, read_photo, stored_size
 from data_processing.captures.importing import import_capture
 from data_processing.captures.middlebury_format import read_middlebury
-from data_processing.normalization import (load_ply_points, model_from_sphere,
+from data_processing.scenes.normalization import (load_ply_points, model_from_sphere,
                                            sphere_from_yaml)
-from data_processing.open_scene import load_point_cloud
-from data_processing.scenes import load_scene, outline_scene
+from data_processing.scenes.opening import load_point_cloud
+from data_processing.scenes.scene import load_scene, outline_scene
 from data_processing.captures.transforms_format import read_transforms
 from modules import SdfArchitecture, build_sdf
 from tests import capture_files, scene_files

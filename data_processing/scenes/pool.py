@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_processing.open_scene import PointCloud, load_point_cloud, with_noise
-from data_processing.scenes import SceneOutline, load_scene, outline_scene
-from data_processing.splits import MIN_TRAIN_VIEWS, Split, meta_views, resolve_split
+from data_processing.scenes.opening import PointCloud, load_point_cloud, with_noise
+from data_processing.scenes.scene import SceneOutline, load_scene, outline_scene
+from data_processing.scenes.splits import MIN_TRAIN_VIEWS, Split, meta_views, resolve_split
 from utils.config_sections import DataConfig
 from utils.config_stages import MetaConfig
 from utils.errors import ConfigError, SceneError, UserError
@@ -246,7 +246,7 @@ def _options(data: DataConfig, im_scale: float) -> dict[str, Any]:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without a line for each scene that says where its object space came from."""
-    talker = logging.getLogger("data_processing.normalization")
+    talker = logging.getLogger("data_processing.scenes.normalization")
     level = talker.level
     talker.setLevel(logging.WARNING)
     try:

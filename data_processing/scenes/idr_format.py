@@ -11,10 +11,10 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from data_processing.images import image_size
-from data_processing.normalization import (sphere_from_cameras, sphere_from_point_cloud,
+from data_processing.scenes.images import image_size
+from data_processing.scenes.normalization import (sphere_from_cameras, sphere_from_point_cloud,
                                            sphere_from_yaml)
-from data_processing.scene_folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles, check_matrix,
+from data_processing.scenes.folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles, check_matrix,
                                           check_invertible, check_num_views, check_similarity,
                                           list_files, whole_number)
 from utils.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_processing.normalization import (MAX_AXES_CONDITION, Sphere, model_from_sphere,
+from data_processing.scenes.normalization import (MAX_AXES_CONDITION, Sphere, model_from_sphere,
                                            sphere_from_cameras)
 from data_processing.visual_hull import carve
 from utils.cameras import Cameras, intrinsics_from_projection

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_processing.images import image_size
-from data_processing.normalization import (Sphere, checked_sphere, sphere_from_point_cloud,
+from data_processing.scenes.images import image_size
+from data_processing.scenes.normalization import (Sphere, checked_sphere, sphere_from_point_cloud,
                                            sphere_from_yaml)
-from data_processing.scene_folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles,
+from data_processing.scenes.folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles,
                                           check_invertible, check_matrix, check_num_views,
                                           check_rigid, check_similarity, list_files)
 from utils.errors import SceneError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import trimesh
 
-from data_processing.scenes import Scene
+from data_processing.scenes.scene import Scene
 from utils.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
 from utils.errors import ConfigError, WriteError
 

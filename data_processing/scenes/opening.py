@@ -9,9 +9,9 @@ import torch
 import trimesh
 from torch import Tensor
 
-from data_processing.ply_format import PlyPoints, read_ply
-from data_processing.scenes import Scene, check_training_views, load_scene
-from data_processing.splits import Split, resolve_split
+from data_processing.scenes.ply_format import PlyPoints, read_ply
+from data_processing.scenes.scene import Scene, check_training_views, load_scene
+from data_processing.scenes.splits import Split, resolve_split
 from utils.cameras import Cameras, rotations
 from utils.config_sections import DataConfig
 from utils.errors import ConfigError, SceneError
