@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from data_processing.flow.pairs import FlowPair, FolderPairs, PairSource
 from data_processing.flow.synthetic_pairs import WITHHELD, MadePairs
-from data_processing.made_scenes import parse_resolution
+from data_processing.synthetic.scenes import parse_resolution
 from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples, as_batch
 from loss_functions import image_loss
 from scheduler import learning_rate_factor, warmup_factor

@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from data_processing.made_scenes import make_scene, parse_resolution  # noqa: E402
+from data_processing.synthetic.scenes import make_scene, parse_resolution  # noqa: E402
 from data_processing.scenes.scene import load_scene  # noqa: E402
 from data_processing.scenes.splits import resolve_split  # noqa: E402
 from data_processing.scenes.writing import write_scene  # noqa: E402

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from data_processing.camera_arrangements import camera_dirs
+from data_processing.synthetic.camera_arrangements import camera_dirs
 from data_processing.scenes.scene import Scene
 from utils.cameras import Cameras, look_at, projection_from_intrinsics
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from data_processing import analytic_sdf as solids
+from data_processing.synthetic import analytic_sdf as solids
 from modules_sdf import BlendSettings, ImageBasedModel, build_model
 from sdf_rendering import ReferenceTracer
 from utils.cameras import Cameras

@@ -47,7 +47,7 @@ def real_scene() -> Path:
 @pytest.fixture(scope="session")
 def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made-up scene of 6 views of 32x24 pixels, with true points; nobody writes into it."""
-    from data_processing.made_scenes import make_scene
+    from data_processing.synthetic.scenes import make_scene
     from data_processing.scenes.writing import write_scene
     scene = make_scene("blobs", 0, num_views=6, resolution=(32, 24), supersampling=1,
                        num_points=2000)
@@ -59,7 +59,7 @@ def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_scenes(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three scenes: other formats, sizes and numbers of views; nobody writes there."""
-    from data_processing.made_scenes import make_scene
+    from data_processing.synthetic.scenes import make_scene
     from data_processing.scenes.writing import write_scene
     folder = tmp_path_factory.mktemp("sets") / "scenes"
     shutil.copytree(tiny_scene, folder / "a_blobs")

@@ -22,7 +22,7 @@ import torch
 from tiny_runs import config_of, flags_of
 from torch import Tensor, nn
 
-from data_processing.camera_arrangements import camera_dirs
+from data_processing.synthetic.camera_arrangements import camera_dirs
 from data_processing.scenes.opening import open_scene
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.writing import write_scene

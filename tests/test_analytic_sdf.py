@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from data_processing import analytic_sdf as solids
-from data_processing.exact_tracing import HIT_TOLERANCE, spread_points, trace
-from data_processing.scene_kinds import BOUND, OBJECT_RADIUS, SCENE_KINDS, axis_rotation, make_solid
+from data_processing.synthetic import analytic_sdf as solids
+from data_processing.synthetic.exact_tracing import HIT_TOLERANCE, spread_points, trace
+from data_processing.synthetic.scene_kinds import BOUND, OBJECT_RADIUS, SCENE_KINDS, axis_rotation, make_solid
 
 TURN = axis_rotation(torch.tensor([0.6, 0.0, 0.8]), 0.7)
 EXACT = {

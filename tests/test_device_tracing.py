@@ -9,7 +9,7 @@ from sync_checks import no_waiting
 from test_fast_tracing import sine_network
 from tracing_cases import SOLIDS, THIN, rays_at_thin, rays_inwards, unit
 
-from data_processing import analytic_sdf as solids
+from data_processing.synthetic import analytic_sdf as solids
 from modules import SdfArchitecture, build_sdf
 from sdf_rendering import make_tracer
 from utils import device_tracing

@@ -6,8 +6,8 @@ import torch
 from sine_networks import fast_tracer, sine_network
 from tracing_cases import SOLIDS, THIN, rays_at_thin, rays_inwards, unit
 
-from data_processing import analytic_sdf as solids
-from data_processing.scene_kinds import axis_rotation
+from data_processing.synthetic import analytic_sdf as solids
+from data_processing.synthetic.scene_kinds import axis_rotation
 from modules import SdfArchitecture, SirenSDF, build_sdf
 from sdf_rendering import ReferenceTracer
 from utils.derivatives import gradient

@@ -6,7 +6,7 @@ import torch
 from sine_networks import fast_tracer, sine_network
 from tracing_cases import rays_inwards, slow_first_hit
 
-from data_processing import analytic_sdf as solids
+from data_processing.synthetic import analytic_sdf as solids
 from utils.derivatives import gradient
 from utils.grid_march import march_grid
 from utils.grid_search import ON_SURFACE

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from data_processing import analytic_sdf as solids
+from data_processing.synthetic import analytic_sdf as solids
 from loss_functions import (
     eikonal_terms, image_loss, normal_loss, off_surface_loss, on_surface_loss, soft_mask_terms)
 from utils.derivatives import gradient

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.nn.functional import grid_sample
 
-from data_processing import analytic_sdf as solids
-from data_processing.camera_arrangements import ARRANGEMENTS, arrange_cameras, camera_dirs
-from data_processing.made_scenes import (make_scene, make_scene_set, parse_resolution, render_views,
+from data_processing.synthetic import analytic_sdf as solids
+from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_cameras, camera_dirs
+from data_processing.synthetic.scenes import (make_scene, make_scene_set, parse_resolution, render_views,
                                          scene_plan, visible_points)
-from data_processing.exact_tracing import spread_points
-from data_processing.scene_kinds import BOUND, OBJECT_RADIUS, SCENE_KINDS
+from data_processing.synthetic.exact_tracing import spread_points
+from data_processing.synthetic.scene_kinds import BOUND, OBJECT_RADIUS, SCENE_KINDS
 from data_processing.scenes.scene import load_scene
-from data_processing.shading import BACKGROUND, diffuse, make_look
+from data_processing.synthetic.shading import BACKGROUND, diffuse, make_look
 from utils.cameras import ndc_to_grid
 from utils.errors import ConfigError, WriteError
 
@@ -113,7 +113,7 @@ def test_highlights_depend_on_the_view_and_are_small():
 def test_blocks_of_views_and_rows_do_not_change_the_picture(monkeypatch):
     cameras, sdf = cameras_for(3, (20, 16)), solids.sphere(0.6)
     whole, _ = render_views(sdf, matte_look(), cameras, supersampling=2)
-    monkeypatch.setattr("data_processing.made_scenes.RAYS_AT_ONCE", 20 * 4 * 5)
+    monkeypatch.setattr("data_processing.synthetic.scenes.RAYS_AT_ONCE", 20 * 4 * 5)
     parts, _ = render_views(sdf, matte_look(), cameras, supersampling=2)
     # Matrix products may be summed in another order: at most one level of 255.
     torch.testing.assert_close(parts, whole, atol=1.01 / 255, rtol=0)

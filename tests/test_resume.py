@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_runs import call, call_as_user, differing, final_state, flags_of
 
-from data_processing.made_scenes import make_scene
+from data_processing.synthetic.scenes import make_scene
 from data_processing.scenes.writing import write_scene
 from utils.checkpoints import (
     CHECKPOINT_FORMAT, latest_checkpoint, load_checkpoint, save_checkpoint)

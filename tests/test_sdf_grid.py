@@ -6,8 +6,8 @@ import torch
 from sine_networks import sine_network
 from tracing_cases import unit
 
-from data_processing import analytic_sdf as solids
-from data_processing.scene_kinds import axis_rotation
+from data_processing.synthetic import analytic_sdf as solids
+from data_processing.synthetic.scene_kinds import axis_rotation
 from utils import sdf_grid
 from utils.sdf_grid import BAND, SdfGrid, build_grid, second_differences
 from utils.siren_chunks import ChunkedSiren

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tracing_cases import SOLIDS, cameras_at, rays_inwards, slow_first_hit, unit
 
-from data_processing import analytic_sdf as solids
+from data_processing.synthetic import analytic_sdf as solids
 from modules import SdfArchitecture, SirenSDF
 from sdf_rendering import MIN_SLOPE, ReferenceTracer, differentiable_hits, make_tracer
 from utils.cameras import Cameras

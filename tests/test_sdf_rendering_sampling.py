@@ -7,7 +7,7 @@ import pytest
 import torch
 from tracing_cases import cameras_at, unit
 
-from data_processing import analytic_sdf as solids
+from data_processing.synthetic import analytic_sdf as solids
 from sdf_rendering import (
     correlated_in_sources, lumigraph_weights, project_to_sources, sample_maps, sample_points,
     trace_reference, visible_in_sources)

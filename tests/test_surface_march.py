@@ -5,7 +5,7 @@ import pytest
 import torch
 from tracing_cases import rays_inwards, unit
 
-from data_processing import analytic_sdf as solids
+from data_processing.synthetic import analytic_sdf as solids
 from utils.rays import make_rays
 from utils.surface_march import MIN_STEP, ON_SURFACE, advance, begin_march, march_plain
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data_processing.scenes import writing as writers
-from data_processing.made_scenes import make_scene
+from data_processing.synthetic.scenes import make_scene
 from data_processing.scenes.scene import load_scene
 from data_processing.scenes.writing import check_target, scene_stats, world_matrices, write_scene
 from utils.errors import ConfigError, WriteError

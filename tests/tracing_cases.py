@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_processing import analytic_sdf as solids
+from data_processing.synthetic import analytic_sdf as solids
 from utils.cameras import Cameras, look_at, projection_from_intrinsics
 from utils.rays import Rays, make_rays
 

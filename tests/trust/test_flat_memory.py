@@ -17,7 +17,7 @@ import pytest
 from memory_plots import MIB, ROOT, draw, growth, plots_folder
 from tiny_runs import flags_of
 
-from data_processing.made_scenes import make_scene
+from data_processing.synthetic.scenes import make_scene
 from data_processing.scenes.writing import write_scene
 
 pytestmark = pytest.mark.trust

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data_processing.analytic_sdf import Sdf, normals
-from data_processing.camera_arrangements import ARRANGEMENTS, arrange_cameras
-from data_processing.exact_tracing import spread_points, trace
-from data_processing.scene_kinds import BOUND, SCENE_KINDS, make_solid
+from data_processing.synthetic.analytic_sdf import Sdf, normals
+from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_cameras
+from data_processing.synthetic.exact_tracing import spread_points, trace
+from data_processing.synthetic.scene_kinds import BOUND, SCENE_KINDS, make_solid
 from data_processing.scenes.scene import Scene
-from data_processing.shading import BACKGROUND, Look, make_look, shade
+from data_processing.synthetic.shading import BACKGROUND, Look, make_look, shade
 from data_processing.scenes.writing import check_target, write_scene
 from utils.cameras import Cameras, pixel_centers_ndc
 from utils.config_stages import MakeSceneConfig

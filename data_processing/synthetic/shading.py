@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
-from data_processing.analytic_sdf import Sdf
+from data_processing.synthetic.analytic_sdf import Sdf
 
 #: Cells of the periodic noise volume along each axis.
 NOISE_CELLS = 32

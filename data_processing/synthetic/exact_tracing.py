@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data_processing.analytic_sdf import Sdf, gradient
+from data_processing.synthetic.analytic_sdf import Sdf, gradient
 
 #: A ray has arrived when the distance is below this (object units; float32 rounding is 5e-7).
 HIT_TOLERANCE = 4e-6

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from data_processing import analytic_sdf as solids
-from data_processing.analytic_sdf import Sdf
-from data_processing.exact_tracing import spread_points
+from data_processing.synthetic import analytic_sdf as solids
+from data_processing.synthetic.analytic_sdf import Sdf
+from data_processing.synthetic.exact_tracing import spread_points
 
 #: Objects are fitted to this radius of object space; BOUND holds corners that drawn points miss.
 OBJECT_RADIUS, BOUND = 0.8, 0.84
