@@ -31,7 +31,7 @@ from utils.rays import Surface
 from utils.source_windows import source_windows
 from utils.views import Sources, Targets, TrainingViews
 from utils.weights import convolution_kinds, encoder_kind, load_first_weights
-from view_rendering import ViewRenderer, evaluating, trace_views
+from stages.view_rendering import ViewRenderer, evaluating, trace_views
 
 DEFAULT_ENCODER = "plain"      # from random weights
 #: What D gives before training. On the way from black to it, most features of E would die: their

@@ -41,7 +41,7 @@ from utils.rays import camera_rays  # noqa: E402
 from utils.run import pick_device, run_script  # noqa: E402
 from utils.siren_chunks import fast_evaluator  # noqa: E402
 from utils.views import views_of  # noqa: E402
-from view_rendering import trace_views  # noqa: E402
+from stages.view_rendering import trace_views  # noqa: E402
 
 VARIANTS = ("reference", "fast")
 FLOP_PER_POINT = 99_328           # SIREN 3-128-128-128-128-1, multiplications and additions

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from modules_sdf import build_image_networks  # noqa: E402
-from pretraining import (  # noqa: E402
+from stages.pretraining import (  # noqa: E402
     build_pair_trainer, open_pairs, pretrain, write_pretraining)
 from utils.config import PRETRAIN_SECTIONS, Config, parse_config  # noqa: E402
 from utils.distributed import Ranks, finish_ranks, start_ranks  # noqa: E402

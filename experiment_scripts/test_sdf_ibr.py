@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.scenes.opening import open_scene  # noqa: E402
 from modules_sdf import build_model  # noqa: E402
-from scene_run import exhibit_of  # noqa: E402
+from stages.scene import exhibit_of  # noqa: E402
 from sdf_meshing import write_results  # noqa: E402
 from training import build_scene_trainer  # noqa: E402
 from utils.checkpoints import load_checkpoint  # noqa: E402

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scene_run import train_scene  # noqa: E402
+from stages.scene import train_scene  # noqa: E402
 from utils.config import META_SECTIONS, parse_config  # noqa: E402
 from utils.config_stages import SPECIALISE_DEFAULTS  # noqa: E402
 from utils.run import run_script  # noqa: E402

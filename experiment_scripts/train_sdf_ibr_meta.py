@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.scenes.pool import open_pool  # noqa: E402
-from meta_training import MetaTrainer, meta_train  # noqa: E402
-from scene_run import check_meta, model_of, task_on_scene  # noqa: E402
+from stages.meta_training import MetaTrainer, meta_train  # noqa: E402
+from stages.scene import check_meta, model_of, task_on_scene  # noqa: E402
 from sdf_meshing import write_curve  # noqa: E402
 from utils.config import META_SECTIONS, Config, parse_config  # noqa: E402
 from utils.config_stages import META_DEFAULTS  # noqa: E402

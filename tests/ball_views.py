@@ -10,7 +10,7 @@ from sdf_rendering import ReferenceTracer
 from utils.cameras import Cameras
 from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.views import TrainingViews
-from view_rendering import trace_views
+from stages.view_rendering import trace_views
 
 SIZE = (20, 16)
 EYES = [(0.0, 0.3, 3.0), (0.8, 0.0, 2.9), (-0.9, 0.2, 2.8), (0.2, -0.9, 2.8)]

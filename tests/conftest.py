@@ -75,7 +75,7 @@ def tiny_scenes(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def tiny_sphere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDF of width 16, roughly a sphere: the start of the tests' runs."""
     from modules import SdfArchitecture, build_sdf
-    from shape_fitting import SphereTask
+    from stages.shape_fitting import SphereTask
     from utils.config_stages import LossConfig
     from utils.weights import save_networks
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from data_processing.synthetic.camera_arrangements import camera_dirs
 from data_processing.scenes.opening import open_scene
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.writing import write_scene
-from scene_run import SurfaceStart, check_memory, exhibit_of, model_of
+from stages.scene import SurfaceStart, check_memory, exhibit_of, model_of
 from sdf_meshing import mean_figures
 from training import SceneTrainer, build_scene_trainer
 from utils.cameras import Cameras, look_at, projection_from_intrinsics

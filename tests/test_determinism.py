@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_runs import call, differing, final_state, flags_of
 
-import pretraining
+from stages import pretraining
 
 PAIRS = ("--crop_size 24x16 --batch_size 2 --model_image_encoder_depth 1 --num_threads 1 "
          "--steps_til_pictures 0 --device cpu").split()

@@ -14,8 +14,8 @@ from tiny_runs import (
 
 from data_processing.scenes.pool import open_pool
 from meta_modules import copy_weights
-from meta_training import FIGURES, MetaTrainer
-from scene_run import model_of, task_on_scene
+from stages.meta_training import FIGURES, MetaTrainer
+from stages.scene import model_of, task_on_scene
 from utils.checkpoints import load_checkpoint
 from utils.errors import CheckpointError, SceneError
 from utils.weights import NETWORKS, read_networks
@@ -28,7 +28,7 @@ TWO_RUNS = """
 import json, os, sys
 sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "tests")]
 from tiny_runs import script
-from meta_training import MetaTrainer
+from stages.meta_training import MetaTrainer
 from utils.run import run_script
 
 module = script("train_sdf_ibr_meta")

@@ -19,7 +19,7 @@ from utils.errors import ConfigError
 from utils.map_windows import view_windows
 from utils.rays import Surface
 from utils.views import Sources, Targets, TrainingViews
-from view_rendering import trace_views
+from stages.view_rendering import trace_views
 
 AGGREGATIONS = ("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned")
 

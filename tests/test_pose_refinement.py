@@ -10,11 +10,11 @@ from test_training import STEPS, trainer_of
 from tiny_runs import config_of, differing, final_state, flags_of
 from torch import nn
 
-import scene_run
+from stages import scene as scene_run
 from data_processing.scenes.opening import disturbed, open_scene
 from modules import AggregationMLP
 from modules_sdf import BlendSettings, ImageBasedModel
-from scene_run import exhibit_of
+from stages.scene import exhibit_of
 from scheduler import StepPlan
 from sdf_rendering import ReferenceTracer
 from training import SceneTrainer

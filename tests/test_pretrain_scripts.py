@@ -12,7 +12,7 @@ from flow_cases import write_flyingchairs2
 from tiny_runs import (
     ROOT, SCRIPTS, call, call_as_user, config_of, differing, final_state, start, start_as_ranks)
 
-import pretraining
+from stages import pretraining
 from data_processing.flow.pairs import FolderPairs
 from modules_sdf import build_model
 from utils.checkpoints import load_checkpoint
@@ -24,7 +24,7 @@ SMALL = ("--crop_size 24x16 --precision fp32 --model_image_encoder_depth 1 --num
 LOST = """
 import json, os, sys
 sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "tests")]
-import pretraining
+from stages import pretraining
 from tiny_runs import call_as_user
 
 inner, rank = pretraining.PairTrainer._step, int(os.environ["RANK"])

@@ -11,11 +11,11 @@ from tiny_runs import differing, final_state
 from torch import nn
 from torch.nn import functional as F
 
-import pretraining
+from stages import pretraining
 from data_processing.flow.synthetic_pairs import MadePairs
 from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples
 from modules_sdf import build_image_networks
-from pretraining import (
+from stages.pretraining import (
     PairTrainer, build_pair_trainer, open_pairs, pretrain, warp, write_pretraining)
 from utils.config import PRETRAIN_SECTIONS, parse_config
 from utils.config_sections import RatesConfig

@@ -9,10 +9,10 @@ import torch
 from ball_scene import ball_scene
 from tiny_runs import call, config_of, differing, final_state, flags_of
 
-import scene_run
-import shape_fitting
+from stages import scene as scene_run
+from stages import shape_fitting
 from modules import SdfArchitecture, build_sdf
-from shape_fitting import HullTask, SphereTask, carve_start, surface_points
+from stages.shape_fitting import HullTask, SphereTask, carve_start, surface_points
 from utils.config_stages import LossConfig
 from utils.errors import ConfigError, SceneError
 

@@ -9,7 +9,7 @@ import torch
 from tiny_runs import (
     config_of, differing, final_state, flags_of, script, start)
 
-import scene_run
+from stages import scene as scene_run
 from data_processing.scenes.opening import CLOUD_FILE, load_point_cloud, open_scene
 from data_processing.scenes.scene import SURFACE_POINTS
 from modules_sdf import build_model

@@ -10,12 +10,12 @@ from ball_views import (
 from torch import nn
 from tracing_cases import cameras_at
 
-import view_rendering
+from stages import view_rendering
 from sdf_rendering import ReferenceTracer
 from utils.cameras import Cameras
 from utils.rays import Surface
 from utils.views import TrainingViews
-from view_rendering import evaluating, surface_normals, trace_views, view_depth
+from stages.view_rendering import evaluating, surface_normals, trace_views, view_depth
 
 
 def test_rendering_of_a_ball():

@@ -19,7 +19,7 @@ from data_processing.scenes.scene import Scene
 from data_processing.scenes.splits import Split
 from modules_sdf import ImageBasedModel, build_model
 from sdf_meshing import Exhibit, mean_figures, picture_sheets, write_results
-from shape_fitting import carve_start, fit_hull
+from stages.shape_fitting import carve_start, fit_hull
 from training import SceneTrainer, build_scene_trainer
 from utils.cameras import Cameras
 from utils.config import Config
