@@ -28,7 +28,7 @@ from data_processing.scenes.writing import write_scene  # noqa: E402
 from modules_sdf import build_model, network_precision  # noqa: E402
 from sdf_rendering import ReferenceTracer  # noqa: E402
 from training import build_scene_trainer  # noqa: E402
-from utils.benchmarking import (  # noqa: E402
+from utils.benchmarking.variants import (  # noqa: E402
     Jobs, Variant, format_rows, interleaved, matmul_rate, median_seconds)
 from utils.checkpoints import write_text_atomic  # noqa: E402
 from utils.chunked_autograd import chunk_size  # noqa: E402
@@ -36,7 +36,7 @@ from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config_stages import BenchmarkConfig  # noqa: E402
 from utils.derivatives import gradient  # noqa: E402
 from utils.memory import keep_freed_memory  # noqa: E402
-from utils.point_counts import CountedPoints  # noqa: E402
+from utils.benchmarking.point_counts import CountedPoints  # noqa: E402
 from utils.rays import camera_rays  # noqa: E402
 from utils.run import pick_device, run_script  # noqa: E402
 from utils.siren_chunks import fast_evaluator  # noqa: E402

@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from utils.benchmarking import Variant, format_rows, interleaved, matmul_rate
+from utils.benchmarking.variants import Variant, format_rows, interleaved, matmul_rate
 
 
 def make_jobs(offset):

@@ -10,7 +10,7 @@ from tracing_cases import rays_inwards
 from modules import SdfArchitecture, build_sdf
 from sdf_rendering import ReferenceTracer, make_tracer
 from utils.config_sections import TracingConfig
-from utils.point_counts import CountedPoints
+from utils.benchmarking.point_counts import CountedPoints
 
 
 def counted(tracer):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.benchmarking import format_rows
+from utils.benchmarking.variants import format_rows
 from utils.errors import UserError
 from utils.evaluation import COLUMNS, file_name
 from utils.image_files import open_image

@@ -15,7 +15,7 @@ import pytest
 from number_cases import CASES, LARGE
 from tiny_runs import ROOT
 
-from utils.benchmarking import format_rows
+from utils.benchmarking.variants import format_rows
 
 pytestmark = pytest.mark.trust
 SCRIPT = ROOT / "tests" / "number_cases.py"
