@@ -30,7 +30,7 @@ from utils.map_windows import ViewWindows, Window
 from utils.rays import Surface
 from utils.source_windows import source_windows
 from utils.views import Sources, Targets, TrainingViews
-from utils.weights import convolution_kinds, encoder_kind, load_first_weights
+from utils.checkpoints.weights import convolution_kinds, encoder_kind, load_first_weights
 from stages.view_rendering import ViewRenderer, evaluating, trace_views
 
 DEFAULT_ENCODER = "plain"      # from random weights

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.checkpoints import load_checkpoint
+from utils.checkpoints.storage import load_checkpoint
 from utils.errors import CheckpointError, ConfigError
 from utils.map_windows import Part, Size, Window, on_window, reach, whole
 from utils.resized_maps import JoinedConvolution

@@ -16,7 +16,7 @@ from loss_functions import (
 from scheduler import StepPlan, mask_loss_weight, plan_step
 from sdf_rendering import Tracer, differentiable_hits, make_tracer, project_to_sources
 from utils.averaging import WeightAverage
-from utils.checkpoints import load_state
+from utils.checkpoints.storage import load_state
 from utils.config import Config
 from utils.config_sections import DataConfig
 from utils.config_stages import LossConfig

@@ -30,7 +30,7 @@ from sdf_rendering import ReferenceTracer  # noqa: E402
 from training import build_scene_trainer  # noqa: E402
 from utils.benchmarking.variants import (  # noqa: E402
     Jobs, Variant, format_rows, interleaved, matmul_rate, median_seconds)
-from utils.checkpoints import write_text_atomic  # noqa: E402
+from utils.checkpoints.storage import write_text_atomic  # noqa: E402
 from utils.chunked_autograd import chunk_size  # noqa: E402
 from utils.config import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config_stages import BenchmarkConfig  # noqa: E402

@@ -20,7 +20,7 @@ from stages.scene import train_scene  # noqa: E402
 from utils.config import META_SECTIONS, parse_config  # noqa: E402
 from utils.config_stages import SPECIALISE_DEFAULTS  # noqa: E402
 from utils.run import run_script  # noqa: E402
-from utils.weights import with_meta_start  # noqa: E402
+from utils.checkpoints.weights import with_meta_start  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

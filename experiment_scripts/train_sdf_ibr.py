@@ -21,7 +21,7 @@ from stages.shape_fitting import SphereTask  # noqa: E402
 from utils.config import TRAIN_SECTIONS, Config, parse_config  # noqa: E402
 from utils.loop import Loop, loop_options  # noqa: E402
 from utils.run import run_script, start_run  # noqa: E402
-from utils.weights import save_sphere, sphere_asset  # noqa: E402
+from utils.checkpoints.weights import save_sphere, sphere_asset  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -26,7 +26,7 @@ from utils.config_stages import META_DEFAULTS  # noqa: E402
 from utils.distributed import Ranks, finish_ranks, start_ranks  # noqa: E402
 from utils.loop import loop_options  # noqa: E402
 from utils.run import run_script, start_run  # noqa: E402
-from utils.weights import NETWORKS, save_networks, with_meta_start  # noqa: E402
+from utils.checkpoints.weights import NETWORKS, save_networks, with_meta_start  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from meta_modules import (
     OuterAdam, Weights, adapt, all_finite, copy_weights, fomaml_update, mean_update, move_slow,
     put_weights, reptile_update)
 from scheduler import OuterPlan, StepPlan, plan_outer_step
-from utils.checkpoints import load_state, name_some
+from utils.checkpoints.storage import load_state, name_some
 from utils.config_sections import RatesConfig
 from utils.config_stages import MetaConfig
 from utils.distributed import (

@@ -28,7 +28,7 @@ from scheduler import learning_rate_factor, warmup_factor
 from sdf_meshing import write_curve
 from sdf_rendering import sample_maps
 from utils.averaging import WeightAverage
-from utils.checkpoints import load_checkpoint, load_state, write_text_atomic
+from utils.checkpoints.storage import load_checkpoint, load_state, write_text_atomic
 from utils.config import Config
 from utils.config_sections import RatesConfig
 from utils.config_stages import PretrainConfig
@@ -40,7 +40,7 @@ from utils.loop import Loop, LoopOptions, Progress
 from utils.metrics import psnr_foreground
 from utils.pictures import error_map, save_png, sheet, to_uint8
 from utils.run import Run, RunFolder
-from utils.weights import save_networks
+from utils.checkpoints.weights import save_networks
 
 log = logging.getLogger(__name__)
 

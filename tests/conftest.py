@@ -77,7 +77,7 @@ def tiny_sphere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from modules import SdfArchitecture, build_sdf
     from stages.shape_fitting import SphereTask
     from utils.config_stages import LossConfig
-    from utils.weights import save_networks
+    from utils.checkpoints.weights import save_networks
     torch.manual_seed(0)
     sdf = build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1))
     task = SphereTask(sdf, 150, 5e-3, num_points=256, loss=LossConfig(),

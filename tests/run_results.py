@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiny_runs import differing
 
-from utils.checkpoints import load_checkpoint
+from utils.checkpoints.storage import load_checkpoint
 
 #: Files that tell of times, or of how often a run was started.
 OF_THE_TIME = ("train.log", "summaries", "run.lock", "config.txt", "report.html", "video.mp4")

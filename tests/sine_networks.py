@@ -7,7 +7,7 @@ from modules import SdfArchitecture, SirenSDF, build_sdf
 from sdf_rendering import make_tracer
 from utils.config_sections import SdfConfig, TracingConfig
 from utils.fast_tracing import FastTracer
-from utils.weights import read_networks, sphere_asset
+from utils.checkpoints.weights import read_networks, sphere_asset
 
 
 def fast_tracer() -> FastTracer:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils import checkpoints as ckpt
+from utils.checkpoints import storage as ckpt
 from utils.errors import CheckpointError, WriteError
 from utils.seeds import random_state, seed_everything, set_random_state
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tiny_runs import ROOT, start
 
-from utils import downloads
-from utils.checkpoints import load_checkpoint
-from utils.downloads import (
+from utils.checkpoints import downloads
+from utils.checkpoints.storage import load_checkpoint
+from utils.checkpoints.downloads import (
     Entry, describe, fetch, find_entry, obtain, read_manifest, sha256_of)
 from utils.errors import ConfigError, DownloadError, WriteError
 

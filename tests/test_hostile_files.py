@@ -25,7 +25,7 @@ from trust.readers import READERS
 from data_processing.scenes import scene as scenes
 from data_processing.captures.capture import check_inside
 from utils import limits, safe_pickle
-from utils.checkpoint_gate import check_checkpoint
+from utils.checkpoints.inspection import check_checkpoint
 from utils.errors import SceneError, UserError
 
 #: What a refusal may map beside what is mapped already. Sound files of the tests need under 1 MB,

@@ -10,8 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import config_of, final_state
 
-from utils import checkpoints, loop
-from utils.checkpoints import checkpoints_in, load_checkpoint, save_checkpoint
+from utils import loop
+from utils.checkpoints import storage as checkpoints
+from utils.checkpoints.storage import checkpoints_in, load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, WriteError
 from utils.loop import Loop, LoopOptions, run_facts, stored_progress
 from utils.recovery import Setbacks

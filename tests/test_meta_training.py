@@ -16,9 +16,9 @@ from data_processing.scenes.pool import open_pool
 from meta_modules import copy_weights
 from stages.meta_training import FIGURES, MetaTrainer
 from stages.scene import model_of, task_on_scene
-from utils.checkpoints import load_checkpoint
+from utils.checkpoints.storage import load_checkpoint
 from utils.errors import CheckpointError, SceneError
-from utils.weights import NETWORKS, read_networks
+from utils.checkpoints.weights import NETWORKS, read_networks
 
 SHORT = ["--num_meta_steps", 2, "--load_pcd", 0]
 TWO = [*SHORT, "--num_steps", 2, "--steps_til_ckpt", 1, "--meta_batch_size", 2]

@@ -9,7 +9,7 @@ from modules import (AggregationMLP, PointEncoding, SdfArchitecture, SineLayer, 
                      build_sdf, parse_skips)
 from utils.derivatives import gradient
 from utils.errors import ConfigError
-from utils.release_names import read_release_names
+from utils.checkpoints.released_names import read_release_names
 
 #: The release's outputs are float32 and may be summed in another order.
 GOLDEN_TOLERANCE = 1e-5

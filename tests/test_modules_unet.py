@@ -8,7 +8,7 @@ from torch import nn
 from modules_unet import (IMAGENET_MEAN, IMAGENET_STD, BasicBlock, FeatureDecoder, ImageEncoder,
                           PartialConv2d, PlainDown, ResNetTrunk, load_resnet_weights)
 from utils.errors import CheckpointError, ConfigError
-from utils.release_names import read_release_names
+from utils.checkpoints.released_names import read_release_names
 
 #: The release's outputs are float32 and may be summed in another order.
 GOLDEN_TOLERANCE = 1e-5

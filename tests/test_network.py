@@ -20,7 +20,7 @@ LISTENING = ROOT / "tests" / "listening.py"
 NETWORK = {"socket", "ssl", "urllib.request", "http", "ftplib", "smtplib", "asyncio", "requests",
            "httpx", "urllib3", "socketserver", "xmlrpc", "webbrowser", "telnetlib"}
 #: Who may import them: downloads, which only checkpoints/download.py uses.
-MAY_OPEN = {"utils/downloads.py"}
+MAY_OPEN = {"utils/checkpoints/downloads.py"}
 #: Programs that a run may start: for its revision, its video, and to find the C library.
 PROGRAMS = ("git", "ffmpeg", "ldconfig", "gcc", "cc", "ld", "objdump")
 RESULTS = ["--test_rt", 1, "--test_plot", 1, "--test_cameras", 1, "--test_metrics", 1,
@@ -53,7 +53,7 @@ def test_only_downloads_can_open_a_connection():
             found[name] = {module for module in modules_of(path)
                            if module in NETWORK or module.split(".")[0] in NETWORK}
     assert len(found) > 50 and {name for name, modules in found.items() if modules} == MAY_OPEN
-    users = {name for name in found if "utils.downloads" in modules_of(ROOT / name)}
+    users = {name for name in found if "utils.checkpoints.downloads" in modules_of(ROOT / name)}
     assert users == {"checkpoints/download.py"}
 
 

@@ -15,7 +15,7 @@ from tiny_runs import (
 from stages import pretraining
 from data_processing.flow.pairs import FolderPairs
 from modules_sdf import build_model
-from utils.checkpoints import load_checkpoint
+from utils.checkpoints.storage import load_checkpoint
 
 SMALL = ("--crop_size 24x16 --precision fp32 --model_image_encoder_depth 1 --num_threads 1 "
          "--steps_til_pictures 0 --device cpu").split()

@@ -24,7 +24,7 @@ from utils.distributed import Ranks
 from utils.errors import CheckpointError, ConfigError
 from utils.loop import LoopOptions, run_facts
 from utils.run import start_run
-from utils.weights import read_networks
+from utils.checkpoints.weights import read_networks
 
 TINY = ("--crop_size 24x16 --batch_size 4 --precision fp32 --model_image_encoder_depth 1 "
         "--model_image_encoder_features 2 --num_threads 1 --lr 1e-3 --lr_warmup_steps 0").split()

@@ -14,8 +14,8 @@ from modules_sdf import build_model
 from modules_unet import FeatureDecoder, ImageEncoder
 from utils.config import META_SECTIONS, parse_config
 from utils.errors import CheckpointError, ConfigError
-from utils.release_names import META_PREFIX, read_release_names
-from utils.weights import load_first_weights, with_meta_start
+from utils.checkpoints.released_names import META_PREFIX, read_release_names
+from utils.checkpoints.weights import load_first_weights, with_meta_start
 
 GOLDEN_TOLERANCE = 1e-5
 FLAGS = ["--experiment_name", "x", "--precision", "fp32", "--device", "cpu", "--feature_vector", 0]

@@ -1,10 +1,10 @@
-"""Tests of utils/release_names.py."""
+"""Tests of utils/checkpoints/released_names.py."""
 import golden_files
 import pytest
 
 from modules import AggregationMLP, SdfArchitecture, build_sdf
 from modules_unet import FeatureDecoder, ImageEncoder
-from utils.release_names import is_release_key, read_release_names
+from utils.checkpoints.released_names import is_release_key, read_release_names
 
 
 def own_shapes(network):

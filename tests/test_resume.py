@@ -12,7 +12,7 @@ from tiny_runs import call, call_as_user, differing, final_state, flags_of
 
 from data_processing.synthetic.scenes import make_scene
 from data_processing.scenes.writing import write_scene
-from utils.checkpoints import (
+from utils.checkpoints.storage import (
     CHECKPOINT_FORMAT, latest_checkpoint, load_checkpoint, save_checkpoint)
 from utils.errors import CheckpointError
 from utils.resume import MEANING, check_changes

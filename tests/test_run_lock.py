@@ -14,7 +14,7 @@ import pytest
 from tiny_runs import ROOT, config_of
 
 from utils import run_lock
-from utils.checkpoints import save_checkpoint
+from utils.checkpoints.storage import save_checkpoint
 from utils.errors import ConfigError, WriteError
 from utils.run import start_run
 from utils.run_lock import LOCK_NAME, RunLock, check_free

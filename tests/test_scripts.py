@@ -21,8 +21,9 @@ from tiny_runs import (
 
 from data_processing.scenes.scene import load_scene
 from sdf_meshing import SHEETS
-from utils import checkpoints, weights
-from utils.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from utils.checkpoints import storage as checkpoints
+from utils.checkpoints import weights
+from utils.checkpoints.storage import latest_checkpoint, load_checkpoint, save_checkpoint
 from utils.config import TRAIN_SECTIONS, parse_config
 from utils.run import RUN_FILES
 from utils.run_lock import LOCK_NAME

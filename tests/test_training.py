@@ -14,7 +14,7 @@ from data_processing.scenes.opening import CLOUD_FILE, load_point_cloud, open_sc
 from data_processing.scenes.scene import SURFACE_POINTS
 from modules_sdf import build_model
 from training import SceneTrainer, build_scene_trainer
-from utils.checkpoints import checkpoints_in, load_checkpoint
+from utils.checkpoints.storage import checkpoints_in, load_checkpoint
 from utils.config_stages import TrainedPartsConfig
 from utils.errors import CheckpointError
 from utils.finite import check_finite

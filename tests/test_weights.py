@@ -12,10 +12,10 @@ from torch import nn
 from modules import AggregationMLP, SdfArchitecture, build_sdf
 from modules_sdf import build_model
 from modules_unet import FeatureDecoder, ImageEncoder
-from utils import weights
-from utils.checkpoints import load_checkpoint, save_checkpoint
+from utils.checkpoints import weights
+from utils.checkpoints.storage import load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, ConfigError
-from utils.weights import (
+from utils.checkpoints.weights import (
     NETWORKS, encoder_kind, load_first_weights, read_networks, save_networks, save_sphere,
     sphere_asset, weight_files, with_checkpoint)
 

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import torch
 
-from utils.checkpoints import latest_checkpoint, load_checkpoint
+from utils.checkpoints.storage import latest_checkpoint, load_checkpoint
 from utils.config import META_SECTIONS, TRAIN_SECTIONS, Config, parse_config
 from utils.config_stages import META_DEFAULTS
 from utils.run import RunLog, run_script

@@ -20,7 +20,7 @@ from typing import Any
 
 import configargparse
 
-from utils.checkpoints import write_text_atomic
+from utils.checkpoints.storage import write_text_atomic
 from utils.config_sections import (
     CnnConfig, DataConfig, RatesConfig, RunConfig, SdfConfig, TracingConfig, ViewsConfig)
 from utils.config_stages import (

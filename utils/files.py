@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.errors import WriteError
 
-#: Names of files that are not whole yet: those of `whole_file`, and of `utils.checkpoints`.
+#: Names of files that are not whole yet: those of `whole_file`, and of `utils.checkpoints.storage`.
 PART = re.compile(r"\.(?P<stem>.+)\.(?P<process>\d+)\.part(?P<suffix>\.\w+)?")
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.\w{8}\.tmp")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from utils.checkpoints import (
+from utils.checkpoints.storage import (
     CHECKPOINT_FORMAT, check_format, checkpoint_name, keep_latest, latest_checkpoint,
     load_checkpoint, save_checkpoint)
 from utils.config import config_to_dict

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoints import load_checkpoint
+from utils.checkpoints.storage import load_checkpoint
 from utils.errors import UserError
 from utils.safe_pickle import load_restricted_pickle
 

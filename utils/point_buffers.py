@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from utils.cameras import Cameras
-from utils.checkpoints import load_checkpoint, save_checkpoint
+from utils.checkpoints.storage import load_checkpoint, save_checkpoint
 from utils.config_sections import DataConfig
 from utils.errors import CheckpointError
 from utils.views import SurfaceBuffer

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.cameras import Cameras, rotations
-from utils.checkpoints import load_state
+from utils.checkpoints.storage import load_state
 from utils.errors import CheckpointError
 
 PROBE_REACH = 0.5         # object units: how far from the origin frames are compared

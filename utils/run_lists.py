@@ -25,7 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.checkpoints import STEP_NAME, checkpoints_in
+from utils.checkpoints.storage import STEP_NAME, checkpoints_in
 from utils.config import META_SECTIONS, TRAIN_SECTIONS, find_config_file, parse_config
 from utils.config_sections import RunConfig, ViewsConfig
 from utils.config_stages import RunTableConfig

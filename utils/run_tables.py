@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.checkpoints import write_text_atomic
+from utils.checkpoints.storage import write_text_atomic
 from utils.config_stages import RunTableConfig
 from utils.errors import UserError
 from utils.evaluation import COLUMNS, NOT_AVAILABLE, finite

@@ -19,7 +19,7 @@ from data_processing.flow.pairs import FlowPair
 from data_processing.flow.synthetic_layers import (
     Motion, Shape, Texture, find_pictures, random_motion, random_shape, random_texture)
 from data_processing.synthetic.scenes import parse_resolution
-from utils.checkpoints import write_text_atomic
+from utils.checkpoints.storage import write_text_atomic
 from utils.config_stages import MakeFlowConfig
 from utils.errors import ConfigError, WriteError
 from utils.pictures import save_png

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoint_gate import Error, check_checkpoint
+from utils.checkpoints.inspection import Error, check_checkpoint
 from utils.errors import CheckpointError, WriteError
 from utils.safe_pickle import Refused
 
