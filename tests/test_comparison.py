@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_runs import call
 
-from utils.comparison import compare, comparison_sheet, read_run, write_comparison
+from utils.comparison.side_by_side import compare, comparison_sheet, read_run, write_comparison
 from utils.errors import UserError
 
 COLOURS = {"photograph": 40, "prediction": 90, "error": 160}

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from utils import run_lists
+from utils.comparison import run_lists
 from utils.config import META_SECTIONS, TRAIN_SECTIONS, parse_config
 from utils.config_stages import RunTableConfig
 from utils.errors import ConfigError, WriteError
-from utils.run_lists import (
+from utils.comparison.run_lists import (
     ListedRun, command_lines, execute, last_lines, list_runs, names_of, scored_steps)
 
 #: A run that writes its figures, after it has noted that it ran.

@@ -10,8 +10,8 @@ import pytest
 from test_run_lists import metrics_in, table_of
 from tiny_runs import SMALL, call
 
-from utils.run_lists import ListedRun
-from utils.run_tables import Cell, at_time, cell_of, gather, read_curve, write_table
+from utils.comparison.run_lists import ListedRun
+from utils.comparison.tables import Cell, at_time, cell_of, gather, read_curve, write_table
 
 CURVE = [(0, 0.0, 10.0), (10, 2.0, 14.0), (20, 6.0, 22.0)]
 

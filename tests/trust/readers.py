@@ -35,15 +35,15 @@ from modules import SdfArchitecture, build_sdf
 from tests import capture_files, scene_files
 from tests.ball_scene import ball_scene
 from utils.checkpoints.storage import load_checkpoint, load_state, save_checkpoint
-from utils.comparison import compare, comparison_sheet, read_run
+from utils.comparison.side_by_side import compare, comparison_sheet, read_run
 from utils.config import TRAIN_SECTIONS, config_to_dict, parse_config, save_config
 from utils.config_sections import DataConfig
 from utils.config_stages import ImportConfig, RunTableConfig
 from utils.checkpoints.downloads import Entry, describe, find_entry, obtain, read_manifest, sha256_of
 from utils.errors import UserError
 from utils.lpips import build_lpips
-from utils.run_lists import ListedRun
-from utils.run_tables import as_csv, as_json, gather
+from utils.comparison.run_lists import ListedRun
+from utils.comparison.tables import as_csv, as_json, gather
 from utils.safe_pickle import load_pickled_npy, load_restricted_pickle
 from utils.checkpoints.weights import read_networks
 

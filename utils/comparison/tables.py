@@ -17,7 +17,7 @@ from utils.config_stages import RunTableConfig
 from utils.errors import UserError
 from utils.evaluation import COLUMNS, NOT_AVAILABLE, finite
 from utils.limits import MAX_TABLE_BYTES, read_text
-from utils.run_lists import ListedRun
+from utils.comparison.run_lists import ListedRun
 
 SECONDS = ("seconds", 1)
 LEFT_OUT = ("lpips_release",)
