@@ -24,7 +24,7 @@ from sdf_rendering import (
     sample_points,
     visible_in_sources,
 )
-from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
+from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
 from utils.map_windows import ViewWindows, Window
 from utils.rays import Surface

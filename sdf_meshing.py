@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from utils.camera_paths import make_path
 from utils.cameras import Cameras
-from utils.config import mesh_formats
-from utils.config_sections import DataConfig
-from utils.config_stages import TestConfig
+from utils.config.parser import mesh_formats
+from utils.config.sections import DataConfig
+from utils.config.tool_sections import TestConfig
 from utils.errors import UserError
 from utils.evaluation import evaluate_views, format_table, summarise, write_metrics
 from utils.files import whole_file

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.cameras import Cameras, ndc_to_grid
-from utils.config_sections import TracingConfig
+from utils.config.sections import TracingConfig
 from utils.derivatives import gradient
 from utils.device_tracing import DeviceTracer
 from utils.fast_tracing import FastTracer

@@ -17,9 +17,9 @@ from scheduler import StepPlan, mask_loss_weight, plan_step
 from sdf_rendering import Tracer, differentiable_hits, make_tracer, project_to_sources
 from utils.averaging import WeightAverage
 from utils.checkpoints.storage import load_state
-from utils.config import Config
-from utils.config_sections import DataConfig
-from utils.config_stages import LossConfig
+from utils.config.parser import Config
+from utils.config.sections import DataConfig
+from utils.config.tool_sections import LossConfig
 from utils.derivatives import gradient
 from utils.devices import to_device
 from utils.errors import ConfigError

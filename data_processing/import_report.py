@@ -7,7 +7,7 @@ from data_processing.checks.sheet import check_sheet, check_text
 from data_processing.captures.importing import import_capture
 from data_processing.checks.scene_checks import check_scene
 from data_processing.scenes.writing import REPORT_FILES, check_target, write_scene
-from utils.config_stages import ImportConfig
+from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError
 from utils.files import whole_file
 from utils.pictures import save_png

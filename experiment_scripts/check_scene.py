@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.checks.sheet import check_folder, check_text  # noqa: E402
-from utils.config import parse_config  # noqa: E402
-from utils.config_sections import DataConfig  # noqa: E402
-from utils.config_stages import CheckConfig  # noqa: E402
+from utils.config.parser import parse_config  # noqa: E402
+from utils.config.sections import DataConfig  # noqa: E402
+from utils.config.tool_sections import CheckConfig  # noqa: E402
 from utils.run import run_script  # noqa: E402
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.import_report import import_scene  # noqa: E402
-from utils.config import parse_config  # noqa: E402
-from utils.config_stages import ImportConfig  # noqa: E402
+from utils.config.parser import parse_config  # noqa: E402
+from utils.config.tool_sections import ImportConfig  # noqa: E402
 from utils.run import run_script  # noqa: E402
 
 

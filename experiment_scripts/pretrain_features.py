@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from modules_sdf import build_image_networks  # noqa: E402
 from stages.pretraining import (  # noqa: E402
     build_pair_trainer, open_pairs, pretrain, write_pretraining)
-from utils.config import PRETRAIN_SECTIONS, Config, parse_config  # noqa: E402
+from utils.config.parser import PRETRAIN_SECTIONS, Config, parse_config  # noqa: E402
 from utils.distributed import Ranks, finish_ranks, start_ranks  # noqa: E402
 from utils.loop import loop_options, run_facts  # noqa: E402
 from utils.memory import keep_freed_memory  # noqa: E402

@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.config import parse_config  # noqa: E402
-from utils.config_stages import RunTableConfig  # noqa: E402
+from utils.config.parser import parse_config  # noqa: E402
+from utils.config.tool_sections import RunTableConfig  # noqa: E402
 from utils.run import run_script  # noqa: E402
 from utils.comparison.run_lists import command_lines, execute, list_runs  # noqa: E402
 from utils.comparison.tables import write_table  # noqa: E402

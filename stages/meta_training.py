@@ -25,8 +25,8 @@ from meta_modules import (
     put_weights, reptile_update)
 from scheduler import OuterPlan, StepPlan, plan_outer_step
 from utils.checkpoints.storage import load_state, name_some
-from utils.config_sections import RatesConfig
-from utils.config_stages import MetaConfig
+from utils.config.sections import RatesConfig
+from utils.config.tool_sections import MetaConfig
 from utils.distributed import (
     Ranks, broadcast_int, broadcast_tensors, failing_together, sum_over_ranks)
 from utils.loop import Loop, LoopOptions, Progress

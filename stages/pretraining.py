@@ -29,9 +29,9 @@ from sdf_meshing import write_curve
 from sdf_rendering import sample_maps
 from utils.averaging import WeightAverage
 from utils.checkpoints.storage import load_checkpoint, load_state, write_text_atomic
-from utils.config import Config
-from utils.config_sections import RatesConfig
-from utils.config_stages import PretrainConfig
+from utils.config.parser import Config
+from utils.config.sections import RatesConfig
+from utils.config.tool_sections import PretrainConfig
 from utils.distributed import (
     Ranks, average_gradients, average_tensors, broadcast_int, broadcast_tensors, failing_together)
 from utils.errors import ConfigError

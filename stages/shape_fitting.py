@@ -17,7 +17,7 @@ from loss_functions import (
     CLOUD_WEIGHTS, eikonal_terms, normal_loss, off_surface_loss, on_surface_loss)
 from utils.cameras import Cameras
 from utils.checkpoints.storage import load_state
-from utils.config_stages import LossConfig
+from utils.config.tool_sections import LossConfig
 from utils.errors import SceneError
 from utils.finite import check_finite
 

@@ -8,7 +8,7 @@ from data_processing.synthetic import analytic_sdf as solids
 from modules_sdf import BlendSettings, ImageBasedModel, build_model
 from sdf_rendering import ReferenceTracer
 from utils.cameras import Cameras
-from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
+from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.views import TrainingViews
 from stages.view_rendering import trace_views
 

@@ -76,7 +76,7 @@ def tiny_sphere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDF of width 16, roughly a sphere: the start of the tests' runs."""
     from modules import SdfArchitecture, build_sdf
     from stages.shape_fitting import SphereTask
-    from utils.config_stages import LossConfig
+    from utils.config.tool_sections import LossConfig
     from utils.checkpoints.weights import save_networks
     torch.manual_seed(0)
     sdf = build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1))

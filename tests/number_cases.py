@@ -30,7 +30,7 @@ from stages.scene import SurfaceStart, check_memory, exhibit_of, model_of
 from sdf_meshing import mean_figures
 from training import SceneTrainer, build_scene_trainer
 from utils.cameras import Cameras, look_at, projection_from_intrinsics
-from utils.config import Config
+from utils.config.parser import Config
 from utils.errors import UserError
 from utils.memory import machine_memory
 from utils.rays import make_rays

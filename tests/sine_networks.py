@@ -5,7 +5,7 @@ import torch
 
 from modules import SdfArchitecture, SirenSDF, build_sdf
 from sdf_rendering import make_tracer
-from utils.config_sections import SdfConfig, TracingConfig
+from utils.config.sections import SdfConfig, TracingConfig
 from utils.fast_tracing import FastTracer
 from utils.checkpoints.weights import read_networks, sphere_asset
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import config as cfg
-from utils.config_stages import MakeSceneConfig
+from utils.config import parser as cfg
+from utils.config.tool_sections import MakeSceneConfig
 from utils.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -13,7 +13,7 @@ from data_processing.synthetic import analytic_sdf as solids
 from modules import SdfArchitecture, build_sdf
 from sdf_rendering import make_tracer
 from utils import device_tracing
-from utils.config_sections import TracingConfig
+from utils.config.sections import TracingConfig
 from utils.device_tracing import (
     SPACING, DeviceTracer, GridNodes, first_rows, march_masked, skip_empty_space)
 from utils.rays import Rays

@@ -14,7 +14,7 @@ from modules_sdf import build_model
 from sdf_rendering import make_tracer
 from training import build_scene_trainer
 from utils import device_tracing
-from utils.config_sections import TracingConfig
+from utils.config.sections import TracingConfig
 from utils.device_tracing import DeviceTracer
 from utils.finite import FiniteGuard
 from utils.views import views_of

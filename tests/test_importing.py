@@ -16,7 +16,7 @@ from data_processing.scenes.writing import write_scene
 from tests.ball_scene import ball_scene
 from tests.capture_files import (pictures, transforms, write_colmap, write_middlebury,
                                  write_pictures, write_transforms)
-from utils.config_stages import ImportConfig
+from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError, WriteError
 
 CENTER, RADIUS = (2.0, -1.0, 0.5), 0.6

@@ -15,7 +15,7 @@ from data_processing.flow.synthetic_pairs import (
     WITHHELD, Layer, MadePairs, foremost, make_pair, make_pair_folder, pixel_points, random_layers)
 from data_processing.flow.synthetic_layers import (
     HARMONICS, REACH, Shape, find_pictures, random_motion, random_shape, random_texture)
-from utils.config_stages import MakeFlowConfig
+from utils.config.tool_sections import MakeFlowConfig
 from utils.errors import ConfigError, SceneError, WriteError
 
 RESOLUTION = (24, 18)

@@ -14,7 +14,7 @@ from modules_sdf import Correspondence, ImageBasedModel, build_model, network_pr
 from modules_unet import UNet
 from sdf_rendering import ReferenceTracer, lumigraph_weights
 from utils.cameras import Cameras
-from utils.config_sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
+from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
 from utils.map_windows import view_windows
 from utils.rays import Surface

@@ -9,7 +9,7 @@ from tracing_cases import rays_inwards
 
 from modules import SdfArchitecture, build_sdf
 from sdf_rendering import ReferenceTracer, make_tracer
-from utils.config_sections import TracingConfig
+from utils.config.sections import TracingConfig
 from utils.benchmarking.point_counts import CountedPoints
 
 

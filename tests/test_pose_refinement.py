@@ -20,7 +20,7 @@ from sdf_rendering import ReferenceTracer
 from training import SceneTrainer
 from utils.cameras import rotations
 from utils.checkpoints.storage import checkpoints_in
-from utils.config_stages import LossConfig
+from utils.config.tool_sections import LossConfig
 from utils.errors import CheckpointError
 from utils.pose_refinement import PoseRefinement, PoseTrainer, moved_along
 from utils.rays import TraceResult

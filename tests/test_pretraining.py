@@ -17,9 +17,9 @@ from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples
 from modules_sdf import build_image_networks
 from stages.pretraining import (
     PairTrainer, build_pair_trainer, open_pairs, pretrain, warp, write_pretraining)
-from utils.config import PRETRAIN_SECTIONS, parse_config
-from utils.config_sections import RatesConfig
-from utils.config_stages import PretrainConfig
+from utils.config.parser import PRETRAIN_SECTIONS, parse_config
+from utils.config.sections import RatesConfig
+from utils.config.tool_sections import PretrainConfig
 from utils.distributed import Ranks
 from utils.errors import CheckpointError, ConfigError
 from utils.loop import LoopOptions, run_facts

@@ -12,7 +12,7 @@ from tiny_runs import SMALL, call, config_of, flags_of
 from modules import AggregationMLP, SdfArchitecture, build_sdf
 from modules_sdf import build_model
 from modules_unet import FeatureDecoder, ImageEncoder
-from utils.config import META_SECTIONS, parse_config
+from utils.config.parser import META_SECTIONS, parse_config
 from utils.errors import CheckpointError, ConfigError
 from utils.checkpoints.released_names import META_PREFIX, read_release_names
 from utils.checkpoints.weights import load_first_weights, with_meta_start

@@ -145,7 +145,7 @@ def test_flags_of_the_architecture_exist():
     """A name that is misspelt here would never be refused."""
     from dataclasses import fields
 
-    from utils.config import SECTION_OF
+    from utils.config.parser import SECTION_OF
     for section, flags in MEANING.items():
         assert set(flags) <= {field.name for field in fields(SECTION_OF[section])}
 

@@ -13,7 +13,7 @@ from tiny_runs import config_of
 
 from utils import run as run_module
 from utils.checkpoints.storage import save_checkpoint
-from utils.config import TRAIN_SECTIONS, parse_config
+from utils.config.parser import TRAIN_SECTIONS, parse_config
 from utils.errors import ConfigError, WriteError
 from utils.run import RUN_FILES, RunFolder, pick_device, revision, run_script, start_run
 from utils.run_lock import LOCK_NAME

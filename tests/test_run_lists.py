@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from utils.comparison import run_lists
-from utils.config import META_SECTIONS, TRAIN_SECTIONS, parse_config
-from utils.config_stages import RunTableConfig
+from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, parse_config
+from utils.config.tool_sections import RunTableConfig
 from utils.errors import ConfigError, WriteError
 from utils.comparison.run_lists import (
     ListedRun, command_lines, execute, last_lines, list_runs, names_of, scored_steps)

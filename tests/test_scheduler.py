@@ -7,9 +7,9 @@ from scheduler import (
     OuterPlan, ShapeSchedule, StepPlan, is_shape_step, learning_rate_factor, mask_alpha,
     mask_loss_weight, occlusion_threshold, plan_outer_step, plan_step, shape_schedule,
     warmup_factor)
-from utils import config as cfg
-from utils.config_sections import RatesConfig, TracingConfig
-from utils.config_stages import MetaConfig
+from utils.config import parser as cfg
+from utils.config.sections import RatesConfig, TracingConfig
+from utils.config.tool_sections import MetaConfig
 from utils.errors import ConfigError
 
 

@@ -24,7 +24,7 @@ from sdf_meshing import SHEETS
 from utils.checkpoints import storage as checkpoints
 from utils.checkpoints import weights
 from utils.checkpoints.storage import latest_checkpoint, load_checkpoint, save_checkpoint
-from utils.config import TRAIN_SECTIONS, parse_config
+from utils.config.parser import TRAIN_SECTIONS, parse_config
 from utils.run import RUN_FILES
 from utils.run_lock import LOCK_NAME
 

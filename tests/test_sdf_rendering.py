@@ -11,7 +11,7 @@ from data_processing.synthetic import analytic_sdf as solids
 from modules import SdfArchitecture, SirenSDF
 from sdf_rendering import MIN_SLOPE, ReferenceTracer, differentiable_hits, make_tracer
 from utils.cameras import Cameras
-from utils.config_sections import TracingConfig
+from utils.config.sections import TracingConfig
 from utils.derivatives import gradient
 from utils.fast_tracing import FastTracer
 from utils.rays import Rays, make_rays

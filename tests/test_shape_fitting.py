@@ -13,7 +13,7 @@ from stages import scene as scene_run
 from stages import shape_fitting
 from modules import SdfArchitecture, build_sdf
 from stages.shape_fitting import HullTask, SphereTask, carve_start, surface_points
-from utils.config_stages import LossConfig
+from utils.config.tool_sections import LossConfig
 from utils.errors import ConfigError, SceneError
 
 

@@ -10,7 +10,7 @@ from data_processing.captures.importing import import_capture
 from data_processing.scenes.scene import load_scene
 from data_processing.captures.structure_from_motion import (_write_copies, pairs_to_match, photo_folder,
                                                    photographs)
-from utils.config_stages import ImportConfig
+from utils.config.tool_sections import ImportConfig
 
 
 def test_pairs():

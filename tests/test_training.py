@@ -15,7 +15,7 @@ from data_processing.scenes.scene import SURFACE_POINTS
 from modules_sdf import build_model
 from training import SceneTrainer, build_scene_trainer
 from utils.checkpoints.storage import checkpoints_in, load_checkpoint
-from utils.config_stages import TrainedPartsConfig
+from utils.config.tool_sections import TrainedPartsConfig
 from utils.errors import CheckpointError
 from utils.finite import check_finite
 from utils.loop import loop_options, steps_per_epoch

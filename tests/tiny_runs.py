@@ -14,8 +14,8 @@ from types import ModuleType
 import torch
 
 from utils.checkpoints.storage import latest_checkpoint, load_checkpoint
-from utils.config import META_SECTIONS, TRAIN_SECTIONS, Config, parse_config
-from utils.config_stages import META_DEFAULTS
+from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, Config, parse_config
+from utils.config.tool_sections import META_DEFAULTS
 from utils.run import RunLog, run_script
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from utils.checkpoints.storage import (
     CHECKPOINT_FORMAT, check_format, checkpoint_name, keep_latest, latest_checkpoint,
     load_checkpoint, save_checkpoint)
-from utils.config import config_to_dict
-from utils.config_sections import RunConfig, ViewsConfig
+from utils.config.parser import config_to_dict
+from utils.config.sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
 from utils.memory import give_back_freed, pass_over_what_stays
 from utils.recovery import MOST_IN_ROW, MOST_TRIES, LostStepsError, Setbacks

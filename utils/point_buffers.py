@@ -11,7 +11,7 @@ from torch import nn
 
 from utils.cameras import Cameras
 from utils.checkpoints.storage import load_checkpoint, save_checkpoint
-from utils.config_sections import DataConfig
+from utils.config.sections import DataConfig
 from utils.errors import CheckpointError
 from utils.views import SurfaceBuffer
 

@@ -28,7 +28,7 @@ def check_changes(before: Sections, now: Sections, path: Path) -> None:
     """Compare the flags that a checkpoint was written with to those of the run that goes on.
 
     Args:
-        before, now: by section (`utils.config.config_to_dict`); flags that the checkpoint lacks,
+        before, now: by section (`utils.config.parser.config_to_dict`); flags that the checkpoint lacks,
             as they are newer than it, count as unchanged.
         path: of the checkpoint, for messages.
     Raises:

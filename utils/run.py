@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from utils.checkpoints.storage import checkpoints_in, latest_checkpoint, set_aside_later
-from utils.config import Config, save_config
+from utils.config.parser import Config, save_config
 from utils.errors import CheckpointError, ConfigError, UserError, WriteError
 from utils.files import remove_parts
 from utils.memory import keep_freed_memory

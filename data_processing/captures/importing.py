@@ -28,7 +28,7 @@ from data_processing.captures.structure_from_motion import (find_cameras, photo_
                                                    unread_photographs)
 from data_processing.captures.transforms_format import read_transforms, transforms_files
 from utils.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
-from utils.config_stages import ImportConfig
+from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError
 
 LOGGER = logging.getLogger(__name__)

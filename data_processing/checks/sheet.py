@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from data_processing.checks.scene_checks import CheckResult, check_scene, small_masks
 from data_processing.scenes.scene import Scene, load_scene
-from utils.config_sections import DataConfig
-from utils.config_stages import CheckConfig
+from utils.config.sections import DataConfig
+from utils.config.tool_sections import CheckConfig
 from utils.errors import ConfigError
 from utils.pictures import save_png, sheet, stack_vertically, with_outline
 from utils.plots import camera_plot

@@ -20,7 +20,7 @@ from data_processing.flow.synthetic_layers import (
     Motion, Shape, Texture, find_pictures, random_motion, random_shape, random_texture)
 from data_processing.synthetic.scenes import parse_resolution
 from utils.checkpoints.storage import write_text_atomic
-from utils.config_stages import MakeFlowConfig
+from utils.config.tool_sections import MakeFlowConfig
 from utils.errors import ConfigError, WriteError
 from utils.pictures import save_png
 

@@ -19,8 +19,8 @@ from typing import Any
 from data_processing.scenes.opening import PointCloud, load_point_cloud, with_noise
 from data_processing.scenes.scene import SceneOutline, load_scene, outline_scene
 from data_processing.scenes.splits import MIN_TRAIN_VIEWS, Split, meta_views, resolve_split
-from utils.config_sections import DataConfig
-from utils.config_stages import MetaConfig
+from utils.config.sections import DataConfig
+from utils.config.tool_sections import MetaConfig
 from utils.errors import ConfigError, SceneError, UserError
 from utils.views import TrainingViews, views_of
 

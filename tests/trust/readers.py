@@ -36,9 +36,9 @@ from tests import capture_files, scene_files
 from tests.ball_scene import ball_scene
 from utils.checkpoints.storage import load_checkpoint, load_state, save_checkpoint
 from utils.comparison.side_by_side import compare, comparison_sheet, read_run
-from utils.config import TRAIN_SECTIONS, config_to_dict, parse_config, save_config
-from utils.config_sections import DataConfig
-from utils.config_stages import ImportConfig, RunTableConfig
+from utils.config.parser import TRAIN_SECTIONS, config_to_dict, parse_config, save_config
+from utils.config.sections import DataConfig
+from utils.config.tool_sections import ImportConfig, RunTableConfig
 from utils.checkpoints.downloads import Entry, describe, find_entry, obtain, read_manifest, sha256_of
 from utils.errors import UserError
 from utils.lpips import build_lpips

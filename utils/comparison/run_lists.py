@@ -26,9 +26,9 @@ from typing import Any
 from tqdm import tqdm
 
 from utils.checkpoints.storage import STEP_NAME, checkpoints_in
-from utils.config import META_SECTIONS, TRAIN_SECTIONS, find_config_file, parse_config
-from utils.config_sections import RunConfig, ViewsConfig
-from utils.config_stages import RunTableConfig
+from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, find_config_file, parse_config
+from utils.config.sections import RunConfig, ViewsConfig
+from utils.config.tool_sections import RunTableConfig
 from utils.errors import ConfigError, UserError, WriteError
 from utils.evaluation import file_name
 from utils.limits import MAX_CONFIG_BYTES, read_json, read_text

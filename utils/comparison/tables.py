@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.checkpoints.storage import write_text_atomic
-from utils.config_stages import RunTableConfig
+from utils.config.tool_sections import RunTableConfig
 from utils.errors import UserError
 from utils.evaluation import COLUMNS, NOT_AVAILABLE, finite
 from utils.limits import MAX_TABLE_BYTES, read_text

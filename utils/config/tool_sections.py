@@ -1,13 +1,13 @@
 """The flags of losses, meta-learning, tests, pre-training, scene making and the benchmark.
 
-Fields are made as in `utils/config_sections.py`; `utils/config.py` parses them.
+Fields are made as in `utils/config/sections.py`; `utils/config/parser.py` parses them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.config_sections import flag, switch
+from utils.config.sections import flag, switch
 
 IMAGE_LOSS = "the image and soft-mask losses act on the shape whenever it is trained"
 

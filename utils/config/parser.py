@@ -21,9 +21,9 @@ from typing import Any
 import configargparse
 
 from utils.checkpoints.storage import write_text_atomic
-from utils.config_sections import (
+from utils.config.sections import (
     CnnConfig, DataConfig, RatesConfig, RunConfig, SdfConfig, TracingConfig, ViewsConfig)
-from utils.config_stages import (
+from utils.config.tool_sections import (
     BenchmarkConfig, CheckConfig, CompareConfig, ImportConfig, LossConfig, MakeFlowConfig,
     MakeSceneConfig, MetaConfig, PretrainConfig, RunTableConfig, TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError

@@ -1,4 +1,4 @@
-"""The flags of a run, its networks, views, data and tracing; `utils/config.py` parses them.
+"""The flags of a run, its networks, views, data and tracing; `utils/config/parser.py` parses them.
 
 Each field is one flag: its name, type and default are the field's, and `flag()` adds the help, the
 unit and what values are admitted. Switches are the integers 0 and 1. A flag with `no_effect` never
