@@ -31,11 +31,11 @@ from training import build_scene_trainer  # noqa: E402
 from utils.benchmarking.variants import (  # noqa: E402
     Jobs, Variant, format_rows, interleaved, matmul_rate, median_seconds)
 from utils.checkpoints.storage import write_text_atomic  # noqa: E402
-from utils.chunked_autograd import chunk_size  # noqa: E402
+from utils.fast.chunked_autograd import chunk_size  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config.tool_sections import BenchmarkConfig  # noqa: E402
 from utils.derivatives import gradient  # noqa: E402
-from utils.memory import keep_freed_memory  # noqa: E402
+from utils.fast.memory import keep_freed_memory  # noqa: E402
 from utils.benchmarking.point_counts import CountedPoints  # noqa: E402
 from utils.rays import camera_rays  # noqa: E402
 from utils.run import pick_device, run_script  # noqa: E402

@@ -32,7 +32,7 @@ from training import SceneTrainer, build_scene_trainer
 from utils.cameras import Cameras, look_at, projection_from_intrinsics
 from utils.config.parser import Config
 from utils.errors import UserError
-from utils.memory import machine_memory
+from utils.fast.memory import machine_memory
 from utils.rays import make_rays
 from utils.views import views_of
 

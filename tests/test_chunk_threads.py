@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from utils.chunk_threads import LEAST, in_shares
+from utils.fast.threads import LEAST, in_shares
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.chunked_autograd import CHUNK, chunk_size, map_in_chunks, total_in_chunks
+from utils.fast.chunked_autograd import CHUNK, chunk_size, map_in_chunks, total_in_chunks
 
 TIGHT = {"atol": 1e-9, "rtol": 1e-10}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import call, flags_of
 
-from utils import memory
+from utils.fast import memory
 from utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ def test_what_lives_is_passed_over_once():
     """Garbage from before and from later is found."""
     code = """
 import gc, weakref
-from utils.memory import pass_over_what_stays
+from utils.fast.memory import pass_over_what_stays
 
 class Node:
     pass

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from utils.chunk_threads import only_shares
-from utils.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
+from utils.fast.threads import only_shares
+from utils.fast.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
 from utils.derivatives import gradient
 from utils.grid_march import least_on_rays
 from utils.grid_search import GridSearch

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.chunk_threads import shares_of
+from utils.fast.threads import shares_of
 from utils.compiled import loops_for
 from utils.rays import Rays
 from utils.sdf_grid import RAY_CHUNK, SdfGrid

@@ -26,7 +26,7 @@ from utils.checkpoints.storage import (
 from utils.config.parser import config_to_dict
 from utils.config.sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
-from utils.memory import give_back_freed, pass_over_what_stays
+from utils.fast.memory import give_back_freed, pass_over_what_stays
 from utils.recovery import MOST_IN_ROW, MOST_TRIES, LostStepsError, Setbacks
 from utils.resume import check_changes
 from utils.run import Run

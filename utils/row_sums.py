@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.chunk_threads import shares_of
+from utils.fast.threads import shares_of
 from utils.compiled import loops_for
 
 CHUNK = 4096              # rows at once for the gradient of their weights

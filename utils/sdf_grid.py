@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.chunk_threads import shares_of
+from utils.fast.threads import shares_of
 from utils.compiled import loops_for
 
 Sdf = Callable[[Tensor], Tensor]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.chunk_threads import shares_of
+from utils.fast.threads import shares_of
 from utils.siren_chunks import ChunkedSiren, sine_and_cosine_layer
 
 GRADIENT_CHUNK = 1024     # points; sines, cosines and slopes of all layers are kept for so many
