@@ -26,7 +26,7 @@ from sdf_rendering import (
 )
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
-from utils.map_windows import ViewWindows, Window
+from utils.fast.image_networks.regions import ViewWindows, Window
 from utils.rays import Surface
 from utils.source_windows import source_windows
 from utils.views import Sources, Targets, TrainingViews

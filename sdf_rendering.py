@@ -19,7 +19,7 @@ from utils.device_tracing import DeviceTracer
 from utils.fast_tracing import FastTracer
 from utils.rays import Rays, Surface, Tangents, TraceResult
 from utils.reference_tracing import NUM_MASK_SAMPLES, least_sdf_reference, trace_reference
-from utils.row_sums import Rows, weighted_rows
+from utils.fast.image_networks.sparse_rows import Rows, weighted_rows
 from utils.siren_chunks import fast_evaluator
 from utils.siren_gradients import Terms
 

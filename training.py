@@ -25,7 +25,7 @@ from utils.devices import to_device
 from utils.errors import ConfigError
 from utils.finite import FiniteGuard, keeping_statistics, running_statistics
 from utils.loop import steps_per_epoch
-from utils.map_windows import ViewWindows, view_windows
+from utils.fast.image_networks.regions import ViewWindows, view_windows
 from utils.point_buffers import fill_buffer
 from utils.pose_refinement import PoseTrainer
 from utils.rays import Rays, Surface, TraceResult

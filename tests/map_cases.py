@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import torch
 
-from utils.map_windows import Window
+from utils.fast.image_networks.regions import Window
 
 #: Of the whole, of the map that is resized to it.
 SIZES = [((96, 128), (48, 64)), ((37, 53), (19, 27)), ((5, 4), (3, 2)), ((1, 7), (1, 4)),

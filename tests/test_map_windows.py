@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.map_cases import SIZES, cut, windows_of
-from utils.map_windows import Part, Window, mask_windows, of_few_shapes, view_windows, whole
+from utils.fast.image_networks.regions import Part, Window, mask_windows, of_few_shapes, view_windows, whole
 
 @pytest.mark.parametrize("size, size_read", SIZES)
 def test_resizing_reads_what_it_needs_and_little_more(size, size_read):

@@ -16,7 +16,7 @@ from sdf_rendering import ReferenceTracer, lumigraph_weights
 from utils.cameras import Cameras
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
-from utils.map_windows import view_windows
+from utils.fast.image_networks.regions import view_windows
 from utils.rays import Surface
 from utils.views import Sources, Targets, TrainingViews
 from stages.view_rendering import trace_views

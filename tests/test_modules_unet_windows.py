@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules_unet import FeatureDecoder, ImageEncoder
-from utils.map_windows import Window
+from utils.fast.image_networks.regions import Window
 
 
 @pytest.fixture(autouse=True)

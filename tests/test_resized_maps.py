@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modules_unet import PartialConv2d
 from tests.map_cases import SIZES, cut, windows_of
-from utils.map_windows import Part, Window
-from utils.resized_maps import JoinedConvolution, convolve_resized, resized
+from utils.fast.image_networks.regions import Part, Window
+from utils.fast.image_networks.joined_convolution import JoinedConvolution, convolve_resized, resized
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

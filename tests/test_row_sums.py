@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from utils import row_sums
-from utils.row_sums import Rows, add_rows, row_products, sparse_rows, weighted_rows
+from utils.fast.image_networks import sparse_rows as row_sums
+from utils.fast.image_networks.sparse_rows import Rows, add_rows, row_products, sparse_rows, weighted_rows
 
 
 def sparse_matrix(num_rows=7, num_columns=5, seed=0):

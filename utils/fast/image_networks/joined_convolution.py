@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.map_windows import Part, Window, read_side
-from utils.row_sums import Rows, sparse_rows, weighted_rows
+from utils.fast.image_networks.regions import Part, Window, read_side
+from utils.fast.image_networks.sparse_rows import Rows, sparse_rows, weighted_rows
 
 
 def resized(part: Part, window: Window) -> Tensor:
