@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import compiled
-from utils.compiled import loops_for
+from utils.fast.kernels import loading as compiled
+from utils.fast.kernels.loading import loops_for
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,7 +75,7 @@ def test_a_disk_that_is_full_is_told_and_plain_forms_are_used(tmp_path):
 
 def test_without_numba_there_are_none_and_the_command_is_told_once(forgotten, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "utils.grid_loops", raising=False)
+    monkeypatch.delitem(sys.modules, "utils.fast.kernels.grid", raising=False)
     with caplog.at_level(logging.INFO):
         assert loops_for(torch.zeros(0), "grid_loops") is None
         assert loops_for(torch.zeros(0), "grid_loops") is None

@@ -10,7 +10,7 @@ import torch
 from utils import siren_chunks
 from utils.siren_chunks import sine_and_cosine_layer, sine_layer
 
-sine_loops = pytest.importorskip("utils.sine_loops", reason="compiled loops need numba",
+sine_loops = pytest.importorskip("utils.fast.kernels.sines", reason="compiled loops need numba",
                                  exc_type=ImportError)
 
 

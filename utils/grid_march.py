@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.fast.threads import shares_of
-from utils.compiled import loops_for
+from utils.fast.kernels.loading import loops_for
 from utils.rays import Rays
 from utils.sdf_grid import RAY_CHUNK, SdfGrid
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.fast.threads import shares_of
-from utils.compiled import loops_for
+from utils.fast.kernels.loading import loops_for
 
 Sdf = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.fast.threads import shares_of
-from utils.compiled import loops_for
+from utils.fast.kernels.loading import loops_for
 
 CHUNK = 1024              # points; 1024 x 128 floats are half a MiB, half the cache of one core
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.fast.threads import shares_of
-from utils.compiled import loops_for
+from utils.fast.kernels.loading import loops_for
 
 CHUNK = 4096              # rows at once for the gradient of their weights
 
