@@ -20,8 +20,8 @@ from utils.fast_tracing import FastTracer
 from utils.rays import Rays, Surface, Tangents, TraceResult
 from utils.reference_tracing import NUM_MASK_SAMPLES, least_sdf_reference, trace_reference
 from utils.fast.image_networks.sparse_rows import Rows, weighted_rows
-from utils.siren_chunks import fast_evaluator
-from utils.siren_gradients import Terms
+from utils.fast.siren.evaluator import fast_evaluator
+from utils.fast.siren.gradients import Terms
 
 Sdf = Callable[[Tensor], Tensor]
 

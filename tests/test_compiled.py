@@ -36,7 +36,7 @@ SINE_LAYER = """
 import logging
 import torch
 logging.basicConfig(level=logging.INFO)
-from utils.siren_chunks import sine_layer
+from utils.fast.siren.evaluator import sine_layer
 
 hidden, weight = torch.rand(5, 4), torch.rand(4, 4)
 found = sine_layer(hidden, weight, torch.zeros(4), out=torch.empty(5, 4))

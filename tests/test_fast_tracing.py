@@ -16,7 +16,7 @@ from utils.grid_search import ON_SURFACE
 from utils.reference_tracing import least_sdf_reference, trace_reference
 from utils.sdf_grid import BAND, build_grid
 from utils.rays import Rays, make_rays
-from utils.siren_chunks import ChunkedSdf
+from utils.fast.siren.evaluator import ChunkedSdf
 
 TILT = axis_rotation(unit(torch.tensor([0.3, -0.8, 0.5])), 0.8)
 CASES = SOLIDS | {"tilted plate": solids.moved(solids.box((0.5, 0.4, 0.01)), TILT,

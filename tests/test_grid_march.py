@@ -13,7 +13,7 @@ from utils import grid_march, sdf_grid
 from utils.grid_march import least_on_rays, march_grid
 from utils.rays import make_rays
 from utils.sdf_grid import SdfGrid, build_grid, second_differences
-from utils.siren_chunks import ChunkedSiren
+from utils.fast.siren.evaluator import ChunkedSiren
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from utils.grid_march import march_grid
 from utils.grid_search import ON_SURFACE
 from utils.rays import make_rays
 from utils.sdf_grid import build_grid
-from utils.siren_chunks import ChunkedSiren
+from utils.fast.siren.evaluator import ChunkedSiren
 
 
 @pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.05, 2)])

@@ -10,7 +10,7 @@ from data_processing.synthetic import analytic_sdf as solids
 from data_processing.synthetic.scene_kinds import axis_rotation
 from utils import sdf_grid
 from utils.sdf_grid import BAND, SdfGrid, build_grid, second_differences
-from utils.siren_chunks import ChunkedSiren
+from utils.fast.siren.evaluator import ChunkedSiren
 
 
 def tilt() -> torch.Tensor:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils import siren_chunks
-from utils.siren_chunks import sine_and_cosine_layer, sine_layer
+from utils.fast.siren import evaluator as siren_chunks
+from utils.fast.siren.evaluator import sine_and_cosine_layer, sine_layer
 
 sine_loops = pytest.importorskip("utils.fast.kernels.sines", reason="compiled loops need numba",
                                  exc_type=ImportError)

@@ -6,7 +6,7 @@ import torch
 from tracing_cases import SOLIDS
 
 from modules import PointEncoding, SdfArchitecture, build_sdf
-from utils.siren_chunks import CHUNK, ChunkedSdf, ChunkedSiren, fast_evaluator
+from utils.fast.siren.evaluator import CHUNK, ChunkedSdf, ChunkedSiren, fast_evaluator
 
 
 def points(count: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

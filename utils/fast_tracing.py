@@ -20,8 +20,8 @@ from utils.grid_march import least_on_rays
 from utils.grid_search import GridSearch
 from utils.rays import Rays, Tangents, TraceResult
 from utils.sdf_grid import build_grid
-from utils.siren_chunks import ChunkedSiren, is_siren_chain
-from utils.siren_gradients import Terms, known_values, total_of_gradients, total_of_values
+from utils.fast.siren.evaluator import ChunkedSiren, is_siren_chain
+from utils.fast.siren.gradients import Terms, known_values, total_of_gradients, total_of_values
 
 Sdf = Callable[[Tensor], Tensor]
 
@@ -157,7 +157,7 @@ class FastTracer:
 
 
 def is_written_out(sdf: Sdf, points_obj: Tensor) -> bool:
-    """Whether `utils.siren_gradients` has the gradients of losses on this SDF."""
+    """Whether `utils.fast.siren.gradients` has the gradients of losses on this SDF."""
     return points_obj.device.type == "cpu" and is_siren_chain(sdf)
 
 

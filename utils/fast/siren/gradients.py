@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.fast.threads import shares_of
-from utils.siren_chunks import ChunkedSiren, sine_and_cosine_layer
+from utils.fast.siren.evaluator import ChunkedSiren, sine_and_cosine_layer
 
 GRADIENT_CHUNK = 1024     # points; sines, cosines and slopes of all layers are kept for so many
 Terms = Callable[..., Tensor]
