@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from utils.cameras import Cameras, ndc_to_grid
 from utils.config.sections import TracingConfig
 from utils.derivatives import gradient
-from utils.device_tracing import DeviceTracer
-from utils.fast_tracing import FastTracer
+from utils.fast.tracing.gpu_tracer import DeviceTracer
+from utils.fast.tracing.cpu_tracer import FastTracer
 from utils.rays import Rays, Surface, Tangents, TraceResult
 from utils.reference_tracing import NUM_MASK_SAMPLES, least_sdf_reference, trace_reference
 from utils.fast.image_networks.sparse_rows import Rows, weighted_rows

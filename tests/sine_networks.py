@@ -6,7 +6,7 @@ import torch
 from modules import SdfArchitecture, SirenSDF, build_sdf
 from sdf_rendering import make_tracer
 from utils.config.sections import SdfConfig, TracingConfig
-from utils.fast_tracing import FastTracer
+from utils.fast.tracing.cpu_tracer import FastTracer
 from utils.checkpoints.weights import read_networks, sphere_asset
 
 

@@ -12,13 +12,13 @@ from tracing_cases import SOLIDS, THIN, rays_at_thin, rays_inwards, unit
 from data_processing.synthetic import analytic_sdf as solids
 from modules import SdfArchitecture, build_sdf
 from sdf_rendering import make_tracer
-from utils import device_tracing
+from utils.fast.tracing import gpu_tracer as device_tracing
 from utils.config.sections import TracingConfig
-from utils.device_tracing import (
+from utils.fast.tracing.gpu_tracer import (
     SPACING, DeviceTracer, GridNodes, first_rows, march_masked, skip_empty_space)
 from utils.rays import Rays
 from utils.reference_tracing import least_sdf_reference, trace_reference
-from utils.surface_march import ON_SURFACE, march_plain
+from utils.fast.tracing.masked_march import ON_SURFACE, march_plain
 
 
 def device_tracer(num_samples: int = 40) -> DeviceTracer:

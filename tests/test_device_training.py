@@ -13,9 +13,9 @@ from data_processing.scenes.opening import open_scene
 from modules_sdf import build_model
 from sdf_rendering import make_tracer
 from training import build_scene_trainer
-from utils import device_tracing
+from utils.fast.tracing import gpu_tracer as device_tracing
 from utils.config.sections import TracingConfig
-from utils.device_tracing import DeviceTracer
+from utils.fast.tracing.gpu_tracer import DeviceTracer
 from utils.finite import FiniteGuard
 from utils.views import views_of
 

@@ -11,10 +11,10 @@ from data_processing.synthetic.scene_kinds import axis_rotation
 from modules import SdfArchitecture, SirenSDF, build_sdf
 from sdf_rendering import ReferenceTracer
 from utils.derivatives import gradient
-from utils.fast_tracing import FastTracer, is_written_out
-from utils.grid_search import ON_SURFACE
+from utils.fast.tracing.cpu_tracer import FastTracer, is_written_out
+from utils.fast.tracing.grid_search import ON_SURFACE
 from utils.reference_tracing import least_sdf_reference, trace_reference
-from utils.sdf_grid import BAND, build_grid
+from utils.fast.tracing.sdf_grid import BAND, build_grid
 from utils.rays import Rays, make_rays
 from utils.fast.siren.evaluator import ChunkedSdf
 

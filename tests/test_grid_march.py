@@ -9,10 +9,11 @@ import torch
 from sine_networks import sine_network
 from tracing_cases import rays_inwards
 
-from utils import grid_march, sdf_grid
-from utils.grid_march import least_on_rays, march_grid
+from utils.fast.tracing import grid_march
+from utils.fast.tracing import sdf_grid
+from utils.fast.tracing.grid_march import least_on_rays, march_grid
 from utils.rays import make_rays
-from utils.sdf_grid import SdfGrid, build_grid, second_differences
+from utils.fast.tracing.sdf_grid import SdfGrid, build_grid, second_differences
 from utils.fast.siren.evaluator import ChunkedSiren
 
 

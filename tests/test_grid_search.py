@@ -8,10 +8,10 @@ from tracing_cases import rays_inwards, slow_first_hit
 
 from data_processing.synthetic import analytic_sdf as solids
 from utils.derivatives import gradient
-from utils.grid_march import march_grid
-from utils.grid_search import ON_SURFACE
+from utils.fast.tracing.grid_march import march_grid
+from utils.fast.tracing.grid_search import ON_SURFACE
 from utils.rays import make_rays
-from utils.sdf_grid import build_grid
+from utils.fast.tracing.sdf_grid import build_grid
 from utils.fast.siren.evaluator import ChunkedSiren
 
 

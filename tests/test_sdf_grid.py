@@ -8,8 +8,8 @@ from tracing_cases import unit
 
 from data_processing.synthetic import analytic_sdf as solids
 from data_processing.synthetic.scene_kinds import axis_rotation
-from utils import sdf_grid
-from utils.sdf_grid import BAND, SdfGrid, build_grid, second_differences
+from utils.fast.tracing import sdf_grid
+from utils.fast.tracing.sdf_grid import BAND, SdfGrid, build_grid, second_differences
 from utils.fast.siren.evaluator import ChunkedSiren
 
 

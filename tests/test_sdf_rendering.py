@@ -13,7 +13,7 @@ from sdf_rendering import MIN_SLOPE, ReferenceTracer, differentiable_hits, make_
 from utils.cameras import Cameras
 from utils.config.sections import TracingConfig
 from utils.derivatives import gradient
-from utils.fast_tracing import FastTracer
+from utils.fast.tracing.cpu_tracer import FastTracer
 from utils.rays import Rays, make_rays
 from utils.reference_tracing import SDF_THRESHOLD, least_sdf_reference, trace_reference
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from tracing_cases import rays_inwards
 
 from modules import SdfArchitecture, build_sdf
-from utils.device_tracing import GridNodes, march_masked, skip_empty_space
+from utils.fast.tracing.gpu_tracer import GridNodes, march_masked, skip_empty_space
 from utils.rays import Rays
 from utils.reference_tracing import trace_reference
-from utils.surface_march import MIN_STEP, NARROW, ON_SURFACE, March, begin_march, march_plain
+from utils.fast.tracing.masked_march import MIN_STEP, NARROW, ON_SURFACE, March, begin_march, march_plain
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -48,7 +48,7 @@ def test_on_the_interpreter():
 
 def march_both(net, rays: Rays, state: March) -> tuple[March, March, int, int]:
     """The kernel's state and its twin's, and the evaluations of going rays that each counted."""
-    from utils.triton_march import MAX_STEPS, march_fused, pack
+    from utils.fast.tracing.triton_kernel import MAX_STEPS, march_fused, pack
     with torch.no_grad():
         fused, spent = march_fused(pack(net), rays, state)
         plain, count = state, 0
@@ -101,7 +101,7 @@ def test_the_kernel_from_the_spheres_edge():
 @interpreted
 def test_the_kernel_finds_the_plain_tracers_hits():
     net, rays = sine_network(0.0), rays_inwards(90, seed=5, spread=0.4)
-    from utils.triton_march import march_fused, pack
+    from utils.fast.tracing.triton_kernel import march_fused, pack
     with torch.no_grad():
         found = march_fused(pack(net), rays, warm(net, rays))[0].ended()
         plain = trace_reference(net, rays)
@@ -122,7 +122,7 @@ def test_the_kernel_on_other_depths_and_widths(layers, width):
 
 @interpreted
 def test_the_kernel_with_no_rays_and_none_going():
-    from utils.triton_march import march_fused, pack
+    from utils.fast.tracing.triton_kernel import march_fused, pack
     net, rays = sine_network(0.0), rays_inwards(5, seed=6)
     none = rays[torch.tensor([], dtype=torch.long)]
     state, spent = march_fused(pack(net), none, cold(none))
@@ -134,7 +134,7 @@ def test_the_kernel_with_no_rays_and_none_going():
 
 @needs_triton
 def test_which_networks_the_kernel_marches():
-    from utils.triton_march import can_march
+    from utils.fast.tracing.triton_kernel import can_march
     fits, here = SdfArchitecture(hidden_dims=64, hidden_layers=2), torch.device("cpu")
     assert can_march(build_sdf(fits), here)
     assert not can_march(build_sdf(fits).double(), here)
@@ -203,7 +203,7 @@ def test_it_compiles_without_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
-    from utils.triton_march import MAX_STEPS, SMALL_BLOCK, _march_kernel
+    from utils.fast.tracing.triton_kernel import MAX_STEPS, SMALL_BLOCK, _march_kernel
     constants = {"WIDTH": 128, "NUM_HIDDEN": 3, "BLOCK_RAYS": SMALL_BLOCK[0], "STEPS": MAX_STEPS,
                  "ON": ON_SURFACE, "SHORTEST": MIN_STEP, "NARROWEST": NARROW, "PRECISION": "tf32x3"}
     kinds = {"count": "i32", "out_spent": "*i32", "open_flags": "*i8", "out_going": "*i8",

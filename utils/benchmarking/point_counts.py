@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import torch
 
-from utils.fast_tracing import is_written_out
+from utils.fast.tracing.cpu_tracer import is_written_out
 
 
 class CountedPoints:

@@ -1,6 +1,6 @@
 """Loops over points and rays on a grid of values, in machine code; needs numba, an extra.
 
-The same as the plain forms in `utils.sdf_grid` and `utils.grid_march`, to rounding, in a fifth of
+The same as the plain forms in `utils.fast.tracing.sdf_grid` and `utils.fast.tracing.grid_march`, to rounding, in a fifth of
 the time: a ray is followed to its end here, where operations on all rays read and write each of its
 numbers at every step. They work on float32 without Python's lock, so that threads can share rays.
 

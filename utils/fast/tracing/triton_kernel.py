@@ -2,7 +2,7 @@
 
 A block of rays keeps its state in registers. Each step its points go through the network by one
 matrix product a hidden layer, with the weights staged through shared memory, and the rays are moved
-as `utils.surface_march.advance` does; the block ends when its last ray is settled. Nothing is
+as `utils.fast.tracing.masked_march.advance` does; the block ends when its last ray is settled. Nothing is
 written but the results.
 
 Products are `tf32x3`: each factor is split into two TF32 numbers and three products are summed,
@@ -11,7 +11,7 @@ of the mantissa: errors of 5e-4 a factor, and each layer multiplies by 30 before
 SDF is then wrong by more than the threshold of 5e-5, and rays stop off the surface.
 
 Imports triton, which is optional: import this module only where `has_triton` of
-`utils.device_tracing` says so.
+`utils.fast.tracing.gpu_tracer` says so.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from utils.rays import Rays
-from utils.surface_march import MIN_STEP, NARROW, ON_SURFACE, March
+from utils.fast.tracing.masked_march import MIN_STEP, NARROW, ON_SURFACE, March
 
 BIG_BLOCK, SMALL_BLOCK = (128, 8), (32, 4)     # rays of a program, its warps; see `block_of`
 MAX_STEPS = 256                   # rays along a flat face need most: 230 past a thin plate's

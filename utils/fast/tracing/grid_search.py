@@ -1,6 +1,6 @@
 """Where rays meet a surface: searched for on a grid of the SDF, settled with the SDF itself.
 
-The part of `utils.fast_tracing` that works on the rays of one trace.
+The part of `utils.fast.tracing.cpu_tracer` that works on the rays of one trace.
 """
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from utils.grid_march import GridMarch, march_grid
+from utils.fast.tracing.grid_march import GridMarch, march_grid
 from utils.rays import Rays
-from utils.sdf_grid import SdfGrid
+from utils.fast.tracing.sdf_grid import SdfGrid
 
 Sdf = Callable[[Tensor], Tensor]
 

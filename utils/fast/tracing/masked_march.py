@@ -2,7 +2,7 @@
 
 Each step evaluates the SDF once on every ray and moves the ray by `advance`. Outside the surface a
 ray goes forward by its SDF, and by MIN_STEP at least; the first value below zero brackets the
-surface, which false position (Illinois) then finds. `utils.triton_march` computes the same.
+surface, which false position (Illinois) then finds. `utils.fast.tracing.triton_kernel` computes the same.
 """
 from __future__ import annotations
 

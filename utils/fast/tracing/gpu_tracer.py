@@ -6,7 +6,7 @@ what does not count is computed and masked.
 
 The SDF is sampled on a grid each time its weights change. Rays cross empty space on the grid's
 interpolation, without evaluations, until it is within its error of zero. From there
-`utils.surface_march` goes on with the SDF itself: by the fused kernel of `utils.triton_march`,
+`utils.fast.tracing.masked_march` goes on with the SDF itself: by the fused kernel of `utils.fast.tracing.triton_kernel`,
 which ends for each block of rays by itself, or else in plain steps, first few of all rays, then
 many of the few that are still going.
 """
@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.devices import to_device
-from utils.fast_tracing import FastTracer, Sdf
+from utils.fast.tracing.cpu_tracer import FastTracer, Sdf
 from utils.rays import Rays, TraceResult
-from utils.surface_march import March, begin_march, march_plain
+from utils.fast.tracing.masked_march import March, begin_march, march_plain
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class DeviceTracer(FastTracer):
         t = rays.t_near
         if not (self._has_triton and t.is_cuda and t.dtype == torch.float32):
             return False
-        from utils.triton_march import can_march
+        from utils.fast.tracing.triton_kernel import can_march
         return can_march(sdf, t.device)
 
     def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
@@ -234,7 +234,7 @@ def march_masked(sdf: Sdf, rays: Rays, state: March) -> tuple[March, int]:
 
 
 def _march_by_kernel(sdf: Sdf, rays: Rays, state: March) -> tuple[March, Tensor]:
-    from utils.triton_march import march_fused, pack      # imports triton, which is optional
+    from utils.fast.tracing.triton_kernel import march_fused, pack      # imports triton, which is optional
     return march_fused(pack(sdf), rays, state)
 
 

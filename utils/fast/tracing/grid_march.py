@@ -14,7 +14,7 @@ from torch import Tensor
 from utils.fast.threads import shares_of
 from utils.fast.kernels.loading import loops_for
 from utils.rays import Rays
-from utils.sdf_grid import RAY_CHUNK, SdfGrid
+from utils.fast.tracing.sdf_grid import RAY_CHUNK, SdfGrid
 
 
 @dataclass(frozen=True)
