@@ -24,7 +24,7 @@ from utils.config.sections import DataConfig
 from utils.config.tool_sections import TestConfig
 from utils.errors import UserError
 from utils.evaluation import evaluate_views, format_table, summarise, write_metrics
-from utils.files import whole_file
+from utils.files.atomic import whole_file
 from utils.lpips import build_lpips
 from utils.mesh import colour_vertices, extract_mesh, mesh_chamfer, write_mesh
 from utils.metrics import Chamfer

@@ -9,7 +9,7 @@ from data_processing.checks.scene_checks import check_scene
 from data_processing.scenes.writing import REPORT_FILES, check_target, write_scene
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError
-from utils.files import whole_file
+from utils.files.atomic import whole_file
 from utils.pictures import save_png
 
 

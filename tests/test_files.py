@@ -2,7 +2,7 @@
 import pytest
 
 from utils.errors import WriteError
-from utils.files import whole_file
+from utils.files.atomic import whole_file
 
 
 def test_file_appears_when_the_block_ends(tmp_path):

@@ -24,7 +24,8 @@ from trust.readers import READERS
 
 from data_processing.scenes import scene as scenes
 from data_processing.captures.capture import check_inside
-from utils import limits, safe_pickle
+from utils.files import limits
+from utils.files import pickles as safe_pickle
 from utils.checkpoints.inspection import check_checkpoint
 from utils.errors import SceneError, UserError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from utils.errors import SceneError, UserError
-from utils.safe_pickle import MAX_DEPTH, load_pickled_npy, load_restricted_pickle
+from utils.files.pickles import MAX_DEPTH, load_pickled_npy, load_restricted_pickle
 
 CONTENT = {
     "view": np.arange(16.0).reshape(4, 4), "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),

@@ -11,7 +11,7 @@ from scene_files import (HEIGHT, NUM_VIEWS, WIDTH, idr_matrices, mask, meta, pic
 
 from data_processing.scenes.scene import check_training_views, load_scene
 from data_processing.scenes.splits import Split
-from utils import limits
+from utils.files import limits
 from utils.errors import SceneError, UserError
 
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])

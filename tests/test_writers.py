@@ -13,7 +13,7 @@ from data_processing.synthetic.scenes import make_scene
 from data_processing.scenes.scene import load_scene
 from data_processing.scenes.writing import check_target, scene_stats, world_matrices, write_scene
 from utils.errors import ConfigError, WriteError
-from utils.safe_pickle import load_pickled_npy
+from utils.files.pickles import load_pickled_npy
 
 
 @pytest.fixture(scope="module")

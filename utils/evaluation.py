@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from utils.cameras import Cameras
-from utils.files import whole_file
+from utils.files.atomic import whole_file
 from utils.lpips import LPIPS
 from utils.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
 from utils.pictures import depth_to_rgb, error_map, normals_to_rgb, save_png, to_uint8

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from utils.checkpoints.storage import load_checkpoint
 from utils.errors import UserError
-from utils.safe_pickle import load_restricted_pickle
+from utils.files.pickles import load_restricted_pickle
 
 LOG = logging.getLogger(__name__)
 

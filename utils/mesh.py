@@ -17,7 +17,7 @@ from torch import Tensor
 
 from utils.cameras import Cameras, ndc_to_grid
 from utils.errors import UserError
-from utils.files import whole_file
+from utils.files.atomic import whole_file
 from utils.metrics import Chamfer, chamfer
 
 LOG = logging.getLogger(__name__)

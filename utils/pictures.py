@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from utils.files import whole_file
+from utils.files.atomic import whole_file
 
 #: Absolute error (mean of the channels) that gets the brightest colour; 25 dB is an RMS of 0.056.
 ERROR_SCALE = 0.2

@@ -15,7 +15,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from utils.files import whole_file
+from utils.files.atomic import whole_file
 from utils.plots import curve_plot
 
 logger = logging.getLogger(__name__)

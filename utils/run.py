@@ -15,7 +15,7 @@ import torch
 from utils.checkpoints.storage import checkpoints_in, latest_checkpoint, set_aside_later
 from utils.config.parser import Config, save_config
 from utils.errors import CheckpointError, ConfigError, UserError, WriteError
-from utils.files import remove_parts
+from utils.files.atomic import remove_parts
 from utils.fast.memory import keep_freed_memory
 from utils.run_lock import LOCK_NAME, RunLock, check_free
 from utils.seeds import seed_everything

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import MissingExtraError
-from utils.files import whole_file
+from utils.files.atomic import whole_file
 
 LOG = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_processing.scenes.folder import check_num_views, whole_number
 from utils.errors import SceneError
-from utils.limits import MAX_COORDINATE, MAX_SIDE, read_json, short
+from utils.files.limits import MAX_COORDINATE, MAX_SIDE, read_json, short
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 #: Bytes of a file's name that file systems take, and of a whole path.

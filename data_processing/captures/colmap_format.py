@@ -18,7 +18,7 @@ from data_processing.captures.capture import (Capture, CapturedView, Lens, check
                                       is_file, make_capture, parse_numbers, rigid_from_rotation)
 from utils.cameras import OPENCV_TO_OPENGL
 from utils.errors import SceneError
-from utils.limits import MAX_COLMAP_BYTES, MAX_COORDINATE, MAX_NAMED, check_size, each_line
+from utils.files.limits import MAX_COLMAP_BYTES, MAX_COORDINATE, MAX_NAMED, check_size, each_line
 
 #: Where a project keeps its models, the first that exists; and its images.
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", ".")

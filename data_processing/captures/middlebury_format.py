@@ -16,7 +16,7 @@ from data_processing.scenes.images import image_size
 from data_processing.scenes.folder import check_rigid
 from utils.cameras import OPENCV_TO_OPENGL
 from utils.errors import SceneError
-from utils.limits import MAX_CAMERA_TEXT_BYTES, MAX_NAMED, each_line
+from utils.files.limits import MAX_CAMERA_TEXT_BYTES, MAX_NAMED, each_line
 
 PATTERN = "*_par.txt"
 NUM_NUMBERS = 21

@@ -14,7 +14,7 @@ from data_processing.captures.capture import CapturedView, Lens
 from data_processing.scenes.images import opened
 from data_processing.captures.masks import mask_coverage
 from utils.errors import SceneError
-from utils.image_files import DAMAGE
+from utils.files.images import DAMAGE
 
 #: How much the shapes (width over height) of images that belong together may differ.
 SHAPE_TOLERANCE = 0.01

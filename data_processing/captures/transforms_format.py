@@ -18,7 +18,7 @@ from data_processing.scenes.images import image_size
 from data_processing.scenes.normalization import load_ply_points
 from data_processing.scenes.folder import check_rigid
 from utils.errors import SceneError
-from utils.limits import MAX_COORDINATE, MAX_FRAMES, MAX_NAMED, short
+from utils.files.limits import MAX_COORDINATE, MAX_FRAMES, MAX_NAMED, short
 
 TRANSFORMS = "transforms.json"
 #: NeRF's synthetic scenes split their frames over files; they are read as one.

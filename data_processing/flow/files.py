@@ -15,8 +15,8 @@ import numpy as np
 
 from data_processing.scenes.images import FORMATS, read_mask, read_rgb8
 from utils.errors import SceneError
-from utils.files import whole_file
-from utils.limits import MAX_PIXELS
+from utils.files.atomic import whole_file
+from utils.files.limits import MAX_PIXELS
 from utils.pictures import save_png
 
 FLO_MAGIC = 202021.25             # "PIEH" as a little-endian float

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import SceneError
-from utils.limits import MAX_COORDINATE
+from utils.files.limits import MAX_COORDINATE
 
 #: How far the columns of a rotation may be from orthonormal (files hold rounded numbers).
 ROTATION_TOLERANCE = 1e-2

@@ -18,9 +18,9 @@ from data_processing.scenes.folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles
                                           check_invertible, check_num_views, check_similarity,
                                           list_files, whole_number)
 from utils.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
-from utils import limits
+from utils.files import limits
 from utils.errors import SceneError
-from utils.safe_pickle import DAMAGE, array_of_npy
+from utils.files.pickles import DAMAGE, array_of_npy
 
 LOGGER = logging.getLogger(__name__)
 IMAGE_FOLDER, MASK_FOLDER = "image", "mask"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import ConfigError, SceneError
-from utils.image_files import FORMATS, PNG_SIGNATURE, check_chunks, open_image
+from utils.files.images import FORMATS, PNG_SIGNATURE, check_chunks, open_image
 
 #: A pixel of a mask that was made smaller is foreground when at least this share of it is.
 MASK_THRESHOLD = 0.5

@@ -13,7 +13,7 @@ import numpy as np
 from data_processing.scenes.ply_format import read_ply
 from data_processing.scenes.folder import LEAST_SCALE
 from utils.errors import ConfigError, MissingExtraError, SceneError
-from utils.limits import MAX_COORDINATE, MAX_YAML_BYTES, read_text, short
+from utils.files.limits import MAX_COORDINATE, MAX_YAML_BYTES, read_text, short
 
 LOGGER = logging.getLogger(__name__)
 #: The words of --scene_normalization.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import SceneError
-from utils.limits import MAX_COORDINATE, MAX_PLY_BYTES, MAX_PLY_NUMBERS, check_size
+from utils.files.limits import MAX_COORDINATE, MAX_PLY_BYTES, MAX_PLY_NUMBERS, check_size
 
 #: PLY's names of types, and numpy's.
 TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",

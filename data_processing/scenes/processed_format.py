@@ -12,8 +12,8 @@ from data_processing.scenes.folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles
                                           check_invertible, check_matrix, check_num_views,
                                           check_rigid, check_similarity, list_files)
 from utils.errors import SceneError
-from utils.limits import MAX_CAMERA_PICKLE_BYTES, MAX_SIDE, short
-from utils.safe_pickle import load_pickled_npy
+from utils.files.limits import MAX_CAMERA_PICKLE_BYTES, MAX_SIDE, short
+from utils.files.pickles import load_pickled_npy
 
 IMAGE_END, META_END, MASK_END = "_rgb", "_rgb_meta.npy", "_mask.png"
 #: At full size every value over 0 of a processed mask is foreground (METHOD 2a).

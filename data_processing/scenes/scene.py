@@ -20,7 +20,7 @@ from data_processing.scenes.folder import FoundScene
 from data_processing.scenes.splits import Split
 from utils.cameras import Cameras
 from utils.errors import SceneError
-from utils.limits import check_memory
+from utils.files.limits import check_memory
 
 LOGGER = logging.getLogger(__name__)
 #: Of a view in memory: three floats, and a byte of the mask.

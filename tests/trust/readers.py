@@ -44,7 +44,7 @@ from utils.errors import UserError
 from utils.lpips import build_lpips
 from utils.comparison.run_lists import ListedRun
 from utils.comparison.tables import as_csv, as_json, gather
-from utils.safe_pickle import load_pickled_npy, load_restricted_pickle
+from utils.files.pickles import load_pickled_npy, load_restricted_pickle
 from utils.checkpoints.weights import read_networks
 
 

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote, urlsplit
 from tqdm import tqdm
 
 from utils.errors import ConfigError, DownloadError, WriteError
-from utils.limits import MAX_CONFIG_BYTES, read_json, short
+from utils.files.limits import MAX_CONFIG_BYTES, read_json, short
 from utils.paths import PROJECT_ROOT
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.limits import MAX_GROWTH, MIB
-from utils.safe_pickle import DAMAGE, FEW_PARTS, PlainUnpickler, Refused, check_operations
+from utils.files.limits import MAX_GROWTH, MIB
+from utils.files.pickles import DAMAGE, FEW_PARTS, PlainUnpickler, Refused, check_operations
 
 #: Names that a checkpoint of tensors, numbers, strings, lists and dicts needs.
 _BUILDERS = {("torch._utils", "_rebuild_tensor_v2"): "tensor",

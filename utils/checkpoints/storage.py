@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from utils.checkpoints.inspection import Error, check_checkpoint
 from utils.errors import CheckpointError, WriteError
-from utils.safe_pickle import Refused
+from utils.files.pickles import Refused
 
 LOG = logging.getLogger(__name__)
 STEP_NAME = re.compile(r"step_(\d+)\.pth$")

@@ -27,7 +27,7 @@ from utils.config.tool_sections import (
     BenchmarkConfig, CheckConfig, CompareConfig, ImportConfig, LossConfig, MakeFlowConfig,
     MakeSceneConfig, MetaConfig, PretrainConfig, RunTableConfig, TestConfig, TrainedPartsConfig)
 from utils.errors import ConfigError
-from utils.limits import MAX_CONFIG_BYTES, read_text
+from utils.files.limits import MAX_CONFIG_BYTES, read_text
 from utils.paths import PROJECT_ROOT
 
 LOG = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from utils import limits
+from utils.files import limits
 from utils.errors import UserError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from utils.errors import UserError
-from utils.limits import MAX_GROWTH, MAX_OPERATIONS, MAX_PICKLE_BYTES, MIB
+from utils.files.limits import MAX_GROWTH, MAX_OPERATIONS, MAX_PICKLE_BYTES, MIB
 
 #: Deepest nesting of dicts and lists that is followed.
 MAX_DEPTH = 32
