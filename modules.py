@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import derivatives
+from utils.geometry import sdf as derivatives
 from utils.errors import ConfigError
 
 #: Factor on every sine layer's argument (SIREN, section 3.2; METHOD 3).

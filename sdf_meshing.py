@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.camera_paths import make_path
-from utils.cameras import Cameras
+from utils.geometry.camera_paths import make_path
+from utils.geometry.cameras import Cameras
 from utils.config.parser import mesh_formats
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import TestConfig

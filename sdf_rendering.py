@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.cameras import Cameras, ndc_to_grid
+from utils.geometry.cameras import Cameras, ndc_to_grid
 from utils.config.sections import TracingConfig
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 from utils.fast.tracing.cpu_tracer import FastTracer
-from utils.rays import Rays, Surface, Tangents, TraceResult
+from utils.geometry.rays import Rays, Surface, Tangents, TraceResult
 from utils.reference_tracing import NUM_MASK_SAMPLES, least_sdf_reference, trace_reference
 from utils.fast.image_networks.sparse_rows import Rows, weighted_rows
 from utils.fast.siren.evaluator import fast_evaluator

@@ -20,7 +20,7 @@ from utils.checkpoints.storage import load_state
 from utils.config.parser import Config
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import LossConfig
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 from utils.devices import to_device
 from utils.errors import ConfigError
 from utils.finite import FiniteGuard, keeping_statistics, running_statistics
@@ -28,7 +28,7 @@ from utils.loop import steps_per_epoch
 from utils.fast.image_networks.regions import ViewWindows, view_windows
 from utils.point_buffers import fill_buffer
 from utils.pose_refinement import PoseTrainer
-from utils.rays import Rays, Surface, TraceResult
+from utils.geometry.rays import Rays, Surface, TraceResult
 from utils.step_views import StepViews, along_rays, step_views
 from utils.surface_watch import SurfaceWatch
 from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels

@@ -34,10 +34,10 @@ from utils.checkpoints.storage import write_text_atomic  # noqa: E402
 from utils.fast.chunked_autograd import chunk_size  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config.tool_sections import BenchmarkConfig  # noqa: E402
-from utils.derivatives import gradient  # noqa: E402
+from utils.geometry.sdf import gradient  # noqa: E402
 from utils.fast.memory import keep_freed_memory  # noqa: E402
 from utils.benchmarking.point_counts import CountedPoints  # noqa: E402
-from utils.rays import camera_rays  # noqa: E402
+from utils.geometry.rays import camera_rays  # noqa: E402
 from utils.run import pick_device, run_script  # noqa: E402
 from utils.fast.siren.evaluator import fast_evaluator  # noqa: E402
 from utils.views import views_of  # noqa: E402

@@ -21,7 +21,7 @@ from modules_sdf import ImageBasedModel, build_model
 from sdf_meshing import Exhibit, mean_figures, picture_sheets, write_results
 from stages.shape_fitting import carve_start, fit_hull
 from training import SceneTrainer, build_scene_trainer
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.config.parser import Config
 from utils.errors import ConfigError, SceneError
 from utils.loop import Loop, loop_options, run_facts, steps_per_epoch

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_processing.visual_hull import Hull, carve
+from utils.geometry.visual_hull import Hull, carve
 from loss_functions import (
     CLOUD_WEIGHTS, eikonal_terms, normal_loss, off_surface_loss, on_surface_loss)
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.checkpoints.storage import load_state
 from utils.config.tool_sections import LossConfig
 from utils.errors import SceneError

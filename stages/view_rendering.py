@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdf_rendering import Tracer, project_to_sources, visible_in_sources
-from utils.cameras import Cameras
-from utils.derivatives import gradient
-from utils.rays import Surface, camera_rays
+from utils.geometry.cameras import Cameras
+from utils.geometry.sdf import gradient
+from utils.geometry.rays import Surface, camera_rays
 from utils.source_windows import MARGIN
 from utils.tiles import in_tiles
 from utils.views import Sources, Targets

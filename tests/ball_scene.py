@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_processing.synthetic.camera_arrangements import camera_dirs
 from data_processing.scenes.scene import Scene
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 
 
 def ball_cameras(num_views: int = 12, *, resolution: tuple[int, int] = (160, 120),

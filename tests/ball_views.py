@@ -7,7 +7,7 @@ from torch import nn
 from data_processing.synthetic import analytic_sdf as solids
 from modules_sdf import BlendSettings, ImageBasedModel, build_model
 from sdf_rendering import ReferenceTracer
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.views import TrainingViews
 from stages.view_rendering import trace_views

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from data_processing.scenes.scene import Scene
-from utils.cameras import intrinsics_from_projection
+from utils.geometry.cameras import intrinsics_from_projection
 
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 

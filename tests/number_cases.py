@@ -29,11 +29,11 @@ from data_processing.scenes.writing import write_scene
 from stages.scene import SurfaceStart, check_memory, exhibit_of, model_of
 from sdf_meshing import mean_figures
 from training import SceneTrainer, build_scene_trainer
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 from utils.config.parser import Config
 from utils.errors import UserError
 from utils.fast.memory import machine_memory
-from utils.rays import make_rays
+from utils.geometry.rays import make_rays
 from utils.views import views_of
 
 #: Steps 0 and 1 train the shape, step 2 the image alone.

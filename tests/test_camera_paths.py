@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.camera_paths import (eight_path, interpolate_cameras, lerp, linear_path, make_path,
+from utils.geometry.camera_paths import (eight_path, interpolate_cameras, lerp, linear_path, make_path,
                                 short_tour, slerp, spline)
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 
 RADIUS, SCALE = 3.0, 2.0
 SHIFT = torch.tensor([0.5, -1.0, 2.0])

@@ -11,7 +11,7 @@ import math
 import pytest
 import torch
 
-from utils.cameras import (
+from utils.geometry.cameras import (
     FAR, NEAR, Cameras, intrinsics_from_projection, look_at, ndc_to_grid, pixel_centers_ndc,
     projection_from_intrinsics)
 

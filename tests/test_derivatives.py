@@ -1,8 +1,8 @@
-"""Tests of utils/derivatives.py."""
+"""Tests of utils/geometry/sdf.py."""
 import pytest
 import torch
 
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 
 
 def sphere(points):

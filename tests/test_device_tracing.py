@@ -16,7 +16,7 @@ from utils.fast.tracing import gpu_tracer as device_tracing
 from utils.config.sections import TracingConfig
 from utils.fast.tracing.gpu_tracer import (
     SPACING, DeviceTracer, GridNodes, first_rows, march_masked, skip_empty_space)
-from utils.rays import Rays
+from utils.geometry.rays import Rays
 from utils.reference_tracing import least_sdf_reference, trace_reference
 from utils.fast.tracing.masked_march import ON_SURFACE, march_plain
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.errors import WriteError
 from utils.evaluation import (ViewMetrics, evaluate_views, file_name, format_table, summarise,
                               write_metrics)

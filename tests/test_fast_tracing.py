@@ -10,12 +10,12 @@ from data_processing.synthetic import analytic_sdf as solids
 from data_processing.synthetic.scene_kinds import axis_rotation
 from modules import SdfArchitecture, SirenSDF, build_sdf
 from sdf_rendering import ReferenceTracer
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 from utils.fast.tracing.cpu_tracer import FastTracer, is_written_out
 from utils.fast.tracing.grid_search import ON_SURFACE
 from utils.reference_tracing import least_sdf_reference, trace_reference
 from utils.fast.tracing.sdf_grid import BAND, build_grid
-from utils.rays import Rays, make_rays
+from utils.geometry.rays import Rays, make_rays
 from utils.fast.siren.evaluator import ChunkedSdf
 
 TILT = axis_rotation(unit(torch.tensor([0.3, -0.8, 0.5])), 0.8)

@@ -12,7 +12,7 @@ from tracing_cases import rays_inwards
 from utils.fast.tracing import grid_march
 from utils.fast.tracing import sdf_grid
 from utils.fast.tracing.grid_march import least_on_rays, march_grid
-from utils.rays import make_rays
+from utils.geometry.rays import make_rays
 from utils.fast.tracing.sdf_grid import SdfGrid, build_grid, second_differences
 from utils.fast.siren.evaluator import ChunkedSiren
 

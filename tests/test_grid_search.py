@@ -7,10 +7,10 @@ from sine_networks import fast_tracer, sine_network
 from tracing_cases import rays_inwards, slow_first_hit
 
 from data_processing.synthetic import analytic_sdf as solids
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 from utils.fast.tracing.grid_march import march_grid
 from utils.fast.tracing.grid_search import ON_SURFACE
-from utils.rays import make_rays
+from utils.geometry.rays import make_rays
 from utils.fast.tracing.sdf_grid import build_grid
 from utils.fast.siren.evaluator import ChunkedSiren
 

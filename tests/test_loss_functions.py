@@ -9,7 +9,7 @@ import torch
 from data_processing.synthetic import analytic_sdf as solids
 from loss_functions import (
     eikonal_terms, image_loss, normal_loss, off_surface_loss, on_surface_loss, soft_mask_terms)
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 from utils.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from data_processing.synthetic.exact_tracing import spread_points
 from data_processing.synthetic.scene_kinds import BOUND, OBJECT_RADIUS, SCENE_KINDS
 from data_processing.scenes.scene import load_scene
 from data_processing.synthetic.shading import BACKGROUND, diffuse, make_look
-from utils.cameras import ndc_to_grid
+from utils.geometry.cameras import ndc_to_grid
 from utils.errors import ConfigError, WriteError
 
 SMALL = {"num_views": 3, "resolution": (24, 18), "supersampling": 2, "num_points": 400}

@@ -9,7 +9,7 @@ import trimesh
 import utils.mesh as module
 from utils.mesh import (Mesh, colour_vertices, depth_visibility, extract_mesh, mesh_chamfer,
                          sample_surface, sdf_grid, without_floaters, write_mesh)
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 from utils.errors import UserError, WriteError
 
 

@@ -7,7 +7,7 @@ import torch
 
 from modules import (AggregationMLP, PointEncoding, SdfArchitecture, SineLayer, SirenSDF,
                      build_sdf, parse_skips)
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 from utils.errors import ConfigError
 from utils.checkpoints.released_names import read_release_names
 

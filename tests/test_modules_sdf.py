@@ -13,11 +13,11 @@ from tracing_cases import cameras_at
 from modules_sdf import Correspondence, ImageBasedModel, build_model, network_precision
 from modules_unet import UNet
 from sdf_rendering import ReferenceTracer, lumigraph_weights
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
 from utils.fast.image_networks.regions import view_windows
-from utils.rays import Surface
+from utils.geometry.rays import Surface
 from utils.views import Sources, Targets, TrainingViews
 from stages.view_rendering import trace_views
 

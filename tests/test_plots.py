@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from utils import plots
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 
 
 def _arc(num_views: int = 6) -> Cameras:

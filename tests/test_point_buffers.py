@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modules import SdfArchitecture, build_sdf
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 from utils.config.sections import DataConfig
 from utils.point_buffers import fill_buffer, surface_key
 from utils.views import SurfaceBuffer

@@ -18,12 +18,12 @@ from stages.scene import exhibit_of
 from scheduler import StepPlan
 from sdf_rendering import ReferenceTracer
 from training import SceneTrainer
-from utils.cameras import rotations
+from utils.geometry.cameras import rotations
 from utils.checkpoints.storage import checkpoints_in
 from utils.config.tool_sections import LossConfig
 from utils.errors import CheckpointError
 from utils.pose_refinement import PoseRefinement, PoseTrainer, moved_along
-from utils.rays import TraceResult
+from utils.geometry.rays import TraceResult
 from utils.target_crops import CropSampler
 from utils.views import TrainingViews, ViewSampler, views_of, with_poses
 

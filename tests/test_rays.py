@@ -10,8 +10,8 @@ import math
 import pytest
 import torch
 
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
-from utils.rays import camera_rays, make_rays
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.rays import camera_rays, make_rays
 
 TIGHT = {"atol": 1e-12, "rtol": 0}
 

@@ -16,7 +16,7 @@ from data_processing.scenes.scene import Scene
 from data_processing.scenes.writing import write_scene
 from experiment_scripts import check_scene as script
 from tests.ball_scene import ball_cameras, ball_scene
-from utils.cameras import (Cameras, intrinsics_from_projection, projection_from_intrinsics)
+from utils.geometry.cameras import (Cameras, intrinsics_from_projection, projection_from_intrinsics)
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import CheckConfig
 

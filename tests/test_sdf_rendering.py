@@ -10,11 +10,11 @@ from tracing_cases import SOLIDS, cameras_at, rays_inwards, slow_first_hit, unit
 from data_processing.synthetic import analytic_sdf as solids
 from modules import SdfArchitecture, SirenSDF
 from sdf_rendering import MIN_SLOPE, ReferenceTracer, differentiable_hits, make_tracer
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.config.sections import TracingConfig
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 from utils.fast.tracing.cpu_tracer import FastTracer
-from utils.rays import Rays, make_rays
+from utils.geometry.rays import Rays, make_rays
 from utils.reference_tracing import SDF_THRESHOLD, least_sdf_reference, trace_reference
 
 DOUBLE = torch.float64

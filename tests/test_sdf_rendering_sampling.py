@@ -11,8 +11,8 @@ from data_processing.synthetic import analytic_sdf as solids
 from sdf_rendering import (
     correlated_in_sources, lumigraph_weights, project_to_sources, sample_maps, sample_points,
     trace_reference, visible_in_sources)
-from utils.cameras import Cameras
-from utils.rays import Surface, camera_rays
+from utils.geometry.cameras import Cameras
+from utils.geometry.rays import Surface, camera_rays
 
 DOUBLE = torch.float64
 SIZE = (24, 20)

@@ -6,7 +6,7 @@ import torch
 from tracing_cases import rays_inwards, unit
 
 from data_processing.synthetic import analytic_sdf as solids
-from utils.rays import make_rays
+from utils.geometry.rays import make_rays
 from utils.fast.tracing.masked_march import MIN_STEP, ON_SURFACE, advance, begin_march, march_plain
 
 RADIUS = 0.5

@@ -20,7 +20,7 @@ from tracing_cases import rays_inwards
 
 from modules import SdfArchitecture, build_sdf
 from utils.fast.tracing.gpu_tracer import GridNodes, march_masked, skip_empty_space
-from utils.rays import Rays
+from utils.geometry.rays import Rays
 from utils.reference_tracing import trace_reference
 from utils.fast.tracing.masked_march import MIN_STEP, NARROW, ON_SURFACE, March, begin_march, march_plain
 

@@ -12,8 +12,8 @@ from tracing_cases import cameras_at
 
 from stages import view_rendering
 from sdf_rendering import ReferenceTracer
-from utils.cameras import Cameras
-from utils.rays import Surface
+from utils.geometry.cameras import Cameras
+from utils.geometry.rays import Surface
 from utils.views import TrainingViews
 from stages.view_rendering import evaluating, surface_normals, trace_views, view_depth
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tracing_cases import SOLIDS, cameras_at
 
-from utils.rays import Surface, camera_rays
+from utils.geometry.rays import Surface, camera_rays
 from utils.reference_tracing import trace_reference
 from utils.views import Sources, SurfaceBuffer, TrainingViews, ViewSampler
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data_processing.visual_hull import (carve, hull_masks, mask_distance, outline_agreement,
+from utils.geometry.visual_hull import (carve, hull_masks, mask_distance, outline_agreement,
                                          touches_border)
 from tests.ball_scene import ball_cameras, ball_scene
 

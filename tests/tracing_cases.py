@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_processing.synthetic import analytic_sdf as solids
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
-from utils.rays import Rays, make_rays
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.rays import Rays, make_rays
 
 Sdf = Callable[[Tensor], Tensor]
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.files.atomic import whole_file
 from utils.lpips import LPIPS
 from utils.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from utils.cameras import Cameras, ndc_to_grid
+from utils.geometry.cameras import Cameras, ndc_to_grid
 from utils.errors import UserError
 from utils.files.atomic import whole_file
 from utils.metrics import Chamfer, chamfer

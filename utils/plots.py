@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from torch import Tensor
 
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 
 DPI = 100
 #: Points handed to the SDF at once; small chunks stay in the processor's cache.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.checkpoints.storage import load_checkpoint, save_checkpoint
 from utils.config.sections import DataConfig
 from utils.errors import CheckpointError

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.cameras import Cameras, rotations
+from utils.geometry.cameras import Cameras, rotations
 from utils.checkpoints.storage import load_state
 from utils.errors import CheckpointError
 

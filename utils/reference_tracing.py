@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from utils.rays import Rays, TraceResult
+from utils.geometry.rays import Rays, TraceResult
 
 Sdf = Callable[[Tensor], Tensor]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.cameras import Cameras
-from utils.rays import Rays, make_rays
+from utils.geometry.cameras import Cameras
+from utils.geometry.rays import Rays, make_rays
 from utils.target_crops import CroppedTargets, TargetPixels, WholeTargets, Windows
 from utils.views import Batch, SurfaceBuffer
 

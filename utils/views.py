@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.errors import CheckpointError
-from utils.rays import Rays, Surface, make_rays
+from utils.geometry.rays import Rays, Surface, make_rays
 
 CAMERA_MATRICES = ("view", "projection", "model")
 #: Cameras are the same up to this share of their largest entry: files of one scene are read with

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_processing.captures.capture import (Capture, CapturedView, Lens, check_lens, inside_folder,
                                       is_file, make_capture, parse_numbers, rigid_from_rotation)
-from utils.cameras import OPENCV_TO_OPENGL
+from utils.geometry.cameras import OPENCV_TO_OPENGL
 from utils.errors import SceneError
 from utils.files.limits import MAX_COLMAP_BYTES, MAX_COORDINATE, MAX_NAMED, check_size, each_line
 

@@ -27,7 +27,7 @@ from data_processing.scenes.scene import Scene, read_folder
 from data_processing.captures.structure_from_motion import (find_cameras, photo_folder,
                                                    unread_photographs)
 from data_processing.captures.transforms_format import read_transforms, transforms_files
-from utils.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError
 

@@ -14,7 +14,7 @@ from data_processing.captures.capture import (Capture, CapturedView, Lens, check
                                       is_file, make_capture, parse_numbers, rigid_from_rotation)
 from data_processing.scenes.images import image_size
 from data_processing.scenes.folder import check_rigid
-from utils.cameras import OPENCV_TO_OPENGL
+from utils.geometry.cameras import OPENCV_TO_OPENGL
 from utils.errors import SceneError
 from utils.files.limits import MAX_CAMERA_TEXT_BYTES, MAX_NAMED, each_line
 

@@ -14,9 +14,9 @@ from data_processing.checks.epipolar import (Geometry, PairMatches, epipolar_dis
                                       match_pairs, pairs_to_compare)
 from data_processing.scenes.idr_format import is_idr_folder
 from data_processing.scenes.scene import Scene
-from data_processing.visual_hull import (Hull, carve, hull_masks, outline_agreement,
+from utils.geometry.visual_hull import (Hull, carve, hull_masks, outline_agreement,
                                          touches_border)
-from utils.cameras import intrinsics_from_projection
+from utils.geometry.cameras import intrinsics_from_projection
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 #: The hull is carved in this cube (object units) and shown at this width (pixels).

@@ -17,7 +17,7 @@ from data_processing.scenes.normalization import (sphere_from_cameras, sphere_fr
 from data_processing.scenes.folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles, check_matrix,
                                           check_invertible, check_num_views, check_similarity,
                                           list_files, whole_number)
-from utils.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
+from utils.geometry.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
 from utils.files import limits
 from utils.errors import SceneError
 from utils.files.pickles import DAMAGE, array_of_npy

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from data_processing.scenes.normalization import (MAX_AXES_CONDITION, Sphere, model_from_sphere,
                                            sphere_from_cameras)
-from data_processing.visual_hull import carve
-from utils.cameras import Cameras, intrinsics_from_projection
+from utils.geometry.visual_hull import carve
+from utils.geometry.cameras import Cameras, intrinsics_from_projection
 from utils.errors import ConfigError, SceneError
 
 #: The words of `--normalization`, in the order in which they are tried.

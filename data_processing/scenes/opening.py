@@ -12,7 +12,7 @@ from torch import Tensor
 from data_processing.scenes.ply_format import PlyPoints, read_ply
 from data_processing.scenes.scene import Scene, check_training_views, load_scene
 from data_processing.scenes.splits import Split, resolve_split
-from utils.cameras import Cameras, rotations
+from utils.geometry.cameras import Cameras, rotations
 from utils.config.sections import DataConfig
 from utils.errors import ConfigError, SceneError
 

@@ -18,7 +18,7 @@ from data_processing.scenes.normalization import DEFAULT_ORDER, load_ply_points,
 from data_processing.scenes.processed_format import is_processed_folder, read_processed_folder
 from data_processing.scenes.folder import FoundScene
 from data_processing.scenes.splits import Split
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 from utils.errors import SceneError
 from utils.files.limits import check_memory
 

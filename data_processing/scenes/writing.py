@@ -11,7 +11,7 @@ import torch
 import trimesh
 
 from data_processing.scenes.scene import Scene
-from utils.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
+from utils.geometry.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
 from utils.errors import ConfigError, WriteError
 
 POINTS_FILE = "surface_points_world.ply"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_processing.synthetic.scene_kinds import axis_rotation
-from utils.cameras import Cameras, look_at, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 
 #: Distance of the cameras from the object, object units (DTU's are at 4 of theirs).
 CAMERA_DISTANCE = 4.0

@@ -18,7 +18,7 @@ from data_processing.synthetic.scene_kinds import BOUND, SCENE_KINDS, make_solid
 from data_processing.scenes.scene import Scene
 from data_processing.synthetic.shading import BACKGROUND, Look, make_look, shade
 from data_processing.scenes.writing import check_target, write_scene
-from utils.cameras import Cameras, pixel_centers_ndc
+from utils.geometry.cameras import Cameras, pixel_centers_ndc
 from utils.config.tool_sections import MakeSceneConfig
 from utils.errors import ConfigError
 

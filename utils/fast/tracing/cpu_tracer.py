@@ -15,10 +15,10 @@ from torch import Tensor
 
 from utils.fast.threads import only_shares
 from utils.fast.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
-from utils.derivatives import gradient
+from utils.geometry.sdf import gradient
 from utils.fast.tracing.grid_march import least_on_rays
 from utils.fast.tracing.grid_search import GridSearch
-from utils.rays import Rays, Tangents, TraceResult
+from utils.geometry.rays import Rays, Tangents, TraceResult
 from utils.fast.tracing.sdf_grid import build_grid
 from utils.fast.siren.evaluator import ChunkedSiren, is_siren_chain
 from utils.fast.siren.gradients import Terms, known_values, total_of_gradients, total_of_values

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from utils.devices import to_device
 from utils.fast.tracing.cpu_tracer import FastTracer, Sdf
-from utils.rays import Rays, TraceResult
+from utils.geometry.rays import Rays, TraceResult
 from utils.fast.tracing.masked_march import March, begin_march, march_plain
 
 log = logging.getLogger(__name__)

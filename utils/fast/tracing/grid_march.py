@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils.fast.threads import shares_of
 from utils.fast.kernels.loading import loops_for
-from utils.rays import Rays
+from utils.geometry.rays import Rays
 from utils.fast.tracing.sdf_grid import RAY_CHUNK, SdfGrid
 
 

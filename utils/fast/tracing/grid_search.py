@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.fast.tracing.grid_march import GridMarch, march_grid
-from utils.rays import Rays
+from utils.geometry.rays import Rays
 from utils.fast.tracing.sdf_grid import SdfGrid
 
 Sdf = Callable[[Tensor], Tensor]

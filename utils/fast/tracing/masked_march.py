@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from utils.rays import Rays
+from utils.geometry.rays import Rays
 
 Sdf = Callable[[Tensor], Tensor]
 

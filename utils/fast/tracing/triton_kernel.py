@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from utils.rays import Rays
+from utils.geometry.rays import Rays
 from utils.fast.tracing.masked_march import MIN_STEP, NARROW, ON_SURFACE, March
 
 BIG_BLOCK, SMALL_BLOCK = (128, 8), (32, 4)     # rays of a program, its warps; see `block_of`

@@ -12,7 +12,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 
 #: Largest tilt of the figure eight in degrees; more would look at the object from below its stand.
 MOST_TILT = 20.0

@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from utils.cameras import Cameras, ndc_to_grid
+from utils.geometry.cameras import Cameras, ndc_to_grid
 
 #: Masks are brought to this size before carving; the outline keeps its place to half a pixel.
 MAX_MASK_SIDE = 512

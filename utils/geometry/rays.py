@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.cameras import Cameras
+from utils.geometry.cameras import Cameras
 
 
 @dataclass(frozen=True)
