@@ -15,7 +15,7 @@ from loss_functions import (
     soft_mask_terms)
 from scheduler import StepPlan, mask_loss_weight, plan_step
 from sdf_rendering import Tracer, differentiable_hits, make_tracer, project_to_sources
-from utils.averaging import WeightAverage
+from utils.optimization.weight_average import WeightAverage
 from utils.checkpoints.storage import load_state
 from utils.config.parser import Config
 from utils.config.sections import DataConfig
@@ -23,7 +23,7 @@ from utils.config.tool_sections import LossConfig
 from utils.geometry.sdf import gradient
 from utils.devices import to_device
 from utils.errors import ConfigError
-from utils.finite import FiniteGuard, keeping_statistics, running_statistics
+from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
 from utils.loop import steps_per_epoch
 from utils.fast.image_networks.regions import ViewWindows, view_windows
 from utils.point_buffers import fill_buffer
@@ -32,7 +32,7 @@ from utils.geometry.rays import Rays, Surface, TraceResult
 from utils.step_views import StepViews, along_rays, step_views
 from utils.surface_watch import SurfaceWatch
 from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
-from utils.trained_parts import make_optimizer, set_rates, trained_parts
+from utils.optimization.parameter_groups import make_optimizer, set_rates, trained_parts
 from utils.views import (
     CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
     check_cameras, check_views, with_poses)

@@ -27,7 +27,7 @@ from loss_functions import image_loss
 from scheduler import learning_rate_factor, warmup_factor
 from sdf_meshing import write_curve
 from sdf_rendering import sample_maps
-from utils.averaging import WeightAverage
+from utils.optimization.weight_average import WeightAverage
 from utils.checkpoints.storage import load_checkpoint, load_state, write_text_atomic
 from utils.config.parser import Config
 from utils.config.sections import RatesConfig
@@ -35,7 +35,7 @@ from utils.config.tool_sections import PretrainConfig
 from utils.distributed import (
     Ranks, average_gradients, average_tensors, broadcast_int, broadcast_tensors, failing_together)
 from utils.errors import ConfigError
-from utils.finite import keeping_statistics, running_statistics
+from utils.optimization.finite import keeping_statistics, running_statistics
 from utils.loop import Loop, LoopOptions, Progress
 from utils.metrics import psnr_foreground
 from utils.pictures import error_map, save_png, sheet, to_uint8

@@ -19,7 +19,7 @@ from utils.geometry.cameras import Cameras
 from utils.checkpoints.storage import load_state
 from utils.config.tool_sections import LossConfig
 from utils.errors import SceneError
-from utils.finite import check_finite
+from utils.optimization.finite import check_finite
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.averaging import WeightAverage
+from utils.optimization.weight_average import WeightAverage
 
 
 

@@ -16,7 +16,7 @@ from training import build_scene_trainer
 from utils.fast.tracing import gpu_tracer as device_tracing
 from utils.config.sections import TracingConfig
 from utils.fast.tracing.gpu_tracer import DeviceTracer
-from utils.finite import FiniteGuard
+from utils.optimization.finite import FiniteGuard
 from utils.views import views_of
 
 HOST, OTHER = torch.ones(3), torch.ones(3, device="meta")

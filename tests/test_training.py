@@ -17,9 +17,9 @@ from training import SceneTrainer, build_scene_trainer
 from utils.checkpoints.storage import checkpoints_in, load_checkpoint
 from utils.config.tool_sections import TrainedPartsConfig
 from utils.errors import CheckpointError
-from utils.finite import check_finite
+from utils.optimization.finite import check_finite
 from utils.loop import loop_options, steps_per_epoch
-from utils.trained_parts import trained_parts
+from utils.optimization.parameter_groups import trained_parts
 from utils.views import SurfaceBuffer, views_of, with_poses
 
 #: Steps 0, 1, 3 and 6 train the shape; checkpoints after 2, 4, 6 and 8.
