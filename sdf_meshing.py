@@ -23,16 +23,16 @@ from utils.config.parser import mesh_formats
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import TestConfig
 from utils.errors import UserError
-from utils.evaluation import evaluate_views, format_table, summarise, write_metrics
+from utils.results.evaluation import evaluate_views, format_table, summarise, write_metrics
 from utils.files.atomic import whole_file
-from utils.lpips import build_lpips
+from utils.results.lpips import build_lpips
 from utils.mesh import colour_vertices, extract_mesh, mesh_chamfer, write_mesh
-from utils.metrics import Chamfer
-from utils.pictures import save_png, source_sheet, to_uint8, view_pictures, view_sheet
-from utils.plots import camera_plot, sdf_slices
-from utils.report import write_report
+from utils.results.metrics import Chamfer
+from utils.results.pictures import save_png, source_sheet, to_uint8, view_pictures, view_sheet
+from utils.results.plots import camera_plot, sdf_slices
+from utils.results.report import write_report
 from utils.run import RunFolder
-from utils.video import write_video
+from utils.results.video import write_video
 
 log = logging.getLogger(__name__)
 

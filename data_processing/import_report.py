@@ -10,7 +10,7 @@ from data_processing.scenes.writing import REPORT_FILES, check_target, write_sce
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError
 from utils.files.atomic import whole_file
-from utils.pictures import save_png
+from utils.results.pictures import save_png
 
 
 def import_scene(settings: ImportConfig) -> tuple[str, bool]:

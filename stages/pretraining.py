@@ -37,8 +37,8 @@ from utils.distributed import (
 from utils.errors import ConfigError
 from utils.optimization.finite import keeping_statistics, running_statistics
 from utils.loop import Loop, LoopOptions, Progress
-from utils.metrics import psnr_foreground
-from utils.pictures import error_map, save_png, sheet, to_uint8
+from utils.results.metrics import psnr_foreground
+from utils.results.pictures import error_map, save_png, sheet, to_uint8
 from utils.run import Run, RunFolder
 from utils.checkpoints.weights import save_networks
 

@@ -95,8 +95,8 @@ def warm_up() -> None:
     """Do what each child would do anew: modules that are imported late, the fonts of plots."""
     import torch._dynamo  # noqa: F401  the first optimiser imports it
 
-    from utils.lpips import build_lpips
-    from utils.plots import curve_plot
+    from utils.results.lpips import build_lpips
+    from utils.results.plots import curve_plot
     build_lpips("")
     curve_plot([{"step": step, "seconds": step, "loss": step, "psnr": step} for step in (1, 2)])
 

@@ -11,10 +11,10 @@ import torch
 
 from utils.geometry.cameras import Cameras
 from utils.errors import WriteError
-from utils.evaluation import (ViewMetrics, evaluate_views, file_name, format_table, summarise,
+from utils.results.evaluation import (ViewMetrics, evaluate_views, file_name, format_table, summarise,
                               write_metrics)
-from utils.lpips import LPIPS
-from utils.metrics import Chamfer
+from utils.results.lpips import LPIPS
+from utils.results.metrics import Chamfer
 
 HEIGHT, WIDTH = 40, 48
 KINDS = ("prediction", "photograph", "error", "normals", "depth")

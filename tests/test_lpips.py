@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import utils.lpips as module
+import utils.results.lpips as module
 from utils.errors import UserError
-from utils.lpips import LPIPS, build_lpips
+from utils.results.lpips import LPIPS, build_lpips
 
 ALEX_SHAPES = [(64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3),
                (256, 256, 3, 3)]

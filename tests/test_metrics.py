@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.metrics import chamfer, mask_iou, psnr, psnr_foreground, ssim
+from utils.results.metrics import chamfer, mask_iou, psnr, psnr_foreground, ssim
 
 
 def half_mask(height=16, width=20):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from browser import OUTSIDE, find_browser, visit
 
-from utils.pictures import save_png
-from utils.report import write_report
-from utils.video import write_video
+from utils.results.pictures import save_png
+from utils.results.report import write_report
+from utils.results.video import write_video
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed (Debian: "
                                 "apt-get install chromium)")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import pictures
+from utils.results import pictures
 from utils.errors import WriteError
 
 

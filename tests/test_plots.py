@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from utils import plots
+from utils.results import plots
 from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 
 

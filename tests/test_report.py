@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from utils.errors import WriteError
-from utils.pictures import save_png
-from utils.report import write_report
+from utils.results.pictures import save_png
+from utils.results.report import write_report
 
 HOSTILE = '<script src="http://example.com/x.js">alert("1")</script>&amp;'
 FIGURES = {"psnr": 25.126, "psnr_foreground": None, "ssim": 0.91234, "lpips": float("nan"),

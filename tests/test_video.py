@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 
-import utils.video as module
+import utils.results.video as module
 from utils.errors import WriteError
-from utils.video import write_video
+from utils.results.video import write_video
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg",
                                      reason="imageio-ffmpeg, an extra, is not installed")

@@ -18,7 +18,7 @@ from torch import Tensor
 from utils.geometry.cameras import Cameras, ndc_to_grid
 from utils.errors import UserError
 from utils.files.atomic import whole_file
-from utils.metrics import Chamfer, chamfer
+from utils.results.metrics import Chamfer, chamfer
 
 LOG = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from data_processing.scenes.scene import Scene, load_scene
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import CheckConfig
 from utils.errors import ConfigError
-from utils.pictures import save_png, sheet, stack_vertically, with_outline
-from utils.plots import camera_plot
+from utils.results.pictures import save_png, sheet, stack_vertically, with_outline
+from utils.results.plots import camera_plot
 
 LOGGER = logging.getLogger(__name__)
 #: Views on a sheet, and in one of its rows.

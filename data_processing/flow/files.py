@@ -17,7 +17,7 @@ from data_processing.scenes.images import FORMATS, read_mask, read_rgb8
 from utils.errors import SceneError
 from utils.files.atomic import whole_file
 from utils.files.limits import MAX_PIXELS
-from utils.pictures import save_png
+from utils.results.pictures import save_png
 
 FLO_MAGIC = 202021.25             # "PIEH" as a little-endian float
 FLO_HEADER_BYTES = 12

@@ -22,7 +22,7 @@ from data_processing.synthetic.scenes import parse_resolution
 from utils.checkpoints.storage import write_text_atomic
 from utils.config.tool_sections import MakeFlowConfig
 from utils.errors import ConfigError, WriteError
-from utils.pictures import save_png
+from utils.results.pictures import save_png
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ from utils.config.sections import DataConfig
 from utils.config.tool_sections import ImportConfig, RunTableConfig
 from utils.checkpoints.downloads import Entry, describe, find_entry, obtain, read_manifest, sha256_of
 from utils.errors import UserError
-from utils.lpips import build_lpips
+from utils.results.lpips import build_lpips
 from utils.comparison.run_lists import ListedRun
 from utils.comparison.tables import as_csv, as_json, gather
 from utils.files.pickles import load_pickled_npy, load_restricted_pickle

@@ -15,10 +15,10 @@ import numpy as np
 
 from utils.benchmarking.variants import format_rows
 from utils.errors import UserError
-from utils.evaluation import COLUMNS, file_name
+from utils.results.evaluation import COLUMNS, file_name
 from utils.files.images import open_image
 from utils.files.limits import MAX_COORDINATE, MAX_TABLE_BYTES, read_json, read_text, short
-from utils.pictures import save_png, sheet
+from utils.results.pictures import save_png, sheet
 
 #: How much longer than the other a picture's side may be; cells of the sheet fit the longest.
 MAX_ASPECT = 16

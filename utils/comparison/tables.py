@@ -15,7 +15,7 @@ import numpy as np
 from utils.checkpoints.storage import write_text_atomic
 from utils.config.tool_sections import RunTableConfig
 from utils.errors import UserError
-from utils.evaluation import COLUMNS, NOT_AVAILABLE, finite
+from utils.results.evaluation import COLUMNS, NOT_AVAILABLE, finite
 from utils.files.limits import MAX_TABLE_BYTES, read_text
 from utils.comparison.run_lists import ListedRun
 

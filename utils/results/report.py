@@ -16,7 +16,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from utils.files.atomic import whole_file
-from utils.plots import curve_plot
+from utils.results.plots import curve_plot
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, object
         title: heading of the page.
         metrics: content of metrics.json: `mean` and `views` (name to figures), each figure a number
             or None, and anything else about the run.
-        curve: rows of curve.csv, as `utils.plots.curve_plot` takes them.
+        curve: rows of curve.csv, as `utils.results.plots.curve_plot` takes them.
         pictures: caption and PNG or JPEG file of each; one that cannot be read is named as missing.
         video: the novel views as .mp4 or .webm, or None.
         config_text: all configuration values, as in config.txt.

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from utils.geometry.cameras import Cameras
 from utils.files.atomic import whole_file
-from utils.lpips import LPIPS
-from utils.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
-from utils.pictures import depth_to_rgb, error_map, normals_to_rgb, save_png, to_uint8
+from utils.results.lpips import LPIPS
+from utils.results.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
+from utils.results.pictures import depth_to_rgb, error_map, normals_to_rgb, save_png, to_uint8
 
 LOG = logging.getLogger(__name__)
 
