@@ -31,7 +31,7 @@ from utils.results.metrics import Chamfer
 from utils.results.pictures import save_png, source_sheet, to_uint8, view_pictures, view_sheet
 from utils.results.plots import camera_plot, sdf_slices
 from utils.results.report import write_report
-from utils.run import RunFolder
+from utils.runs.run import RunFolder
 from utils.results.video import write_video
 
 log = logging.getLogger(__name__)

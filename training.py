@@ -1,4 +1,4 @@
-"""Training: a step as a list that reads downwards (METHOD 6 and 7); `utils.loop` repeats it."""
+"""Training: a step as a list that reads downwards (METHOD 6 and 7); `utils.runs.loop` repeats it."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from utils.geometry.sdf import gradient
 from utils.devices import to_device
 from utils.errors import ConfigError
 from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
-from utils.loop import steps_per_epoch
+from utils.runs.loop import steps_per_epoch
 from utils.fast.image_networks.regions import ViewWindows, view_windows
 from utils.point_buffers import fill_buffer
 from utils.pose_refinement import PoseTrainer

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.checkpoints.downloads import describe, find_entry, obtain, read_manifest  # noqa: E402
-from utils.run import run_script  # noqa: E402
+from utils.runs.run import run_script  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

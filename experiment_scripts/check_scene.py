@@ -17,7 +17,7 @@ from data_processing.checks.sheet import check_folder, check_text  # noqa: E402
 from utils.config.parser import parse_config  # noqa: E402
 from utils.config.sections import DataConfig  # noqa: E402
 from utils.config.tool_sections import CheckConfig  # noqa: E402
-from utils.run import run_script  # noqa: E402
+from utils.runs.run import run_script  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

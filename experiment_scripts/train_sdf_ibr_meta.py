@@ -23,9 +23,9 @@ from stages.scene import check_meta, model_of, task_on_scene  # noqa: E402
 from sdf_meshing import write_curve  # noqa: E402
 from utils.config.parser import META_SECTIONS, Config, parse_config  # noqa: E402
 from utils.config.tool_sections import META_DEFAULTS  # noqa: E402
-from utils.distributed import Ranks, finish_ranks, start_ranks  # noqa: E402
-from utils.loop import loop_options  # noqa: E402
-from utils.run import run_script, start_run  # noqa: E402
+from utils.runs.distributed import Ranks, finish_ranks, start_ranks  # noqa: E402
+from utils.runs.loop import loop_options  # noqa: E402
+from utils.runs.run import run_script, start_run  # noqa: E402
 from utils.checkpoints.weights import NETWORKS, save_networks, with_meta_start  # noqa: E402
 
 

@@ -27,10 +27,10 @@ from scheduler import OuterPlan, StepPlan, plan_outer_step
 from utils.checkpoints.storage import load_state, name_some
 from utils.config.sections import RatesConfig
 from utils.config.tool_sections import MetaConfig
-from utils.distributed import (
+from utils.runs.distributed import (
     Ranks, broadcast_int, broadcast_tensors, failing_together, sum_over_ranks)
-from utils.loop import Loop, LoopOptions, Progress
-from utils.run import Run
+from utils.runs.loop import Loop, LoopOptions, Progress
+from utils.runs.run import Run
 
 log = logging.getLogger(__name__)
 

@@ -32,14 +32,14 @@ from utils.checkpoints.storage import load_checkpoint, load_state, write_text_at
 from utils.config.parser import Config
 from utils.config.sections import RatesConfig
 from utils.config.tool_sections import PretrainConfig
-from utils.distributed import (
+from utils.runs.distributed import (
     Ranks, average_gradients, average_tensors, broadcast_int, broadcast_tensors, failing_together)
 from utils.errors import ConfigError
 from utils.optimization.finite import keeping_statistics, running_statistics
-from utils.loop import Loop, LoopOptions, Progress
+from utils.runs.loop import Loop, LoopOptions, Progress
 from utils.results.metrics import psnr_foreground
 from utils.results.pictures import error_map, save_png, sheet, to_uint8
-from utils.run import Run, RunFolder
+from utils.runs.run import Run, RunFolder
 from utils.checkpoints.weights import save_networks
 
 log = logging.getLogger(__name__)

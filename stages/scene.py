@@ -24,10 +24,10 @@ from training import SceneTrainer, build_scene_trainer
 from utils.geometry.cameras import Cameras
 from utils.config.parser import Config
 from utils.errors import ConfigError, SceneError
-from utils.loop import Loop, loop_options, run_facts, steps_per_epoch
+from utils.runs.loop import Loop, loop_options, run_facts, steps_per_epoch
 from utils.fast.memory import check_encoder_memory
 from utils.pose_refinement import moved_along
-from utils.run import start_run
+from utils.runs.run import start_run
 from utils.views import views_of
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from utils.checkpoints import storage as ckpt
 from utils.errors import CheckpointError, WriteError
-from utils.seeds import random_state, seed_everything, set_random_state
+from utils.runs.seeds import random_state, seed_everything, set_random_state
 
 
 def folder_names(folder):

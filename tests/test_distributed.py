@@ -8,8 +8,8 @@ import torch
 from tiny_runs import start_as_ranks
 from torch import nn
 
-from utils import distributed
-from utils.distributed import (
+from utils.runs import distributed
+from utils.runs.distributed import (
     Ranks, average_gradients, average_tensors, broadcast_int, failing_together, finish_ranks,
     start_ranks, sum_over_ranks)
 from utils.errors import RankError
@@ -19,7 +19,7 @@ import os, sys
 import torch
 from torch import nn
 from utils import distributed
-from utils.distributed import *
+from utils.runs.distributed import *
 from utils.errors import RankError
 ranks = start_ranks("cpu")
 """

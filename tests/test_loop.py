@@ -1,4 +1,4 @@
-"""The loop round a step, with a task that counts; utils/run.py has tests of its own."""
+"""The loop round a step, with a task that counts; utils/runs/run.py has tests of its own."""
 from __future__ import annotations
 
 import errno
@@ -10,13 +10,13 @@ from torch.utils.tensorboard import SummaryWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import config_of, final_state
 
-from utils import loop
+from utils.runs import loop
 from utils.checkpoints import storage as checkpoints
 from utils.checkpoints.storage import checkpoints_in, load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, WriteError
-from utils.loop import Loop, LoopOptions, run_facts, stored_progress
-from utils.recovery import Setbacks
-from utils.run import start_run
+from utils.runs.loop import Loop, LoopOptions, run_facts, stored_progress
+from utils.runs.recovery import Setbacks
+from utils.runs.run import start_run
 
 
 class Counter:

@@ -29,7 +29,7 @@ import json, os, sys
 sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "tests")]
 from tiny_runs import script
 from stages.meta_training import MetaTrainer
-from utils.run import run_script
+from utils.runs.run import run_script
 
 module = script("train_sdf_ibr_meta")
 ranks, finish = module.start_ranks("cpu"), module.finish_ranks

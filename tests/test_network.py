@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import FULL, ROOT, SCRIPTS, flags_of, start, start_as_ranks
 
-from utils.distributed import keep_to_this_machine
+from utils.runs.distributed import keep_to_this_machine
 
 #: Addresses as Linux tells them: IPv4, mapped to IPv6 and IPv6; and that of every interface.
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}

@@ -20,10 +20,10 @@ from stages.pretraining import (
 from utils.config.parser import PRETRAIN_SECTIONS, parse_config
 from utils.config.sections import RatesConfig
 from utils.config.tool_sections import PretrainConfig
-from utils.distributed import Ranks
+from utils.runs.distributed import Ranks
 from utils.errors import CheckpointError, ConfigError
-from utils.loop import LoopOptions, run_facts
-from utils.run import start_run
+from utils.runs.loop import LoopOptions, run_facts
+from utils.runs.run import start_run
 from utils.checkpoints.weights import read_networks
 
 TINY = ("--crop_size 24x16 --batch_size 4 --precision fp32 --model_image_encoder_depth 1 "

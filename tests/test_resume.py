@@ -15,7 +15,7 @@ from data_processing.scenes.writing import write_scene
 from utils.checkpoints.storage import (
     CHECKPOINT_FORMAT, latest_checkpoint, load_checkpoint, save_checkpoint)
 from utils.errors import CheckpointError
-from utils.resume import MEANING, check_changes
+from utils.runs.resume import MEANING, check_changes
 
 
 def train(root, scene, sphere, *flags, name="run"):

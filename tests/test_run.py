@@ -11,12 +11,12 @@ import pytest
 import torch
 from tiny_runs import config_of
 
-from utils import run as run_module
+from utils.runs import run as run_module
 from utils.checkpoints.storage import save_checkpoint
 from utils.config.parser import TRAIN_SECTIONS, parse_config
 from utils.errors import ConfigError, WriteError
-from utils.run import RUN_FILES, RunFolder, pick_device, revision, run_script, start_run
-from utils.run_lock import LOCK_NAME
+from utils.runs.run import RUN_FILES, RunFolder, pick_device, revision, run_script, start_run
+from utils.runs.lock import LOCK_NAME
 
 
 def begin(root, *flags, is_training=True):

@@ -13,18 +13,18 @@ import time
 import pytest
 from tiny_runs import ROOT, config_of
 
-from utils import run_lock
+from utils.runs import lock as run_lock
 from utils.checkpoints.storage import save_checkpoint
 from utils.errors import ConfigError, WriteError
-from utils.run import start_run
-from utils.run_lock import LOCK_NAME, RunLock, check_free
+from utils.runs.run import start_run
+from utils.runs.lock import LOCK_NAME, RunLock, check_free
 
 #: Takes the lock of a folder, says so, and waits to be killed.
 HOLDER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from utils.run_lock import RunLock
+from utils.runs.lock import RunLock
 lock = RunLock(Path(sys.argv[2]))
 print("locked", flush=True)
 time.sleep(60)

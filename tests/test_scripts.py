@@ -25,8 +25,8 @@ from utils.checkpoints import storage as checkpoints
 from utils.checkpoints import weights
 from utils.checkpoints.storage import latest_checkpoint, load_checkpoint, save_checkpoint
 from utils.config.parser import TRAIN_SECTIONS, parse_config
-from utils.run import RUN_FILES
-from utils.run_lock import LOCK_NAME
+from utils.runs.run import RUN_FILES
+from utils.runs.lock import LOCK_NAME
 
 #: What the tiny runs leave out, back again.
 ALL_RESULTS = ["--test_rt", 1, "--test_plot", 1, "--test_cameras", 1, "--test_metrics", 1,

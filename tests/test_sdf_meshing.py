@@ -19,7 +19,7 @@ from data_processing.scenes.scene import load_scene
 from sdf_meshing import (
     SHEETS, Exhibit, mean_figures, mesh_formats, picture_sheets, video_cameras, write_results)
 from utils.errors import ConfigError, UserError
-from utils.run import RunFolder
+from utils.runs.run import RunFolder
 
 RADIUS = 0.5
 FACTS = {"steps": 7, "train_seconds": 1.5, "seed": 0}

@@ -18,7 +18,7 @@ from utils.checkpoints.storage import checkpoints_in, load_checkpoint
 from utils.config.tool_sections import TrainedPartsConfig
 from utils.errors import CheckpointError
 from utils.optimization.finite import check_finite
-from utils.loop import loop_options, steps_per_epoch
+from utils.runs.loop import loop_options, steps_per_epoch
 from utils.optimization.parameter_groups import trained_parts
 from utils.views import SurfaceBuffer, views_of, with_poses
 

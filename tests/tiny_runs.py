@@ -16,7 +16,7 @@ import torch
 from utils.checkpoints.storage import latest_checkpoint, load_checkpoint
 from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, Config, parse_config
 from utils.config.tool_sections import META_DEFAULTS
-from utils.run import RunLog, run_script
+from utils.runs.run import RunLog, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "experiment_scripts"

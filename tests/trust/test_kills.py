@@ -33,7 +33,7 @@ PAIRS = ("--crop_size 24x16 --precision fp32 --model_image_encoder_depth 1 --num
          "--device cpu").split()
 #: Places in saving and report writing, of each script.
 SAVING = ["half:step_000004.pth", "before:step_000004.pth", "after:step_000004.pth",
-          "call:utils.checkpoints.storage._sync_folder#2", "call:utils.loop.keep_latest#3"]
+          "call:utils.checkpoints.storage._sync_folder#2", "call:utils.runs.loop.keep_latest#3"]
 PLACES = {
     "train_sdf_ibr": [
         "half:step_000002.pth", *SAVING, "before:config.txt", "before:step_000008.pth",

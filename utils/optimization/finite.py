@@ -20,7 +20,7 @@ def keeping_statistics(statistics: list[Tensor]) -> Iterator[None]:
     """Running statistics are as before where the block raises FloatingPointError.
 
     The forward pass that was not finite has already written them. On a GPU they stay: there a run
-    goes back to a checkpoint (`utils.recovery`).
+    goes back to a checkpoint (`utils.runs.recovery`).
     """
     before = [value.clone() for value in statistics if value.device.type == "cpu"]
     try:

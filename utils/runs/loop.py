@@ -27,10 +27,10 @@ from utils.config.parser import config_to_dict
 from utils.config.sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
 from utils.fast.memory import give_back_freed, pass_over_what_stays
-from utils.recovery import MOST_IN_ROW, MOST_TRIES, LostStepsError, Setbacks
-from utils.resume import check_changes
-from utils.run import Run
-from utils.seeds import random_state, set_random_state
+from utils.runs.recovery import MOST_IN_ROW, MOST_TRIES, LostStepsError, Setbacks
+from utils.runs.resume import check_changes
+from utils.runs.run import Run
+from utils.runs.seeds import random_state, set_random_state
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ class Loop:
     def _timed_step(self) -> dict[str, float]:
         """One step, and its losses where they are read; waiting for them is part of the step.
 
-        A step that is not finite gives none, and `utils.recovery` says what follows.
+        A step that is not finite gives none, and `utils.runs.recovery` says what follows.
         """
         progress, start, before = self.progress, time.perf_counter(), self.progress.seconds
         try:

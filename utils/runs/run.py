@@ -17,8 +17,8 @@ from utils.config.parser import Config, save_config
 from utils.errors import CheckpointError, ConfigError, UserError, WriteError
 from utils.files.atomic import remove_parts
 from utils.fast.memory import keep_freed_memory
-from utils.run_lock import LOCK_NAME, RunLock, check_free
-from utils.seeds import seed_everything
+from utils.runs.lock import LOCK_NAME, RunLock, check_free
+from utils.runs.seeds import seed_everything
 from utils.paths import PROJECT_ROOT
 
 log = logging.getLogger(__name__)

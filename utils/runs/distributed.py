@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.errors import ConfigError, RankError
-from utils.run import pick_device
+from utils.runs.run import pick_device
 
 log = logging.getLogger(__name__)
 
