@@ -28,8 +28,8 @@ from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
 from utils.fast.image_networks.regions import ViewWindows, Window
 from utils.geometry.rays import Surface
-from utils.source_windows import source_windows
-from utils.views import Sources, Targets, TrainingViews
+from utils.views.source_crops import source_windows
+from utils.views.training_views import Sources, Targets, TrainingViews
 from utils.checkpoints.weights import convolution_kinds, encoder_kind, load_first_weights
 from stages.view_rendering import ViewRenderer, evaluating, trace_views
 

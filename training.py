@@ -26,14 +26,14 @@ from utils.errors import ConfigError
 from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
 from utils.runs.loop import steps_per_epoch
 from utils.fast.image_networks.regions import ViewWindows, view_windows
-from utils.point_buffers import fill_buffer
-from utils.pose_refinement import PoseTrainer
+from utils.views.surface_buffer import fill_buffer
+from utils.views.pose_refinement import PoseTrainer
 from utils.geometry.rays import Rays, Surface, TraceResult
-from utils.step_views import StepViews, along_rays, step_views
-from utils.surface_watch import SurfaceWatch
-from utils.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
+from utils.views.step_views import StepViews, along_rays, step_views
+from utils.views.surface_diagnostics import SurfaceWatch
+from utils.views.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
 from utils.optimization.parameter_groups import make_optimizer, set_rates, trained_parts
-from utils.views import (
+from utils.views.training_views import (
     CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
     check_cameras, check_views, with_poses)
 

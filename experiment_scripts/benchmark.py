@@ -40,7 +40,7 @@ from utils.benchmarking.point_counts import CountedPoints  # noqa: E402
 from utils.geometry.rays import camera_rays  # noqa: E402
 from utils.runs.run import pick_device, run_script  # noqa: E402
 from utils.fast.siren.evaluator import fast_evaluator  # noqa: E402
-from utils.views import views_of  # noqa: E402
+from utils.views.training_views import views_of  # noqa: E402
 from stages.view_rendering import trace_views  # noqa: E402
 
 VARIANTS = ("reference", "fast")

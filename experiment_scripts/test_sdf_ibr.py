@@ -23,7 +23,7 @@ from utils.checkpoints.storage import load_checkpoint  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.runs.loop import run_facts, stored_progress  # noqa: E402
 from utils.runs.run import run_script, start_run  # noqa: E402
-from utils.views import views_of  # noqa: E402
+from utils.views.training_views import views_of  # noqa: E402
 from utils.checkpoints.weights import with_checkpoint  # noqa: E402
 
 

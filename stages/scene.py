@@ -26,9 +26,9 @@ from utils.config.parser import Config
 from utils.errors import ConfigError, SceneError
 from utils.runs.loop import Loop, loop_options, run_facts, steps_per_epoch
 from utils.fast.memory import check_encoder_memory
-from utils.pose_refinement import moved_along
+from utils.views.pose_refinement import moved_along
 from utils.runs.run import start_run
-from utils.views import views_of
+from utils.views.training_views import views_of
 
 
 def train_scene(config: Config) -> str:

@@ -17,9 +17,9 @@ from sdf_rendering import Tracer, project_to_sources, visible_in_sources
 from utils.geometry.cameras import Cameras
 from utils.geometry.sdf import gradient
 from utils.geometry.rays import Surface, camera_rays
-from utils.source_windows import MARGIN
-from utils.tiles import in_tiles
-from utils.views import Sources, Targets
+from utils.views.source_crops import MARGIN
+from utils.views.tiles import in_tiles
+from utils.views.training_views import Sources, Targets
 
 TRACE_CHUNK = 1 << 16          # rays traced at once when whole views are rendered
 

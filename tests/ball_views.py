@@ -9,7 +9,7 @@ from modules_sdf import BlendSettings, ImageBasedModel, build_model
 from sdf_rendering import ReferenceTracer
 from utils.geometry.cameras import Cameras
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
-from utils.views import TrainingViews
+from utils.views.training_views import TrainingViews
 from stages.view_rendering import trace_views
 
 SIZE = (20, 16)

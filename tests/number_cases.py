@@ -34,7 +34,7 @@ from utils.config.parser import Config
 from utils.errors import UserError
 from utils.fast.memory import machine_memory
 from utils.geometry.rays import make_rays
-from utils.views import views_of
+from utils.views.training_views import views_of
 
 #: Steps 0 and 1 train the shape, step 2 the image alone.
 NUM_STEPS = 3

@@ -17,7 +17,7 @@ from utils.fast.tracing import gpu_tracer as device_tracing
 from utils.config.sections import TracingConfig
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 from utils.optimization.finite import FiniteGuard
-from utils.views import views_of
+from utils.views.training_views import views_of
 
 HOST, OTHER = torch.ones(3), torch.ones(3, device="meta")
 MASK = torch.ones(3, dtype=torch.bool, device="meta")

@@ -15,8 +15,8 @@ from modules_sdf import build_model
 from scheduler import StepPlan
 from sdf_rendering import make_tracer
 from training import build_scene_trainer
-from utils.step_views import step_views
-from utils.views import Batch, Sources, Targets, views_of
+from utils.views.step_views import step_views
+from utils.views.training_views import Batch, Sources, Targets, views_of
 
 BATCH = Batch(torch.tensor([0, 1, 2]), torch.tensor([2, 0]))
 PLAIN = ("--precision", "fp32", "--rt_num_mask_steps", 40)

@@ -18,7 +18,7 @@ from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
 from utils.fast.image_networks.regions import view_windows
 from utils.geometry.rays import Surface
-from utils.views import Sources, Targets, TrainingViews
+from utils.views.training_views import Sources, Targets, TrainingViews
 from stages.view_rendering import trace_views
 
 AGGREGATIONS = ("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned")

@@ -7,8 +7,8 @@ import torch
 from modules import SdfArchitecture, build_sdf
 from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 from utils.config.sections import DataConfig
-from utils.point_buffers import fill_buffer, surface_key
-from utils.views import SurfaceBuffer
+from utils.views.surface_buffer import fill_buffer, surface_key
+from utils.views.training_views import SurfaceBuffer
 
 
 @pytest.fixture

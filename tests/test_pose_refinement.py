@@ -22,10 +22,10 @@ from utils.geometry.cameras import rotations
 from utils.checkpoints.storage import checkpoints_in
 from utils.config.tool_sections import LossConfig
 from utils.errors import CheckpointError
-from utils.pose_refinement import PoseRefinement, PoseTrainer, moved_along
+from utils.views.pose_refinement import PoseRefinement, PoseTrainer, moved_along
 from utils.geometry.rays import TraceResult
-from utils.target_crops import CropSampler
-from utils.views import TrainingViews, ViewSampler, views_of, with_poses
+from utils.views.target_crops import CropSampler
+from utils.views.training_views import TrainingViews, ViewSampler, views_of, with_poses
 
 RADIUS = 0.6
 

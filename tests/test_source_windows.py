@@ -6,7 +6,7 @@ import torch
 
 from modules_unet import ImageEncoder
 from sdf_rendering import sample_maps
-from utils.source_windows import MARGIN, STEP, STRIDE, source_windows
+from utils.views.source_crops import MARGIN, STEP, STRIDE, source_windows
 
 WHOLE = (640, 400)
 

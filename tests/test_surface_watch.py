@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.surface_watch import SurfaceWatch
+from utils.views.surface_diagnostics import SurfaceWatch
 
 NAMES = ("a", "b", "c")
 

@@ -8,9 +8,9 @@ from tiny_runs import differing
 from tracing_cases import cameras_at
 
 from utils.errors import ConfigError
-from utils.target_crops import (
+from utils.views.target_crops import (
     STRIDE, CroppedTargets, CropSampler, Windows, crop_size, touched_pixels)
-from utils.views import Batch, SurfaceBuffer
+from utils.views.training_views import Batch, SurfaceBuffer
 
 #: A side that the windows divide, one that they do not, one that is no multiple of the stride.
 SIZES = [((48, 32), (24, 16)), ((50, 37), (20, 16)), ((33, 16), (16, 32)), ((20, 18), (99, 99))]

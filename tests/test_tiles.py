@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from modules_unet import FeatureDecoder, ImageEncoder
-from utils.source_windows import MARGIN
-from utils.tiles import in_tiles
+from utils.views.source_crops import MARGIN
+from utils.views.tiles import in_tiles
 
 
 @pytest.mark.parametrize("size", [(50, 70), (64, 64), (17, 129), (32, 32)])

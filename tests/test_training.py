@@ -20,7 +20,7 @@ from utils.errors import CheckpointError
 from utils.optimization.finite import check_finite
 from utils.runs.loop import loop_options, steps_per_epoch
 from utils.optimization.parameter_groups import trained_parts
-from utils.views import SurfaceBuffer, views_of, with_poses
+from utils.views.training_views import SurfaceBuffer, views_of, with_poses
 
 #: Steps 0, 1, 3 and 6 train the shape; checkpoints after 2, 4, 6 and 8.
 STEPS = ["--num_steps", 8, "--steps_til_ckpt", 2, "--keep_checkpoints", 9]

@@ -14,7 +14,7 @@ from stages import view_rendering
 from sdf_rendering import ReferenceTracer
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Surface
-from utils.views import TrainingViews
+from utils.views.training_views import TrainingViews
 from stages.view_rendering import evaluating, surface_normals, trace_views, view_depth
 
 

@@ -7,7 +7,7 @@ from tracing_cases import SOLIDS, cameras_at
 
 from utils.geometry.rays import Surface, camera_rays
 from utils.reference_tracing import trace_reference
-from utils.views import Sources, SurfaceBuffer, TrainingViews, ViewSampler
+from utils.views.training_views import Sources, SurfaceBuffer, TrainingViews, ViewSampler
 
 EYES = [(3.0, 0.0, 0.1), (2.5, 0.0, 1.5), (1.5, 0.0, 2.5), (0.0, 0.0, 3.0), (-1.6, 0.2, 2.5),
         (-3.0, 0.1, 0.0)]

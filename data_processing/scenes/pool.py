@@ -22,7 +22,7 @@ from data_processing.scenes.splits import MIN_TRAIN_VIEWS, Split, meta_views, re
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import MetaConfig
 from utils.errors import ConfigError, SceneError, UserError
-from utils.views import TrainingViews, views_of
+from utils.views.training_views import TrainingViews, views_of
 
 log = logging.getLogger(__name__)
 

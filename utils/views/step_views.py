@@ -8,8 +8,8 @@ from torch import Tensor
 
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Rays, make_rays
-from utils.target_crops import CroppedTargets, TargetPixels, WholeTargets, Windows
-from utils.views import Batch, SurfaceBuffer
+from utils.views.target_crops import CroppedTargets, TargetPixels, WholeTargets, Windows
+from utils.views.training_views import Batch, SurfaceBuffer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from utils.geometry.cameras import Cameras
 from utils.checkpoints.storage import load_checkpoint, save_checkpoint
 from utils.config.sections import DataConfig
 from utils.errors import CheckpointError
-from utils.views import SurfaceBuffer
+from utils.views.training_views import SurfaceBuffer
 
 FORMAT = 1                # of the files; raise it when tracers find other points
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from utils.devices import to_device
 from utils.errors import ConfigError
 from utils.geometry.rays import Rays, Surface, make_rays
-from utils.views import SurfaceBuffer
+from utils.views.training_views import SurfaceBuffer
 
 #: Crops begin at multiples of it and are as long: D halves twice, and pools the same pixels so.
 STRIDE = 4
