@@ -24,10 +24,10 @@ def forgotten():
     compiled._loops.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["grid_loops", "row_loops", "sine_loops"])
+@pytest.mark.parametrize("name", ["grid", "rows", "sines"])
 def test_loops_are_for_float32_on_the_cpu(name):
     pytest.importorskip("numba", reason="compiled loops need numba")
-    assert loops_for(torch.zeros(0), name).__name__ == f"utils.{name}"
+    assert loops_for(torch.zeros(0), name).__name__ == f"utils.fast.kernels.{name}"
     assert loops_for(torch.zeros(0, dtype=torch.float64), name) is None
     assert loops_for(torch.zeros(0, device="meta"), name) is None
 
@@ -60,7 +60,7 @@ def test_a_broken_cache_is_told_and_plain_forms_are_used(tmp_path):
     assert any(path.suffix == ".nbi" for path in kept)
     for path in kept:
         path.write_bytes(b"")
-    assert "sine_loops: plain forms are used" in (told := call_with_cache(tmp_path))
+    assert "sines: plain forms are used" in (told := call_with_cache(tmp_path))
     assert told.count("NUMBA_CACHE_DIR") == 1 and "pip install" not in told
 
 
@@ -77,6 +77,6 @@ def test_without_numba_there_are_none_and_the_command_is_told_once(forgotten, mo
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "utils.fast.kernels.grid", raising=False)
     with caplog.at_level(logging.INFO):
-        assert loops_for(torch.zeros(0), "grid_loops") is None
-        assert loops_for(torch.zeros(0), "grid_loops") is None
+        assert loops_for(torch.zeros(0), "grid") is None
+        assert loops_for(torch.zeros(0), "grid") is None
     assert [record.getMessage().count("pip install numba") for record in caplog.records] == [1]

@@ -96,7 +96,7 @@ def add_rows(table: Tensor, rows: Rows, values: Tensor) -> None:
 
     In place, without gradient; the table is contiguous. Rows that do not exist are not noticed.
     """
-    loops = loops_for(table, "row_loops")
+    loops = loops_for(table, "rows")
     if loops is not None:
         arrays = (x.contiguous().numpy() for x in (rows.index, rows.weights, values))
         loops.add_rows(table.numpy(), *arrays)
@@ -110,7 +110,7 @@ def row_products(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
 
     Without gradient. Rows that do not exist are not noticed.
     """
-    loops = loops_for(table, "row_loops")
+    loops = loops_for(table, "rows")
     table, index, values = (x.contiguous() for x in (table, index, values))
     found = values.new_empty(index.shape)
 

@@ -12,12 +12,12 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 INSTALL_COMMAND = "pip install numba"
-CACHE_HINT = ("numba keeps what it compiles in utils/__pycache__; empty that folder, or set "
+CACHE_HINT = ("numba keeps what it compiles in utils/fast/kernels/__pycache__; empty that folder, or set "
               "NUMBA_CACHE_DIR to one that can be written")
 
 
 def loops_for(like: Tensor, name: str) -> ModuleType | None:
-    """`utils.<name>`, where there is numba and its loops take such tensors: float32 on the CPU."""
+    """`utils.fast.kernels.<name>`, where there is numba and its loops take such tensors: float32 on the CPU."""
     is_ours = like.device.type == "cpu" and like.dtype == torch.float32
     return _loops(name) if is_ours else None
 
@@ -25,7 +25,7 @@ def loops_for(like: Tensor, name: str) -> ModuleType | None:
 @lru_cache
 def _loops(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f"utils.{name}")        # compiles, or reads what it compiled
+        return importlib.import_module(f"utils.fast.kernels.{name}")        # compiles, or reads what it compiled
     except ImportError as error:
         cure, problem = f"install numba with: {INSTALL_COMMAND}", error
     except Exception as error:             # whatever keeps an extra from working: do without it

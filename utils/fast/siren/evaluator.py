@@ -19,7 +19,7 @@ CHUNK = 1024              # points; 1024 x 128 floats are half a MiB, half the c
 
 def sine_layer(hidden: Tensor, weight: Tensor, bias: Tensor, *, out: Tensor) -> Tensor:
     """sin(hidden weight + bias) into `out` (N, M), without gradient."""
-    loops = loops_for(out, "sine_loops")
+    loops = loops_for(out, "sines")
     if loops is None:
         phase = torch.addmm(bias, hidden, weight, out=out)
         return _by_numpy(np.sin, torch.sin, phase, out=phase)
@@ -31,7 +31,7 @@ def sine_layer(hidden: Tensor, weight: Tensor, bias: Tensor, *, out: Tensor) -> 
 def sine_and_cosine_layer(hidden: Tensor, weight: Tensor, bias: Tensor, *, sines: Tensor,
                           cosines: Tensor) -> Tensor:
     """As `sine_layer`, into `sines`, and the cosines too; `hidden` may be `sines`."""
-    loops = loops_for(sines, "sine_loops")
+    loops = loops_for(sines, "sines")
     if loops is None:
         phase = torch.addmm(bias, hidden, weight, out=cosines)
         sines = _by_numpy(np.sin, torch.sin, phase, out=sines)

@@ -67,7 +67,7 @@ def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
 
     All rays meet the unit sphere: of others there is nothing to march.
     """
-    loops, lines = loops_for(grid.values, "grid_loops"), _lines(rays, start)
+    loops, lines = loops_for(grid.values, "grid"), _lines(rays, start)
     if loops is None or not len(lines):
         found = march_together(grid, lines)
     else:
@@ -80,7 +80,7 @@ def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
 def least_on_rays(grid: SdfGrid, rays: Rays, num_samples: int) -> tuple[Tensor, Tensor]:
     """The least interpolated SDF (R,) among uniform samples of each ray's chord of the unit sphere,
     and its distance (R,)."""
-    loops, lines = loops_for(grid.values, "grid_loops"), _lines(rays, rays.t_near)
+    loops, lines = loops_for(grid.values, "grid"), _lines(rays, rays.t_near)
     fractions = torch.linspace(0, 1, num_samples).to(lines)
     found = lines.new_empty(len(lines), 2)
 

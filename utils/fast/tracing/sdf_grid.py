@@ -55,7 +55,7 @@ class SdfGrid:
 
     def __call__(self, points_obj: Tensor) -> Tensor:
         """Interpolated SDF (N,) at points (N, 3), without gradient."""
-        loops, points_obj = loops_for(self.values, "grid_loops"), points_obj.detach().contiguous()
+        loops, points_obj = loops_for(self.values, "grid"), points_obj.detach().contiguous()
         if loops is None:
             return _interpolated(self.values, points_obj)[0]
         found = points_obj.new_empty(len(points_obj))
