@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.geometry import sdf as derivatives
 from utils.errors import ConfigError
+from utils.geometry import sdf as derivatives
 
 #: Factor on every sine layer's argument (SIREN, section 3.2; METHOD 3).
 OMEGA = 30.0
@@ -263,46 +263,6 @@ class MlpSDF(nn.Module):
         return derivatives.gradient(self, points, create_graph=True)
 
 
-class SirenSDF(MlpSDF):
-    """The method's SDF: sin(30 x) after all layers but the last (paper, section 3.1)."""
-
-    def _make_layer(self, index: int, in_features: int, out_features: int) -> nn.Linear:
-        if index < len(self.sources) - 1:
-            return SineLayer(in_features, out_features, is_first=index == 0)
-        layer = nn.Linear(in_features, out_features)
-        bound = math.sqrt(6 / in_features) / OMEGA
-        nn.init.uniform_(layer.weight, -bound, bound)
-        return layer
-
-    def _activate(self, hidden: Tensor) -> Tensor:
-        return hidden
-
-    def value_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Signed distance and gradient in closed form, without a backward pass.
-
-        grad Phi = w_L diag(cos z_{L-1}) W_{L-1} ... diag(cos z_1) W_1, z and W times omega. The
-        eikonal term therefore needs first-order differentiation only. With skips or an encoding
-        the gradient comes from automatic differentiation instead.
-
-        Args:
-            points: (..., 3), object space.
-
-        Returns:
-            sdf (...,) and gradient (..., 3), object units; differentiable in points and weights.
-        """
-        if not self.is_chain:
-            return super().value_and_gradient(points)
-        hidden, slopes = points, []
-        for layer in self.layers[:-1]:
-            phase = layer.phase(hidden)
-            hidden = phase.sin()
-            slopes.append(phase.cos())
-        slope = self.layers[-1].weight[0]
-        for layer, cosine in zip(reversed(self.layers[:-1]), reversed(slopes)):
-            slope = (slope * cosine) @ (layer.omega * layer.weight)
-        return self.layers[-1](hidden)[..., 0], slope
-
-
 class SoftplusSDF(MlpSDF):
     """An MLP with softplus (beta 100), a ReLU with second derivatives."""
 
@@ -334,26 +294,6 @@ class GeometricSDF(SoftplusSDF):
 
     def _append(self, hidden: Tensor, skipped: list[Tensor]) -> Tensor:
         return super()._append(hidden, skipped) / math.sqrt(2)
-
-
-def build_sdf(architecture: SdfArchitecture = SdfArchitecture()) -> MlpSDF:
-    """The SDF network of one of three families; all map points (..., 3) to distances (...,).
-
-    - ours: the paper's SIREN, or an MLP with relu or softplus by `activation`; without own skips.
-    - idr: softplus MLP with geometric sphere initialisation; its input skips to the middle layer,
-      where the joined input is divided by sqrt(2). No weight normalisation.
-    - deepsdf: ReLU MLP whose input skips to the middle layer. No weight normalisation.
-
-    Args:
-        architecture: checked when it is made; skips given there replace the family's own.
-    """
-    if architecture.model == "ours":
-        families = {"sine": SirenSDF, "relu": MlpSDF, "softplus": SoftplusSDF}
-        return families[architecture.activation](architecture)
-    if not architecture.skips:
-        middle = (architecture.hidden_layers + 2) // 2
-        architecture = replace(architecture, skips=((0, middle),))
-    return (GeometricSDF if architecture.model == "idr" else MlpSDF)(architecture)
 
 
 class AggregationMLP(nn.Module):

@@ -6,6 +6,7 @@ blend is decoded to an image (`decode`).
 """
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -13,65 +14,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules import AggregationMLP, PointEncoding, SdfArchitecture, build_sdf, parse_skips
-from modules_unet import FeatureDecoder, ImageEncoder, load_resnet_weights
+from modules import (
+    OMEGA,
+    GeometricSDF,
+    MlpSDF,
+    SdfArchitecture,
+    SineLayer,
+    SoftplusSDF,
+)
+from modules_unet import FeatureDecoder
 from sdf_rendering import (
-    Tracer,
     correlated_in_sources,
     lumigraph_weights,
     project_to_sources,
     sample_maps,
-    sample_points,
     visible_in_sources,
 )
-from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
-from utils.errors import ConfigError
-from utils.fast.image_networks.regions import ViewWindows, Window
-from utils.geometry.rays import Surface
-from utils.views.source_crops import source_windows
-from utils.views.training_views import Sources, Targets, TrainingViews
-from utils.checkpoints.weights import convolution_kinds, encoder_kind, load_first_weights
 from stages.view_rendering import ViewRenderer, evaluating, trace_views
+from utils.fast.image_networks.precision import LEAST_BF16_WIDTH
+from utils.fast.image_networks.regions import ViewWindows, Window
+from utils.fast.image_networks.sparse_blending import BF16_SAMPLES, sample_points, surface_of_pixels
+from utils.geometry.rays import Tracer
+from utils.views.source_crops import source_windows
+from utils.views.training_views import Correspondence, Sources, Targets, TrainingViews
 
-DEFAULT_ENCODER = "plain"      # from random weights
 #: What D gives before training. On the way from black to it, most features of E would die: their
 #: ReLUs, the last of E, all learn at once to give less.
 GREY = 0.5
 #: Share of all pixels that windows may hold where maps are computed in windows, one after another,
 #: not whole and at once.
 WINDOWS_PAY = 0.75
-#: Narrower images are convolved in fp32: the gradient that oneDNN (torch 2.13) gives the weights of
-#: a bf16 convolution of stride 2 holds what was in memory before where the input is one pixel wide,
-#: as images up to 16 wide are at the last stage of the deepest E.
-LEAST_BF16_WIDTH = 17
-#: Samples that G weighs in bf16 are filled up to a multiple of it: oneDNN prepares itself for each
-#: number of them, and forgets as much of what convolutions need again.
-BF16_SAMPLES = 4096
-
-
-@dataclass(frozen=True)
-class Correspondence:
-    """Where targets' surface points lie in the sources.
-
-    Attributes:
-        uv_grid: (K, T, H, W, 2) grid_sample coordinates.
-        counts_mask: (K, T, H, W) bool, the sample counts. With occlusion by correlation it means
-            inside image and mask only; the rest of the test needs features.
-        pixels: None, or of P pixels alone: (P,) int64, their numbers among all of the targets, row
-            by row. T and H are 1 then, and W is P; samples of other pixels do not count.
-    """
-
-    uv_grid: Tensor
-    counts_mask: Tensor
-    pixels: Tensor | None = None
-
-    def samples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The N samples that count: source and target pixel, (N,) int64 each, and uv (N, 2)."""
-        source, column = self.counts_mask.flatten(1).nonzero(as_tuple=True)
-        uv = self.uv_grid.flatten(1, 3)[source, column]
-        return source, column if self.pixels is None else self.pixels[column], uv
-
-
 @dataclass(frozen=True)
 class BlendSettings:
     """How source views become a target view; the values are those of the flags.
@@ -88,13 +60,6 @@ class BlendSettings:
     occlusion: str = "raytrace"
     is_compact: bool = False
     precision: str = "fp32"
-
-
-def _of_pixels(surface: Surface, pixels: Tensor) -> Surface:
-    """P pixels of T maps, by number, as one map of one row."""
-    points = surface.points_obj.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, pixels)
-    hit_mask = surface.hit_mask.flatten()[pixels]
-    return Surface(points.T[None, :, None], hit_mask[None, None, None])
 
 
 class ImageNetworks(nn.Module):
@@ -185,7 +150,7 @@ class ImageBasedModel(ImageNetworks):
         own = targets.own_source_mask[:, :, None, None]                # (K, T, 1, 1)
         if self._is_compact(surface.points_obj) and surface.hit_mask.any():    # maps are not empty
             pixels = surface.hit_mask.flatten().nonzero()[:, 0]
-            surface = _of_pixels(surface, pixels)
+            surface = surface_of_pixels(surface, pixels)
             per_target = targets.surface.hit_mask[0].numel()
             own = targets.own_source_mask[:, pixels // per_target][:, None, None]
         uv_grid, inside_mask = project_to_sources(surface.points_obj, sources.cameras)
@@ -304,60 +269,6 @@ class ImageBasedModel(ImageNetworks):
         return is_allowed and like.device.type == "cpu"
 
 
-def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
-                run: RunConfig, *, is_fast: bool = True) -> ImageBasedModel:
-    """The model of the flags with its first weights.
-
-    They are drawn from torch's global generator; then come ImageNet's, the sphere and those of the
-    checkpoint flags, whose convolutions (standard or partial) the image networks have too.
-
-    Plain RGB features have three channels and neither encoder nor decoder. `is_fast` admits what
-    `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 in E, G and D.
-    """
-    is_rgb = cnn.feature_type == "rgb"
-    features = cnn.model_image_encoder_features
-    convolutions = {} if is_rgb else convolution_kinds(run)
-    encoder = nn.Identity() if is_rgb else ImageEncoder(
-        num_features=features, depth=cnn.model_image_encoder_depth,
-        kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolutions["encoder"])
-    decoder = nn.Identity() if is_rgb else grey_decoder(features, convolutions["decoder"])
-    settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
-                             views.occlusion_method, is_compact=is_fast,
-                             precision=network_precision(cnn.precision, run.device, is_fast))
-    model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
-                            AggregationMLP(3 if is_rgb else features), decoder=decoder,
-                            settings=settings)
-    if cnn.resnet_weights and not is_rgb:
-        load_resnet_weights(encoder, cnn.resnet_weights)
-    load_first_weights(model, run, sdf)
-    model.lay_out_weights()
-    return model
-
-
-def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) -> ImageNetworks:
-    """E and D alone, with the first weights of the flags, for pre-training.
-
-    Args:
-        convolution: standard, partial or meta; see `modules_unet.ImageEncoder`.
-    Raises:
-        ConfigError: the features are plain RGB, which nothing can be learned of.
-    """
-    if cnn.feature_type == "rgb":
-        raise ConfigError("--feature_type rgb has neither encoder nor decoder, so that there is "
-                          "nothing to pre-train; use learned")
-    features = cnn.model_image_encoder_features
-    encoder = ImageEncoder(num_features=features, depth=cnn.model_image_encoder_depth,
-                           kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolution)
-    decoder = grey_decoder(features, convolution)
-    precision = network_precision(cnn.precision, run.device, True)
-    model = ImageNetworks(BlendSettings(precision=precision), encoder=encoder, decoder=decoder)
-    if cnn.resnet_weights:
-        load_resnet_weights(encoder, cnn.resnet_weights)
-    load_first_weights(model, run)
-    model.lay_out_weights()
-    return model
-
-
 def grey_decoder(num_features: int, convolution: str) -> FeatureDecoder:
     """D with random weights that begins about GREY."""
     decoder = FeatureDecoder(num_features=num_features, convolution=convolution)
@@ -365,22 +276,61 @@ def grey_decoder(num_features: int, convolution: str) -> FeatureDecoder:
     return decoder
 
 
-def network_precision(flag: str, device: str, is_fast: bool) -> str:
-    """`auto` as bf16 or fp32: bf16 where allowed and computed natively."""
-    if flag != "auto":
-        return flag
-    if torch.cuda.is_available() and device != "cpu":
-        is_native = torch.cuda.is_bf16_supported()
-    else:
-        is_native = torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if is_fast and is_native else "fp32"
+class SirenSDF(MlpSDF):
+    """The method's SDF: sin(30 x) after all layers but the last (paper, section 3.1)."""
+
+    def _make_layer(self, index: int, in_features: int, out_features: int) -> nn.Linear:
+        if index < len(self.sources) - 1:
+            return SineLayer(in_features, out_features, is_first=index == 0)
+        layer = nn.Linear(in_features, out_features)
+        bound = math.sqrt(6 / in_features) / OMEGA
+        nn.init.uniform_(layer.weight, -bound, bound)
+        return layer
+
+    def _activate(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def value_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Signed distance and gradient in closed form, without a backward pass.
+
+        grad Phi = w_L diag(cos z_{L-1}) W_{L-1} ... diag(cos z_1) W_1, z and W times omega. The
+        eikonal term therefore needs first-order differentiation only. With skips or an encoding
+        the gradient comes from automatic differentiation instead.
+
+        Args:
+            points: (..., 3), object space.
+
+        Returns:
+            sdf (...,) and gradient (..., 3), object units; differentiable in points and weights.
+        """
+        if not self.is_chain:
+            return super().value_and_gradient(points)
+        hidden, slopes = points, []
+        for layer in self.layers[:-1]:
+            phase = layer.phase(hidden)
+            hidden = phase.sin()
+            slopes.append(phase.cos())
+        slope = self.layers[-1].weight[0]
+        for layer, cosine in zip(reversed(self.layers[:-1]), reversed(slopes)):
+            slope = (slope * cosine) @ (layer.omega * layer.weight)
+        return self.layers[-1](hidden)[..., 0], slope
 
 
-def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
-    """The flags of the SDF network as its architecture; ConfigError for values that do not fit."""
-    return SdfArchitecture(
-        model=sdf.model, activation=sdf.model_activation_sdf, hidden_dims=sdf.model_hidden_dims_sdf,
-        hidden_layers=sdf.model_hidden_layers_sdf, skips=parse_skips(sdf.model_skips_sdf),
-        feature_vector=sdf.feature_vector,
-        encoding=PointEncoding(sdf.posenc_sdf, sdf.posenc_sdf_bands, sdf.posenc_sdf_sigma,
-                               bool(sdf.posenc_sdf_expbands)))
+def build_sdf(architecture: SdfArchitecture = SdfArchitecture()) -> MlpSDF:
+    """The SDF network of one of three families; all map points (..., 3) to distances (...,).
+
+    - ours: the paper's SIREN, or an MLP with relu or softplus by `activation`; without own skips.
+    - idr: softplus MLP with geometric sphere initialisation; its input skips to the middle layer,
+      where the joined input is divided by sqrt(2). No weight normalisation.
+    - deepsdf: ReLU MLP whose input skips to the middle layer. No weight normalisation.
+
+    Args:
+        architecture: checked when it is made; skips given there replace the family's own.
+    """
+    if architecture.model == "ours":
+        families = {"sine": SirenSDF, "relu": MlpSDF, "softplus": SoftplusSDF}
+        return families[architecture.activation](architecture)
+    if not architecture.skips:
+        middle = (architecture.hidden_layers + 2) // 2
+        architecture = replace(architecture, skips=((0, middle),))
+    return (GeometricSDF if architecture.model == "idr" else MlpSDF)(architecture)

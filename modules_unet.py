@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from utils.checkpoints.storage import load_checkpoint
 from utils.errors import CheckpointError, ConfigError
-from utils.fast.image_networks.regions import Part, Size, Window, on_window, reach, whole
 from utils.fast.image_networks.joined_convolution import JoinedConvolution
+from utils.fast.image_networks.regions import Part, Size, Window, on_window, reach, whole
 
 #: Mean and standard deviation of ImageNet's RGB in [0, 1], which ResNet weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

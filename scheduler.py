@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from utils.config.sections import RatesConfig, TracingConfig
-from utils.config.tool_sections import MetaConfig
+from utils.config.stage_sections import MetaConfig
 from utils.errors import ConfigError
 
 LR_DECAY_LEVELS = (1, 3, 7, 15, 31, 63)      # rates halve when step / interval reaches these

@@ -5,239 +5,350 @@ Works on callables (`render`, `sdf`), so that it knows no networks; marching cub
 """
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+import trimesh
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from skimage.measure import marching_cubes
 from torch import Tensor
-from tqdm import tqdm
 
-from utils.geometry.camera_paths import make_path
-from utils.geometry.cameras import Cameras
-from utils.config.parser import mesh_formats
-from utils.config.sections import DataConfig
-from utils.config.tool_sections import TestConfig
 from utils.errors import UserError
-from utils.results.evaluation import evaluate_views, format_table, summarise, write_metrics
 from utils.files.atomic import whole_file
-from utils.results.lpips import build_lpips
-from utils.mesh import colour_vertices, extract_mesh, mesh_chamfer, write_mesh
-from utils.results.metrics import Chamfer
-from utils.results.pictures import save_png, source_sheet, to_uint8, view_pictures, view_sheet
-from utils.results.plots import camera_plot, sdf_slices
-from utils.results.report import write_report
-from utils.runs.run import RunFolder
-from utils.results.video import write_video
+from utils.geometry.cameras import Cameras, ndc_to_grid
+from utils.results.metrics import Chamfer, chamfer
 
 log = logging.getLogger(__name__)
-
-MAX_SHEET_VIEWS = 6               # views of the picture sheet
-SLICE_RESOLUTION = 128
-#: Picture sheets by name, with their captions.
-SHEETS = {"views": "Rendered views against their photographs",
-          "sources": "Source views, their masks and their weight in the first view above",
-          "slices": "The SDF in three planes of object space",
-          "cameras": "Cameras round the unit sphere"}
+#: points (N, 3), object space -> SDF (N,), negative inside.
+Sdf = Callable[[Tensor], Tensor]
+#: points (N, 3), object space -> (V, N) bool: True where view v sees point n.
+Visible = Callable[[Tensor], Tensor]
+#: Points that go through the SDF at once: a processor's caches want few, an accelerator many.
+CHUNK_CPU, CHUNK = 4096, 65536
+#: Least number of cells along a side of the coarsest grid.
+COARSE = 8
+#: Steepest slope that a trained SDF is trusted with when cells without surface are skipped.
+MOST_SLOPE = 2.0
+#: The grid ends a little outside the bounds, so that a surface that touches them still closes.
+GRID_MARGIN = 1.02
+#: Connected pieces below this share of all faces are taken for floaters.
+LEAST_PIECE = 0.01
+#: Power of the cosine between normal and viewing direction that weighs a source view: high enough
+#: that the most frontal view dominates and small misalignments do not blur the texture.
+COSINE_POWER = 4
+#: Weight of pixels at the border of a mask, which are mixed with background: they count where no
+#: view has better ones.
+BORDER_WEIGHT = 0.01
+#: Unseen vertices take the colour of a seen one within this distance (object units), else grey.
+FILL_DISTANCE = 0.03
+UNSEEN_COLOUR = (128, 128, 128)
+FORMATS = ("ply", "obj", "glb")
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """A model in front of its scene, all that results are made from.
+class Mesh:
+    """Triangles in object space.
 
     Attributes:
-        scene: has images, masks, cameras, view_names, surface_points_world.
-        train, scored: indices of the training views, and of those that are scored.
-        render: cameras (T) and the index of a view that must not feed itself, or None, to a
-            rendering with images, hit_mask, normals_obj, depth, weights.
-        sdf: points (N, 3) to (N,).
-        visible: points (N, 3) to (K, N) bool, which training views see them.
-        device: of sdf.
+        vertices_obj: (N, 3) float32.
+        faces: (F, 3) int64, counter-clockwise seen from outside.
+        normals_obj: (N, 3) float32, unit, outward.
     """
 
-    scene: Any
-    train: tuple[int, ...]
-    scored: tuple[int, ...]
-    render: Callable[[Cameras, int | None], Any]
-    sdf: Callable[[Tensor], Tensor]
-    visible: Callable[[Tensor], Tensor]
-    device: torch.device
+    vertices_obj: np.ndarray
+    faces: np.ndarray
+    normals_obj: np.ndarray
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no surface at all."""
+        return len(self.faces) == 0
 
 
-def mean_figures(exhibit: Exhibit) -> dict[str, float]:
-    """Mean figures of the scored views, for curves; LPIPS and pictures are left out."""
-    found = evaluate_views(exhibit.render, exhibit.scene, exhibit.scored, exclude_self=True)
-    return {name: value for name, value in summarise(found)["mean"].items() if value is not None}
+def extract_mesh(sdf: Sdf, *, resolution: int = 256, bounds: float = 1.0,
+                 keep_floaters: bool = False, device: torch.device | str = "cpu") -> Mesh:
+    """The zero level of an SDF inside a sphere, by marching cubes.
 
-
-def picture_sheets(exhibit: Exhibit, names: Sequence[str] = tuple(SHEETS)) -> dict[str, np.ndarray]:
-    """Sheets by name, those of SHEETS that are asked for."""
-    sheets = _view_sheets(exhibit) if {"views", "sources"} & set(names) else {}
-    if "slices" in names:
-        sheets["slices"] = sdf_slices(exhibit.sdf, SLICE_RESOLUTION, device=exhibit.device)
-    if "cameras" in names:
-        sheets["cameras"] = camera_plot(exhibit.scene.cameras, exhibit.train, exhibit.scored)
-    return {name: sheets[name] for name in names}
-
-
-def _view_sheets(exhibit: Exhibit) -> dict[str, np.ndarray]:
-    """Scored views, and the sources with their weights in the first of them."""
-    scene, views = exhibit.scene, exhibit.scored[:MAX_SHEET_VIEWS]
-    rows, weights = [], None
-    for view in views:
-        found = exhibit.render(scene.cameras[view], view)
-        weights = found.weights[:, 0].cpu() if weights is None else weights
-        rows.append(view_pictures(
-            found.images[0].cpu().clamp(0, 1), scene.images[view], scene.masks[view],
-            hit_mask=found.hit_mask[0].cpu(), normals=found.normals_obj[0].cpu(),
-            depth=found.depth[0].cpu()))
-    train = list(exhibit.train)
-    names = [scene.view_names[view] for view in train]
-    return {
-        "views": view_sheet(rows, [f"view {scene.view_names[view]}" for view in views]),
-        "sources": source_sheet(scene.images[train], scene.masks[train], weights[:, None], names,
-                                f"source views of {scene.view_names[views[0]]}")}
-
-
-def write_results(exhibit: Exhibit, folder: RunFolder, *, test: TestConfig, data: DataConfig,
-                  curve: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
-    """Write everything that `test` asks for; what cannot be made is named and left out.
+    Space outside the sphere counts as outside, so that the mesh is closed.
 
     Args:
-        exhibit: model and scene.
-        folder: of the run.
-        test: which results.
-        data: reference view and size of the video.
-        curve: rows of figures against steps.
-        facts: further entries of metrics.json: steps, train_seconds, seed, device.
+        sdf: called with at most 65,536 points (CPU: 4,096) and without gradients.
+        resolution: cells along a side of the grid, at least; see `sdf_grid`.
+        bounds: radius of the sphere, object units.
+        keep_floaters: keep connected pieces of less than 1 % of the faces.
+        device: where the points for the SDF are made.
     Returns:
-        The table of figures and the paths of all files, as text.
+        the mesh; an empty one, and a logged line, where there is no surface.
+    Raises:
+        ValueError: resolution below 8.
+        UserError: the SDF is not finite.
     """
-    notes: list[str] = []
-    scored = {}
-    if test.test_metrics or test.test_rt:
-        lpips = build_lpips(test.lpips_weights) if test.test_metrics else None
-        lpips = lpips.to(exhibit.device) if lpips else None
-        scored = evaluate_views(exhibit.render, exhibit.scene, exhibit.scored,
-                                folder.views if test.test_rt else None, lpips=lpips,
-                                exclude_self=True)
-    files, distance = _write_mesh(exhibit, folder, test, notes)
-    if not set(exhibit.scored) - set(exhibit.train):
-        notes.append("no view is withheld: figures are of training views, each kept from feeding "
-                     "itself")
-    if not exhibit.scene.has_masks:
-        notes.append("the scene has no masks: all of every image counts as object, and mask IoU "
-                     "says nothing")
-    metrics = summarise(scored, chamfer=distance, chamfer_unit="world units", **facts)
-    files += list(write_metrics(metrics, folder.path))
-    files.append(write_curve(curve, folder.path / "curve.csv"))
-    pictures = _write_sheets(exhibit, folder, test)
-    video = _write_video(exhibit, folder, test, data) if test.test_spacetime_video else None
-    report = write_report(
-        folder.path, title=f"{folder.path.name}: {exhibit.scene.name}", metrics=metrics,
-        curve=curve, pictures=pictures, video=video, notes=notes,
-        config_text=(folder.path / "config.txt").read_text(encoding="utf-8"))
-    files += [path for _, path in pictures] + ([video] if video else []) + [report]
-    if test.test_rt:
-        files.append(folder.views)
-    lines = [format_table(metrics)] if scored else []
-    lines += [*(f"note: {note}" for note in notes), "", "written:"]
-    return "\n".join(lines + [f"  {path}" for path in files])
+    if resolution < COARSE or bounds <= 0:
+        raise ValueError(f"need a resolution of {COARSE} or more and bounds > 0, got "
+                         f"{resolution} and {bounds}")
+    half = bounds * GRID_MARGIN
+    values = sdf_grid(sdf, resolution, half, bounds=bounds, device=device)
+    if not (values.min() < 0 < values.max()):
+        log.warning("the SDF is nowhere negative inside the sphere of radius %g: no mesh; train "
+                    "longer, or check that the masks show the object", bounds)
+        return Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64),
+                    np.zeros((0, 3), np.float32))
+    spacing = (2 * half / (len(values) - 1),) * 3
+    vertices, faces, _, _ = marching_cubes(values.numpy(), 0.0, spacing=spacing,
+                                           gradient_direction="descent")
+    mesh = _with_normals((vertices - half).astype(np.float32), faces.astype(np.int64))
+    return mesh if keep_floaters else without_floaters(mesh)
 
 
-def _write_mesh(exhibit: Exhibit, folder: RunFolder, test: TestConfig,
-                notes: list[str]) -> tuple[list[Path], Chamfer | None]:
-    """Coloured mesh in world space, one file a format, and its distance to the true points."""
-    scene, train = exhibit.scene, list(exhibit.train)
-    formats = mesh_formats(test.mesh_formats)
-    true_points = scene.surface_points_world if test.test_metrics else None
-    if not formats and true_points is None:
-        return [], None
-    mesh = extract_mesh(exhibit.sdf, resolution=test.mesh_resolution, device=exhibit.device)
-    distance = None if true_points is None else mesh_chamfer(
-        mesh, true_points.numpy(), scene.cameras.model, visible=_visible(exhibit))
+@torch.no_grad()
+def sdf_grid(sdf: Sdf, resolution: int, half: float, *, bounds: float,
+             device: torch.device | str = "cpu") -> Tensor:
+    """SDF of the cube [-half, half]^3 cut to a sphere: max(sdf(x), |x| - bounds).
+
+    From coarse to fine: each round halves the cells, asks the SDF at the corners of those that the
+    surface can pass and interpolates the others. So values are exact near the surface and have the
+    right sign elsewhere, for an SDF whose slope is at most 2.
+
+    Args:
+        sdf: as in `extract_mesh`.
+        resolution: cells along a side; rounded up to (8 to 15) * 2^k.
+        half: half the side of the cube, object units.
+        bounds: radius of the sphere, object units.
+    Returns:
+        (n + 1, n + 1, n + 1) float32 on the CPU for n cells along a side, indexed x, y, z.
+    """
+    num_rounds = max(0, (resolution // COARSE).bit_length() - 1)
+    num_cells = -(-resolution // 2 ** num_rounds)
+    axis = torch.linspace(-half, half, num_cells + 1)
+    values = _cut_sdf(sdf, torch.cartesian_prod(axis, axis, axis), bounds, device)
+    values = values.reshape((num_cells + 1,) * 3)
+    for _ in range(num_rounds):
+        # no point of a cell is farther than half its diagonal from the nearest corner
+        reach = MOST_SLOPE * 3 ** 0.5 * half / num_cells
+        near_mask = -torch.nn.functional.max_pool3d(-values.abs()[None], 2, stride=1)[0] < reach
+        num_cells *= 2
+        axis = torch.linspace(-half, half, num_cells + 1)
+        values = torch.nn.functional.interpolate(values[None, None], size=(num_cells + 1,) * 3,
+                                                 mode="trilinear", align_corners=True)[0, 0]
+        index = _corners_of(near_mask).nonzero()                         # (N, 3)
+        values[tuple(index.T)] = _cut_sdf(sdf, axis[index], bounds, device)
+    return values
+
+
+def _corners_of(cell_mask: Tensor) -> Tensor:
+    """Grid points in True cells once their sides are halved: (n,) * 3 to (2n + 1,) * 3 bool."""
+    for dim in range(3):
+        cell_mask = cell_mask.repeat_interleave(2, dim)
+    padded = torch.nn.functional.pad(cell_mask.float()[None], (1,) * 6)
+    return torch.nn.functional.max_pool3d(padded, 2, stride=1)[0] > 0
+
+
+def _cut_sdf(sdf: Sdf, points_obj: Tensor, bounds: float, device: torch.device | str) -> Tensor:
+    """max(sdf(x), |x| - bounds) of (N, 3) points, (N,) on the CPU; asks sdf inside the sphere only.
+
+    Raises:
+        UserError: the SDF is not finite.
+    """
+    values = points_obj.norm(dim=-1) - bounds
+    index = (values <= 0).nonzero()[:, 0]
+    for chunk in index.split(CHUNK_CPU if torch.device(device).type == "cpu" else CHUNK):
+        found = sdf(points_obj[chunk].to(device)).reshape(-1).float().cpu()
+        if not torch.isfinite(found).all():
+            raise UserError("the SDF network returns values that are not finite: its weights are "
+                            "damaged; go back to an earlier checkpoint")
+        values[chunk] = torch.maximum(found, values[chunk])
+    return values
+
+
+def without_floaters(mesh: Mesh, least_share: float = LEAST_PIECE) -> Mesh:
+    """The mesh without connected pieces of less than `least_share` of its faces."""
+    num = len(mesh.vertices_obj)
+    pairs = np.concatenate([mesh.faces[:, :2], mesh.faces[:, 1:]])
+    graph = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(num, num))
+    _, piece_of_vertex = connected_components(graph, directed=False)
+    piece_of_face = piece_of_vertex[mesh.faces[:, 0]]
+    num_faces = np.bincount(piece_of_face, minlength=piece_of_vertex.max(initial=0) + 1)
+    kept_mask = num_faces[piece_of_face] >= least_share * len(mesh.faces)
+    used, faces = np.unique(mesh.faces[kept_mask], return_inverse=True)
+    return Mesh(mesh.vertices_obj[used], faces.reshape(-1, 3), mesh.normals_obj[used])
+
+
+def _with_normals(vertices_obj: np.ndarray, faces: np.ndarray) -> Mesh:
+    """Add vertex normals: the area-weighted means of the faces around."""
+    corners = vertices_obj[faces].astype(np.float64)                     # (F, 3, 3)
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.stack([np.bincount(faces.ravel(), np.repeat(cross[:, i], 3), len(vertices_obj))
+                        for i in range(3)], -1)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return Mesh(vertices_obj, faces, (normals / np.maximum(length, 1e-20)).astype(np.float32))
+
+
+def sample_surface(mesh: Mesh, num_points: int, *, seed: int = 0) -> np.ndarray:
+    """(num_points, 3) points evenly spread over the surface, object space."""
     if mesh.is_empty:
-        notes.append("the SDF has no surface: no mesh was written")
-    if mesh.is_empty or not formats:
-        return [], distance
-    colours = colour_vertices(mesh, scene.images[train], scene.masks[train],
-                              cameras=scene.cameras[train], visible=_visible(exhibit))
-    return write_mesh(mesh, scene.cameras.model, folder.path / "mesh", colours=colours,
-                      formats=formats), distance
+        raise ValueError("an empty mesh has no points to sample")
+    rng = np.random.default_rng(seed)
+    corners = mesh.vertices_obj[mesh.faces].astype(np.float64)           # (F, 3, 3)
+    sides = corners[:, 1:] - corners[:, :1]                              # (F, 2, 3)
+    area = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=-1)
+    chosen = rng.choice(len(area), num_points, p=area / area.sum())
+    weights = rng.random((num_points, 2))
+    outside_mask = weights.sum(-1) > 1                                   # other half of the square
+    weights[outside_mask] = 1 - weights[outside_mask]
+    return corners[chosen, 0] + (weights[:, :, None] * sides[chosen]).sum(1)
 
 
-def _visible(exhibit: Exhibit) -> Callable[[Tensor], Tensor]:
-    """`exhibit.visible` for points on the CPU."""
-    return lambda points: exhibit.visible(points.to(exhibit.device)).cpu()
+def mesh_chamfer(mesh: Mesh, points_world: np.ndarray, model: Tensor, *,
+                 visible: Visible | None = None, num_points: int = 50_000,
+                 seed: int = 0) -> Chamfer | None:
+    """Chamfer distance of a mesh to true surface points, world units.
+
+    Accuracy is taken over the part of the mesh that a view sees, completeness from the true points
+    to the whole mesh: what no photograph shows is not held against the method.
+
+    Args:
+        mesh: predicted surface.
+        points_world: (M, 3) true points, those that cameras see.
+        visible: tells which views see a point; None: all of the mesh counts.
+        model: (4, 4), object to world.
+        num_points: samples of the mesh; their spacing bounds how small completeness can be.
+    Returns:
+        the distances; None where the mesh is empty or no view sees it.
+    """
+    if mesh.is_empty:
+        return None
+    samples = sample_surface(mesh, num_points, seed=seed)
+    seen = samples
+    if visible is not None:
+        seen = samples[visible(torch.from_numpy(samples).float()).any(0).cpu().numpy()]
+    if not len(seen):
+        return None
+    return Chamfer(chamfer(to_world(seen, model), points_world).accuracy,
+                   chamfer(to_world(samples, model), points_world).completeness)
 
 
-def write_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """curve.csv: a row a record, columns in order of appearance."""
-    columns = list(dict.fromkeys(key for row in curve for key in row)) or ["step", "seconds"]
-    with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(curve)
-    return path
+def to_world(points_obj: np.ndarray, model: Tensor) -> np.ndarray:
+    """(N, 3) points in world space; `model` is (4, 4), object to world."""
+    matrix = model.detach().double().cpu().numpy()
+    return points_obj @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def _write_sheets(exhibit: Exhibit, folder: RunFolder,
-                  test: TestConfig) -> list[tuple[str, Path]]:
-    """Picture sheets as PNG files: (caption, path)."""
-    wanted = {"views": test.test_rt, "sources": test.test_rt, "slices": test.test_plot,
-              "cameras": test.test_cameras}
-    found = []
-    for name, picture in picture_sheets(exhibit, [name for name in SHEETS if wanted[name]]).items():
-        path = folder.pictures / f"{name}.png"
-        save_png(path, picture)
-        found.append((SHEETS[name], path))
-    return found
+def colour_vertices(mesh: Mesh, images: Tensor, masks: Tensor, *, cameras: Cameras,
+                    visible: Visible) -> np.ndarray:
+    """Blend of the photographs that see each vertex.
+
+    colour = sum_v w_v I_v / sum_v w_v with w_v = max(0, cos)^4 of the angle between normal and
+    direction to camera v, a hundredth of it at the border of the mask and 0 where the vertex is
+    hidden, outside the image or off the mask.
+
+    Args:
+        mesh: N vertices.
+        images: (V, 3, H, W) RGB in [0, 1].
+        masks: (V, 1, H, W) bool.
+        cameras: V cameras.
+        visible: tells which views see a point; `depth_visibility` makes one.
+    Returns:
+        (N, 3) uint8; vertices that no view sees take the colour of a near seen one, else grey.
+    """
+    points, normals = torch.from_numpy(mesh.vertices_obj), torch.from_numpy(mesh.normals_obj)
+    cameras = cameras.to("cpu", torch.float32)
+    if images.shape[0] != len(cameras) or masks.shape[0] != len(cameras):
+        raise ValueError(f"{len(images)} images, {len(masks)} masks and {len(cameras)} cameras; "
+                         "need as many of each")
+    total, weight_sum = torch.zeros(len(points), 3), torch.zeros(len(points), 1)
+    seen = visible(points).cpu()                                         # (V, N)
+    for v in range(len(cameras)):
+        colours, weights = _view_colours(points, images[v].cpu(), masks[v].cpu(), cameras[v])
+        to_camera = torch.nn.functional.normalize(cameras.centers_obj[v] - points, dim=-1)
+        cosine = (to_camera * normals).sum(-1, keepdim=True).clamp_min(0)
+        weights = weights * cosine ** COSINE_POWER * seen[v][:, None]    # (N, 1)
+        total, weight_sum = total + weights * colours, weight_sum + weights
+    blend = (total / weight_sum.clamp_min(1e-12) * 255).round().clamp(0, 255).to(torch.uint8)
+    return _fill_unseen(mesh.vertices_obj, blend.numpy(), (weight_sum[:, 0] > 1e-6).numpy())
 
 
-def _write_video(exhibit: Exhibit, folder: RunFolder, test: TestConfig,
-                 data: DataConfig) -> Path:
-    """Novel views along the path that the flags name; an earlier video stays until it is whole."""
-    cameras = video_cameras(exhibit, test, data)
-    path = folder.path / "video.mp4"
-
-    def frames() -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8, one a camera."""
-        for index in tqdm(range(len(cameras)), desc="video", unit="frame", dynamic_ncols=True):
-            frame = _frame(exhibit.render(cameras[index], None), test.image_crop)
-            if test.video_save_frames:
-                save_png(folder.path / "video_frames" / f"{index:04d}.png", frame)
-            yield frame
-
-    write_video(path, frames(), test.video_fps)
-    return path
+def _view_colours(points_obj: Tensor, image: Tensor, mask: Tensor,
+                  camera: Cameras) -> tuple[Tensor, Tensor]:
+    """Colours (N, 3) of (3, H, W) at points (N, 3), and weights (N, 1): 1 inside the mask, a little
+    at its border, 0 where the sample is not all foreground."""
+    xy_ndc, depth = camera.project(points_obj)
+    grid = ndc_to_grid(xy_ndc, (image.shape[2], image.shape[1]))[:, None]     # (1, 1, N, 2)
+    inner = -torch.nn.functional.max_pool2d(-mask.to(image), 3, stride=1, padding=1)
+    layers = torch.cat([image, mask.to(image), inner])[None]             # (1, 5, H, W)
+    found = torch.nn.functional.grid_sample(layers, grid, align_corners=True)[0, :, 0].T
+    weights = torch.where(found[:, 4] > 0.999, 1.0, BORDER_WEIGHT)
+    weights = weights * ((found[:, 3] > 0.999) & (depth[0] > 0))
+    return found[:, :3], weights[:, None]
 
 
-def video_cameras(exhibit: Exhibit, test: TestConfig, data: DataConfig) -> Cameras:
-    """The video's cameras: path by video_path_type, size im_scale times that of the views."""
-    cameras = exhibit.scene.cameras
-    reference = len(cameras) // 2 if data.reference_view < 0 else data.reference_view
-    width, height = (max(round(side * data.im_scale), 1) for side in cameras.resolution)
-    model = cameras.model
-    shift = torch.linalg.inv(model)[:3, :3] @ torch.tensor(test.video_pivot_offset).to(model)
-    guides = cameras if test.video_path_type != "interpolate" else cameras[list(exhibit.train)]
-    path = make_path(test.video_path_type, guides, test.video_num_frames, reference=reference,
-                     yaw_degrees=test.video_yaw, pivot_obj=tuple(shift.tolist()))
-    return path.resized(width, height)
+def _fill_unseen(vertices_obj: np.ndarray, colours: np.ndarray,
+                 seen_mask: np.ndarray) -> np.ndarray:
+    """Colours (N, 3) with those of unseen vertices taken from near seen ones, or grey."""
+    colours = colours.copy()
+    colours[~seen_mask] = UNSEEN_COLOUR
+    if seen_mask.any() and not seen_mask.all():
+        tree = cKDTree(vertices_obj[seen_mask])
+        distance, nearest = tree.query(vertices_obj[~seen_mask],
+                                       distance_upper_bound=FILL_DISTANCE)
+        near = np.isfinite(distance)
+        colours[np.flatnonzero(~seen_mask)[near]] = colours[seen_mask][nearest[near]]
+    return colours
 
 
-def _frame(rendering: Any, crop: tuple[int, ...]) -> np.ndarray:
-    """(H, W, 3) uint8 on white, cut to (left, top, width, height)."""
-    image = rendering.images[0].cpu().clamp(0, 1)
-    frame = to_uint8(torch.where(rendering.hit_mask[0].cpu(), image, torch.ones(())))
-    if crop:
-        left, top, width, height = crop
-        frame = frame[top:top + height, left:left + width]
-        if not frame.size:
-            raise UserError(f"--image_crop {crop} leaves nothing of a picture of "
-                            f"{rendering.images.shape[3]}x{rendering.images.shape[2]}; give left "
-                            "top width height inside it")
-    return frame
+def depth_visibility(cameras: Cameras, depth: Tensor, *, tolerance_obj: float = 0.02) -> Visible:
+    """A `visible` for `colour_vertices` from depth maps: a point is seen if nothing is before it.
+
+    Args:
+        cameras: V cameras.
+        depth: (V, 1, H, W), world units along camera -z, 0 where nothing is hit.
+        tolerance_obj: how far behind the map a point may lie, object units.
+    """
+    cameras, depth = cameras.to("cpu", torch.float32), depth.detach().cpu().float()
+    tolerance = tolerance_obj * cameras.model_scale
+
+    def visible(points_obj: Tensor) -> Tensor:
+        """(V, N) bool for points (N, 3)."""
+        xy_ndc, depth_of_point = cameras.project(points_obj.cpu().float())
+        grid = ndc_to_grid(xy_ndc, (depth.shape[3], depth.shape[2]))[:, None]  # (V, 1, N, 2)
+        found = torch.nn.functional.grid_sample(depth, grid, mode="nearest", align_corners=True)
+        found = found[:, 0, 0]                                           # (V, N)
+        return (depth_of_point > 0) & (found > 0) & (depth_of_point < found + tolerance)
+
+    return visible
+
+
+def write_mesh(mesh: Mesh, model: Tensor, stem: str | Path, *, colours: np.ndarray | None = None,
+               formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a mesh in world space as stem.ply, stem.obj (with vertex colours) and stem.glb.
+
+    Args:
+        mesh: not empty.
+        model: (4, 4), object to world.
+        stem: path without suffix.
+        colours: (N, 3) uint8.
+        formats: any of ply, obj, glb.
+    Returns:
+        the written files, in the order of `formats`.
+    Raises:
+        UserError: the mesh is empty.
+        WriteError: a file cannot be written.
+    """
+    unknown = set(formats) - set(FORMATS)
+    if unknown:
+        raise ValueError(f"mesh formats {sorted(unknown)} are not known; need {', '.join(FORMATS)}")
+    if mesh.is_empty:
+        raise UserError(f"{stem}: the SDF has no surface, so there is no mesh to write; train "
+                        "longer, or check that the masks show the object")
+    world = trimesh.Trimesh(to_world(mesh.vertices_obj, model), mesh.faces, vertex_colors=colours,
+                            process=False)
+    paths = [Path(f"{stem}.{kind}") for kind in formats]
+    for path in paths:
+        with whole_file(path) as part:
+            world.export(part)
+    return paths

@@ -4,81 +4,146 @@ The SDF comes in as a callable `points (N, 3) -> sdf (N,)`; nothing here knows n
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.geometry.cameras import Cameras, ndc_to_grid
 from utils.config.sections import TracingConfig
-from utils.geometry.sdf import gradient
-from utils.fast.tracing.gpu_tracer import DeviceTracer
-from utils.fast.tracing.cpu_tracer import FastTracer
-from utils.geometry.rays import Rays, Surface, Tangents, TraceResult
-from utils.reference_tracing import NUM_MASK_SAMPLES, least_sdf_reference, trace_reference
-from utils.fast.image_networks.sparse_rows import Rows, weighted_rows
 from utils.fast.siren.evaluator import fast_evaluator
-from utils.fast.siren.gradients import Terms
+from utils.fast.tracing.cpu_tracer import FastTracer
+from utils.fast.tracing.gpu_tracer import DeviceTracer
+from utils.geometry.cameras import Cameras, ndc_to_grid
+from utils.geometry.rays import Rays, Surface, Tangents, Tracer, TraceResult
+from utils.geometry.sdf import Sdf, Terms, gradient
 
-Sdf = Callable[[Tensor], Tensor]
-
+SDF_THRESHOLD = 5e-5        # object units; |SDF| below it is on the surface (IDR's tracer)
+NUM_SPHERE_STEPS = 10       # the release's config says 8, its code takes 10 (METHOD 9)
+NUM_SECTION_SAMPLES = 100
+NUM_SECANT_STEPS = 8
+NUM_MASK_SAMPLES = 40
 MIN_SLOPE = 1e-2            # least |<grad Phi, d>| of the differentiable hit
 
 
-class Tracer(Protocol):
-    """How the surface is found, and how the SDF is evaluated for losses.
+def trace_reference(sdf: Sdf, rays: Rays) -> TraceResult:
+    """IDR's tracer, the plain form (METHOD 4): no gradient, everything in one batch.
 
-    What `trace` and `least_sdf` give are constants: no gradient passes through them.
+    Marches from both ends of the sphere's chord at once; what has not settled after
+    NUM_SPHERE_STEPS is sampled at NUM_SECTION_SAMPLES points between the ends, and the first
+    change of sign refined by secant steps.
+
+    Args:
+        sdf: points (N, 3) to (N,), object space.
+        rays: R rays.
+    Returns:
+        TraceResult with (R,) tensors.
     """
+    with torch.no_grad():
+        front, back, settled_mask, spent = _march_both_ends(sdf, rays)
+        hit_mask = settled_mask.clone()
+        t = torch.where(rays.sphere_mask, front, rays.t_near)
+        index = (rays.sphere_mask & ~settled_mask & (front < back)).nonzero()[:, 0]
+        if len(index):
+            found = _section_search(sdf, rays[index], front[index], back[index])
+            t[index], hit_mask[index] = found.t, found.hit_mask
+            spent += found.num_evaluations
+        return TraceResult(t, hit_mask, spent)
 
-    def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
-        """Where R rays meet the surface."""
 
-    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
-                  ignore_above: Tensor) -> tuple[Tensor, Tensor]:
-        """Points of least SDF on rays, for the soft mask.
+def _march_both_ends(sdf: Sdf, rays: Rays) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Sphere tracing from the near and the far end.
 
-        Args:
-            counts_mask: (R,) bool, rays whose loss is not zero anyway.
-            ignore_above: (R,) rays whose least SDF is greater may be left out.
-        Returns:
-            index (R',) of rays that hold all that matter, and their points (R', 3).
-        """
+    Returns:
+        front (R,): where the near march stands, not past the last point known to be outside when
+        it has not settled; back (R,); settled_mask (R,): the near march is on the surface; the
+        number of SDF evaluations.
+    """
+    active = rays.sphere_mask.nonzero()[:, 0]
+    front, back = rays.t_near.clone(), rays.t_far.clone()
+    settled_mask = torch.zeros_like(rays.sphere_mask)
+    sdf_front, sdf_back = torch.zeros_like(front), torch.zeros_like(back)
+    sdf_front[active] = sdf(rays[active].points(front[active]))
+    sdf_back[active] = sdf(rays[active].points(back[active]))
+    spent, last_outside = 2 * len(active), front.clone()
+    settled_mask |= sdf_front < -SDF_THRESHOLD           # begins inside: hits where it begins
+    for _ in range(NUM_SPHERE_STEPS):
+        settled_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
+        near_open = rays.sphere_mask & ~settled_mask & (front < back)
+        far_open = near_open & (sdf_back > SDF_THRESHOLD)
+        ends = ((front, sdf_front, near_open, 1), (back, sdf_back, far_open, -1))
+        for t, value, open_mask, sign in ends:
+            index = open_mask.nonzero()[:, 0]
+            if len(index):
+                step = value[index] * sign
+                t[index], value[index], used = _one_step(sdf, rays[index], t[index], step)
+                spent += used
+        last_outside = torch.where(sdf_front > 0, front, last_outside)
+    settled_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
+    stuck_inside = ~settled_mask & (sdf_front < 0)
+    return torch.where(stuck_inside, last_outside, front), back, settled_mask, spent
 
-    def threads(self, sdf: Sdf) -> AbstractContextManager:
-        """In which the shape is traced and its losses are taken: whose threads work."""
 
-    def rows(self, mask: Tensor) -> Tensor:
-        """Index of rows that hold all True ones of a mask (N,); others may be among them."""
+def _one_step(sdf: Sdf, rays: Rays, t: Tensor, step: Tensor) -> tuple[Tensor, Tensor, int]:
+    """One step along (R,) rays; where it lands inside the surface, half of it is taken back."""
+    new_t = t + step
+    value = sdf(rays.points(new_t))
+    inside = (value < -SDF_THRESHOLD).nonzero()[:, 0]
+    if len(inside):
+        new_t[inside] -= 0.5 * step[inside]
+        value[inside] = sdf(rays[inside].points(new_t[inside]))
+    return new_t, value, len(t) + len(inside)
 
-    def value_and_slope(self, sdf: Sdf, points_obj: Tensor,
-                        dirs_obj: Tensor) -> tuple[Tensor, Tensor]:
-        """Phi (N,) and <grad Phi, d> (N,) at points (N, 3) along directions; no gradient."""
 
-    def tangents(self, sdf: Sdf, rays: Rays, t: Tensor, known: Tangents | None) -> Tangents:
-        """The SDF along R rays at hits t (R,); those that `trace` knows, where it does."""
+def _section_search(sdf: Sdf, rays: Rays, start: Tensor, stop: Tensor) -> TraceResult:
+    """First change of sign among uniform samples of [start, stop], refined by secant steps.
 
-    def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
-        """(N,) SDF at points (N, 3), differentiable in both; `known` are the same numbers, from
-        `value_and_slope` or `tangents`."""
+    Without a change of sign the point of least SDF is returned as a miss.
+    """
+    fractions = torch.linspace(0, 1, NUM_SECTION_SAMPLES).to(start)
+    t = start[:, None] + (stop - start)[:, None] * fractions           # (R, S)
+    values = sdf(rays.points(t).reshape(-1, 3)).reshape(t.shape)       # (R, S)
+    inside = values < 0
+    hit_mask = inside.any(-1)
+    first = inside.int().argmax(-1).clamp(min=1)                       # first sample inside
+    least = values.argmin(-1)
+    rows = torch.arange(len(t), device=t.device)
+    t_least = t[rows, least]
+    low, high = t[rows, first - 1], t[rows, first]
+    value_low, value_high = values[rows, first - 1], values[rows, first]
+    hits = hit_mask.nonzero()[:, 0]
+    refined = _secant(sdf, rays[hits], (low[hits], high[hits]), (value_low[hits], value_high[hits]))
+    t_least[hits] = refined
+    return TraceResult(t_least, hit_mask, values.numel() + NUM_SECANT_STEPS * len(hits))
 
-    def total_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
-                        *inputs: Tensor) -> Tensor:
-        """Sum of terms(Phi(points), *inputs) over points (N, 3), differentiable in the parameters.
 
-        Args:
-            terms: values (n,) and rows of the inputs to terms (n,), each of its own point alone.
-            inputs: tensors (N, ...).
-        """
+def _secant(sdf: Sdf, rays: Rays, t: tuple[Tensor, Tensor],
+            values: tuple[Tensor, Tensor]) -> Tensor:
+    """Refine brackets t = (outside, inside) with SDF values (> 0, < 0) by false position."""
+    (low, high), (value_low, value_high) = t, values
+    middle = _false_position(low, high, value_low, value_high)
+    for _ in range(NUM_SECANT_STEPS):
+        value = sdf(rays.points(middle))
+        outside = value > 0
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+        value_low = torch.where(outside, value, value_low)
+        value_high = torch.where(outside, value_high, value)
+        middle = _false_position(low, high, value_low, value_high)
+    return middle
 
-    def total_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
-        """Sum of terms(grad Phi(points)), gradients (n, 3) to terms (n,); as `total_of_values`."""
 
-    def eikonal_points(self, points_obj: Tensor) -> Tensor:
-        """Those of uniform points (N, 3) at which the eikonal term is taken; on the host."""
+def _false_position(low: Tensor, high: Tensor, value_low: Tensor, value_high: Tensor) -> Tensor:
+    drop = (value_low - value_high).clamp(min=1e-12)
+    return low + (high - low) * (value_low / drop).clamp(0, 1)
+
+
+def least_sdf_reference(sdf: Sdf, rays: Rays, num_samples: int = NUM_MASK_SAMPLES) -> Tensor:
+    """(R,) distance of the least SDF among uniform samples of each ray's chord; no gradient."""
+    with torch.no_grad():
+        fractions = torch.linspace(0, 1, num_samples).to(rays.t_near)
+        t = rays.t_near[:, None] + (rays.t_far - rays.t_near)[:, None] * fractions   # (R, S)
+        values = sdf(rays.points(t).reshape(-1, 3)).reshape(t.shape)
+        return t.gather(1, values.argmin(1, keepdim=True))[:, 0]
 
 
 class ReferenceTracer:
@@ -208,32 +273,6 @@ def sample_maps(maps: Tensor, uv_grid: Tensor) -> Tensor:
     out = F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
     out = out.reshape(num_sources, -1, num_targets, height, width)     # (K, C, T, H, W)
     return out.transpose(1, 2)
-
-
-def sample_points(maps: Tensor, source: Tensor, uv: Tensor) -> Tensor:
-    """Single samples of the maps, as `sample_maps` takes them.
-
-    Args:
-        maps: (K, C, Hs, Ws); fastest in channels-last memory.
-        source: (N,) int64, which map.
-        uv: (N, 2) grid_sample coordinates.
-    Returns:
-        (N, C), differentiable in maps and uv.
-    """
-    height, width = maps.shape[2:]
-    limit = uv.new_tensor([width - 1, height - 1])
-    xy = (uv + 1) / 2 * limit
-    xy = torch.minimum(xy.clamp(min=0), limit)
-    first = torch.minimum(xy.detach().floor(), (limit - 1).clamp(min=0)).long()        # (N, 2)
-    share = xy - first                                                 # (N, 2)
-    second = torch.minimum(first + 1, limit.long())
-    columns = torch.stack([first[:, 0], second[:, 0], first[:, 0], second[:, 0]], -1)  # (N, 4)
-    rows = torch.stack([first[:, 1], first[:, 1], second[:, 1], second[:, 1]], -1)
-    index = (source[:, None] * height + rows) * width + columns        # (N, 4)
-    x, y = share.unbind(-1)
-    weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], -1)
-    pixels = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])       # (K * Hs * Ws, C)
-    return weighted_rows(pixels, Rows(index, weights))
 
 
 def visible_in_sources(targets: Surface, sources: Surface, source_masks: Tensor, uv_grid: Tensor,

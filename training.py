@@ -1,4 +1,4 @@
-"""Training: a step as a list that reads downwards (METHOD 6 and 7); `utils.runs.loop` repeats it."""
+"""Training: one step as a list that reads downwards (METHOD 6, 7); `utils.runs.loop` repeats it."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -11,31 +11,41 @@ import torch
 from torch import Tensor, nn
 
 from loss_functions import (
-    CLOUD_WEIGHTS, eikonal_terms, image_loss, normal_loss, off_surface_loss, on_surface_loss,
-    soft_mask_terms)
-from scheduler import StepPlan, mask_loss_weight, plan_step
-from sdf_rendering import Tracer, differentiable_hits, make_tracer, project_to_sources
-from utils.optimization.weight_average import WeightAverage
+    CLOUD_WEIGHTS,
+    eikonal_terms,
+    image_loss,
+    normal_loss,
+    off_surface_loss,
+    on_surface_loss,
+    soft_mask_terms,
+)
+from scheduler import StepPlan, mask_loss_weight
+from sdf_rendering import differentiable_hits, project_to_sources
 from utils.checkpoints.storage import load_state
-from utils.config.parser import Config
-from utils.config.sections import DataConfig
-from utils.config.tool_sections import LossConfig
-from utils.geometry.sdf import gradient
+from utils.config.sections import DataConfig, LossConfig
 from utils.devices import to_device
-from utils.errors import ConfigError
+from utils.fast.image_networks.regions import ViewWindows
+from utils.geometry.rays import Rays, Surface, Tracer, TraceResult
+from utils.geometry.sdf import gradient
 from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
-from utils.runs.loop import steps_per_epoch
-from utils.fast.image_networks.regions import ViewWindows, view_windows
-from utils.views.surface_buffer import fill_buffer
+from utils.optimization.parameter_groups import make_optimizer, set_rates
+from utils.optimization.weight_average import WeightAverage
 from utils.views.pose_refinement import PoseTrainer
-from utils.geometry.rays import Rays, Surface, TraceResult
 from utils.views.step_views import StepViews, along_rays, step_views
+from utils.views.surface_buffer import SurfaceBuffer, fill_buffer
 from utils.views.surface_diagnostics import SurfaceWatch
-from utils.views.target_crops import CropSampler, TargetPixels, crop_size, touched_pixels
-from utils.optimization.parameter_groups import make_optimizer, set_rates, trained_parts
+from utils.views.target_crops import CropSampler, TargetPixels, touched_pixels
 from utils.views.training_views import (
-    CAMERA_MATRICES, Batch, Sources, SurfaceBuffer, Targets, TrainingViews, ViewSampler,
-    check_cameras, check_views, with_poses)
+    CAMERA_MATRICES,
+    Batch,
+    Sources,
+    Targets,
+    TrainingViews,
+    ViewSampler,
+    check_cameras,
+    check_views,
+    with_poses,
+)
 
 #: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
 #: third of the points, for 0.1 % of the gradient.
@@ -354,41 +364,3 @@ class SceneTrainer:
             self.buffer = SurfaceBuffer(self.views.cameras)
         else:
             check_cameras(self.views, state)
-
-
-def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
-                        *, generator: torch.Generator, cloud: Any = None) -> SceneTrainer:
-    """A trainer by the flags; the surface is not traced yet.
-
-    Args:
-        model: on the views' device.
-        views: training views.
-        config: with the sections of a training script.
-        generator: on the CPU.
-        cloud: point cloud that may supervise the shape (use_pcd), or None.
-    """
-    trained_parts(model, config.parts)
-    if config.views.source_views_per_target == 1:
-        raise ConfigError("--source_views_per_target 1: a target never feeds itself, so it would "
-                          "have no source; give 2 or more, or -1 for all")
-    sampler = ViewSampler(views.cameras, config.views.source_views_per_target,
-                          config.run.image_batch_size,
-                          nearest=config.views.source_view_selection_mode == "nearest")
-    plan = partial(plan_step, rates=config.rates, tracing=config.tracing,
-                   dataset_name=config.data.dataset_name,
-                   steps_per_epoch=steps_per_epoch(config.views, len(views)),
-                   lr_cameras=config.views.lr_cameras)
-    trainer = SceneTrainer(
-        model, views, sampler, tracer=make_tracer(config.tracing, views.masks[0].numel(),
-                                                   views.images.device),
-        loss=config.loss, num_eikonal_points=config.run.batch_size, plan=plan,
-        generator=generator, cloud=cloud if config.data.use_pcd else None,
-        average_decay=config.rates.average_decay)
-    trainer.loads_poses = bool(config.run.load_model_poses)
-    if config.views.target_crop:
-        trainer.crops = CropSampler(views.cameras.resolution, crop_size(config.views.target_crop))
-    elif views.masks.device.type == "cpu":
-        trainer.windows = view_windows(views.masks)
-    if config.views.refine_cameras:
-        trainer.refiner, trainer.is_refined = PoseTrainer(views.cameras), True
-    return trainer

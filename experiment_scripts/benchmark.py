@@ -21,27 +21,30 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from data_processing.synthetic.scenes import make_scene, parse_resolution  # noqa: E402
 from data_processing.scenes.scene import load_scene  # noqa: E402
 from data_processing.scenes.splits import resolve_split  # noqa: E402
 from data_processing.scenes.writing import write_scene  # noqa: E402
-from modules_sdf import build_model, network_precision  # noqa: E402
+from data_processing.synthetic.scenes import make_scene  # noqa: E402
 from sdf_rendering import ReferenceTracer  # noqa: E402
-from training import build_scene_trainer  # noqa: E402
-from utils.benchmarking.variants import (  # noqa: E402
-    Jobs, Variant, format_rows, interleaved, matmul_rate, median_seconds)
-from utils.checkpoints.storage import write_text_atomic  # noqa: E402
-from utils.fast.chunked_autograd import chunk_size  # noqa: E402
+from stages.models import build_model  # noqa: E402
+from stages.scene import build_scene_trainer  # noqa: E402
+from stages.view_rendering import trace_views  # noqa: E402
+from utils.benchmarking.point_counts import CountedPoints  # noqa: E402
+from utils.benchmarking.variants import Jobs, Variant, interleaved, matmul_rate, median_seconds  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.config.tool_sections import BenchmarkConfig  # noqa: E402
-from utils.geometry.sdf import gradient  # noqa: E402
+from utils.config.values import parse_resolution  # noqa: E402
+from utils.devices import pick_device  # noqa: E402
+from utils.fast.chunked_autograd import chunk_size  # noqa: E402
+from utils.fast.image_networks.precision import network_precision  # noqa: E402
 from utils.fast.memory import keep_freed_memory  # noqa: E402
-from utils.benchmarking.point_counts import CountedPoints  # noqa: E402
-from utils.geometry.rays import camera_rays  # noqa: E402
-from utils.runs.run import pick_device, run_script  # noqa: E402
 from utils.fast.siren.evaluator import fast_evaluator  # noqa: E402
+from utils.files.atomic import write_text_atomic  # noqa: E402
+from utils.geometry.rays import camera_rays  # noqa: E402
+from utils.geometry.sdf import gradient  # noqa: E402
+from utils.results.text_tables import format_rows  # noqa: E402
+from utils.runs.run import run_script  # noqa: E402
 from utils.views.training_views import views_of  # noqa: E402
-from stages.view_rendering import trace_views  # noqa: E402
 
 VARIANTS = ("reference", "fast")
 FLOP_PER_POINT = 99_328           # SIREN 3-128-128-128-128-1, multiplications and additions

@@ -17,13 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from modules_sdf import build_image_networks  # noqa: E402
-from stages.pretraining import (  # noqa: E402
-    build_pair_trainer, open_pairs, pretrain, write_pretraining)
+from stages.models import build_image_networks  # noqa: E402
+from stages.pretraining import build_pair_trainer, open_pairs, pretrain, write_pretraining  # noqa: E402
 from utils.config.parser import PRETRAIN_SECTIONS, Config, parse_config  # noqa: E402
+from utils.fast.memory import keep_freed_memory  # noqa: E402
 from utils.runs.distributed import Ranks, finish_ranks, start_ranks  # noqa: E402
 from utils.runs.loop import loop_options, run_facts  # noqa: E402
-from utils.fast.memory import keep_freed_memory  # noqa: E402
 from utils.runs.run import run_script, start_run  # noqa: E402
 
 DEFAULTS = {"batch_size": 16, "num_epochs": 300}

@@ -15,16 +15,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.scenes.opening import open_scene  # noqa: E402
-from modules_sdf import build_model  # noqa: E402
-from stages.scene import exhibit_of  # noqa: E402
-from sdf_meshing import write_results  # noqa: E402
-from training import build_scene_trainer  # noqa: E402
+from stages.evaluation import exhibit_of  # noqa: E402
+from stages.models import build_model  # noqa: E402
+from stages.results import write_results  # noqa: E402
+from stages.scene import build_scene_trainer  # noqa: E402
 from utils.checkpoints.storage import load_checkpoint  # noqa: E402
+from utils.checkpoints.weights import with_checkpoint  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.runs.loop import run_facts, stored_progress  # noqa: E402
 from utils.runs.run import run_script, start_run  # noqa: E402
 from utils.views.training_views import views_of  # noqa: E402
-from utils.checkpoints.weights import with_checkpoint  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from stages.scene import train_scene  # noqa: E402
-from utils.config.parser import META_SECTIONS, parse_config  # noqa: E402
-from utils.config.tool_sections import SPECIALISE_DEFAULTS  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
 from utils.checkpoints.weights import with_meta_start  # noqa: E402
+from utils.config.parser import META_SECTIONS, parse_config  # noqa: E402
+from utils.config.stage_sections import SPECIALISE_DEFAULTS  # noqa: E402
+from utils.runs.run import run_script  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from modules import build_sdf  # noqa: E402
-from modules_sdf import sdf_architecture  # noqa: E402
+from modules_sdf import build_sdf  # noqa: E402
+from stages.models import sdf_architecture  # noqa: E402
 from stages.scene import train_scene  # noqa: E402
 from stages.shape_fitting import SphereTask  # noqa: E402
+from utils.checkpoints.weights import save_sphere, sphere_asset  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, Config, parse_config  # noqa: E402
 from utils.runs.loop import Loop, loop_options  # noqa: E402
 from utils.runs.run import run_script, start_run  # noqa: E402
-from utils.checkpoints.weights import save_sphere, sphere_asset  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

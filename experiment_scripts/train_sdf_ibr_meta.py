@@ -18,15 +18,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.scenes.pool import open_pool  # noqa: E402
-from stages.meta_training import MetaTrainer, meta_train  # noqa: E402
-from stages.scene import check_meta, model_of, task_on_scene  # noqa: E402
-from sdf_meshing import write_curve  # noqa: E402
+from stages.meta_training import MetaTrainer, check_meta, meta_train, task_on_scene  # noqa: E402  # noqa: E402
+from stages.models import model_of  # noqa: E402
+from utils.checkpoints.weights import NETWORKS, save_networks, with_meta_start  # noqa: E402
 from utils.config.parser import META_SECTIONS, Config, parse_config  # noqa: E402
-from utils.config.tool_sections import META_DEFAULTS  # noqa: E402
+from utils.config.stage_sections import META_DEFAULTS  # noqa: E402
+from utils.results.curve import write_curve  # noqa: E402
 from utils.runs.distributed import Ranks, finish_ranks, start_ranks  # noqa: E402
 from utils.runs.loop import loop_options  # noqa: E402
 from utils.runs.run import run_script, start_run  # noqa: E402
-from utils.checkpoints.weights import NETWORKS, save_networks, with_meta_start  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,14 +21,33 @@ from torch import Tensor, nn
 
 from data_processing.scenes.pool import PoolScene, ScenePool
 from meta_modules import (
-    OuterAdam, Weights, adapt, all_finite, copy_weights, fomaml_update, mean_update, move_slow,
-    put_weights, reptile_update)
+    OuterAdam,
+    Weights,
+    adapt,
+    all_finite,
+    copy_weights,
+    fomaml_update,
+    mean_update,
+    move_slow,
+    put_weights,
+    reptile_update,
+)
 from scheduler import OuterPlan, StepPlan, plan_outer_step
+from stages.evaluation import watch
+from stages.scene import build_scene_trainer, check_memory
+from training import SceneTrainer
 from utils.checkpoints.storage import load_state, name_some
+from utils.config.parser import Config
 from utils.config.sections import RatesConfig
-from utils.config.tool_sections import MetaConfig
+from utils.config.stage_sections import MetaConfig
+from utils.errors import ConfigError
 from utils.runs.distributed import (
-    Ranks, broadcast_int, broadcast_tensors, failing_together, sum_over_ranks)
+    Ranks,
+    broadcast_int,
+    broadcast_tensors,
+    failing_together,
+    sum_over_ranks,
+)
 from utils.runs.loop import Loop, LoopOptions, Progress
 from utils.runs.run import Run
 
@@ -270,3 +289,27 @@ def meta_train(trainer: MetaTrainer, run: Run, options: LoopOptions) -> Progress
     progress = Loop(trainer, run, options).run()
     trainer.finish()
     return progress
+
+
+def check_meta(config: Config) -> None:
+    """Raise ConfigError for flags that meta-training has no use for: they are of one scene."""
+    for flag, plain in (("refine_cameras", config.views.refine_cameras == 0),
+                        ("init", config.sdf.init == "sphere")):
+        if not plain:
+            raise ConfigError(f"--{flag} is of one scene, meta-training learns a start for many; "
+                              "leave it out, and give it to test_sdf_ibr_meta.py")
+
+
+def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator, *,
+                  config: Config) -> SceneTrainer:
+    """Training of a pool's scene that can be scored where the scene has withheld views.
+
+    Nothing is traced yet: a view is when it first serves.
+    """
+    device = next(model.parameters()).device
+    trainer = build_scene_trainer(model, scene.views.to(device), config, generator=generator,
+                                  cloud=scene.cloud)
+    check_memory(trainer)
+    if scene.scene is not None:
+        watch(trainer, scene.scene, scene.split)
+    return trainer

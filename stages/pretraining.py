@@ -19,28 +19,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples, as_batch
 from data_processing.flow.pairs import FlowPair, FolderPairs, PairSource
 from data_processing.flow.synthetic_pairs import WITHHELD, MadePairs
-from data_processing.synthetic.scenes import parse_resolution
-from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples, as_batch
 from loss_functions import image_loss
 from scheduler import learning_rate_factor, warmup_factor
-from sdf_meshing import write_curve
 from sdf_rendering import sample_maps
-from utils.optimization.weight_average import WeightAverage
-from utils.checkpoints.storage import load_checkpoint, load_state, write_text_atomic
+from utils.checkpoints.storage import load_checkpoint, load_state
+from utils.checkpoints.weights import save_networks
 from utils.config.parser import Config
 from utils.config.sections import RatesConfig
-from utils.config.tool_sections import PretrainConfig
-from utils.runs.distributed import (
-    Ranks, average_gradients, average_tensors, broadcast_int, broadcast_tensors, failing_together)
+from utils.config.stage_sections import PretrainConfig
+from utils.config.values import parse_resolution
 from utils.errors import ConfigError
+from utils.files.atomic import write_text_atomic
 from utils.optimization.finite import keeping_statistics, running_statistics
-from utils.runs.loop import Loop, LoopOptions, Progress
+from utils.optimization.weight_average import WeightAverage
+from utils.results.curve import write_curve
 from utils.results.metrics import psnr_foreground
 from utils.results.pictures import error_map, save_png, sheet, to_uint8
-from utils.runs.run import Run, RunFolder
-from utils.checkpoints.weights import save_networks
+from utils.runs.distributed import (
+    Ranks,
+    average_gradients,
+    average_tensors,
+    broadcast_int,
+    broadcast_tensors,
+    failing_together,
+)
+from utils.runs.folder import RunFolder
+from utils.runs.loop import Loop, LoopOptions, Progress
+from utils.runs.run import Run
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.geometry.visual_hull import Hull, carve
+from data_processing.scenes.scene import Scene
+from data_processing.scenes.splits import Split
 from loss_functions import (
-    CLOUD_WEIGHTS, eikonal_terms, normal_loss, off_surface_loss, on_surface_loss)
-from utils.geometry.cameras import Cameras
+    CLOUD_WEIGHTS,
+    eikonal_terms,
+    normal_loss,
+    off_surface_loss,
+    on_surface_loss,
+)
+from training import SceneTrainer
 from utils.checkpoints.storage import load_state
-from utils.config.tool_sections import LossConfig
+from utils.config.parser import Config
+from utils.config.sections import LossConfig
 from utils.errors import SceneError
+from utils.geometry.cameras import Cameras
+from utils.geometry.visual_hull import Hull, carve
 from utils.optimization.finite import check_finite
 
 log = logging.getLogger(__name__)
@@ -261,3 +270,37 @@ def fit_hull(sdf: nn.Module, hull: Hull, generator: torch.Generator) -> None:
     log.info("surface: visual hull, fitted in %.1f s; mean |SDF| on it %.4f, mean deviation of "
              "its slope from 1 %.3f", time.perf_counter() - start, figures["mean_error"],
              figures["slope_error"])
+
+
+class SurfaceStart:
+    """What a scene's surface starts as, before its first step (`--init`).
+
+    The hull is carved when this is made, so that masks which do not serve are told before anything
+    is written; a run that goes on has its surface already.
+
+    Args:
+        scene, split: the hull is that of the training views.
+        config: of a training script.
+        is_new: the run does not go on from a checkpoint.
+    Raises:
+        SceneError: a hull is asked for, and the scene has no masks, or none that agree.
+    """
+
+    def __init__(self, scene: Scene, split: Split, config: Config, *, is_new: bool) -> None:
+        begin, self.config, self.hull = time.perf_counter(), config, None
+        if config.sdf.init == "hull":
+            where = scene.path or scene.name
+            if not scene.has_masks:
+                raise SceneError(f"{where}: --init hull: the scene has no masks, need them to "
+                                 "carve a hull; add them (experiment_scripts/import_scene.py "
+                                 "makes them of a plain background), or give --init sphere")
+            if is_new:
+                train = list(split.train)
+                self.hull = carve_start(scene.cameras[train], scene.masks[train], where)
+        self.seconds = time.perf_counter() - begin     # part of the training's time
+
+    def begin(self, trainer: SceneTrainer) -> None:
+        """Fit the surface where it does not start as it is, and trace it."""
+        if self.hull is not None:
+            fit_hull(trainer.model.sdf, self.hull, trainer.generator)
+        trainer.trace_first(self.config.data)

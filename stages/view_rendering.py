@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdf_rendering import Tracer, project_to_sources, visible_in_sources
+from sdf_rendering import project_to_sources, visible_in_sources
 from utils.geometry.cameras import Cameras
+from utils.geometry.rays import Surface, Tracer, camera_rays
 from utils.geometry.sdf import gradient
-from utils.geometry.rays import Surface, camera_rays
 from utils.views.source_crops import MARGIN
 from utils.views.tiles import in_tiles
 from utils.views.training_views import Sources, Targets

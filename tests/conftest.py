@@ -47,8 +47,8 @@ def real_scene() -> Path:
 @pytest.fixture(scope="session")
 def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made-up scene of 6 views of 32x24 pixels, with true points; nobody writes into it."""
-    from data_processing.synthetic.scenes import make_scene
     from data_processing.scenes.writing import write_scene
+    from data_processing.synthetic.scenes import make_scene
     scene = make_scene("blobs", 0, num_views=6, resolution=(32, 24), supersampling=1,
                        num_points=2000)
     folder = tmp_path_factory.mktemp("scenes") / "tiny"
@@ -59,8 +59,8 @@ def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_scenes(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three scenes: other formats, sizes and numbers of views; nobody writes there."""
-    from data_processing.synthetic.scenes import make_scene
     from data_processing.scenes.writing import write_scene
+    from data_processing.synthetic.scenes import make_scene
     folder = tmp_path_factory.mktemp("sets") / "scenes"
     shutil.copytree(tiny_scene, folder / "a_blobs")
     for name, kind, views, size, scene_format in (("b_box", "carved_box", 5, (24, 20), "idr"),
@@ -74,10 +74,11 @@ def tiny_scenes(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def tiny_sphere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDF of width 16, roughly a sphere: the start of the tests' runs."""
-    from modules import SdfArchitecture, build_sdf
+    from modules import SdfArchitecture
+    from modules_sdf import build_sdf
     from stages.shape_fitting import SphereTask
-    from utils.config.tool_sections import LossConfig
     from utils.checkpoints.weights import save_networks
+    from utils.config.sections import LossConfig
     torch.manual_seed(0)
     sdf = build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1))
     task = SphereTask(sdf, 150, 5e-3, num_points=256, loss=LossConfig(),

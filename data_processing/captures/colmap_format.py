@@ -14,11 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from data_processing.captures.capture import (Capture, CapturedView, Lens, check_lens, inside_folder,
-                                      is_file, make_capture, parse_numbers, rigid_from_rotation)
-from utils.geometry.cameras import OPENCV_TO_OPENGL
+from data_processing.captures.capture import (
+    Capture,
+    CapturedView,
+    Lens,
+    check_lens,
+    inside_folder,
+    is_file,
+    make_capture,
+    parse_numbers,
+    rigid_from_rotation,
+)
 from utils.errors import SceneError
 from utils.files.limits import MAX_COLMAP_BYTES, MAX_COORDINATE, MAX_NAMED, check_size, each_line
+from utils.geometry.cameras import OPENCV_TO_OPENGL
 
 #: Where a project keeps its models, the first that exists; and its images.
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", ".")

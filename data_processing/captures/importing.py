@@ -13,23 +13,35 @@ from tqdm import tqdm
 
 from data_processing.captures.capture import Capture, CapturedView, Lens, make_capture
 from data_processing.captures.colmap_format import model_folder, read_colmap
+from data_processing.captures.masks import (
+    background_colour,
+    clean_mask,
+    find_masks,
+    mask_from_background,
+)
+from data_processing.captures.middlebury_format import par_file, read_middlebury
+from data_processing.captures.pinhole_images import fitting_views, pinhole_view, read_photo
+from data_processing.captures.structure_from_motion import (
+    find_cameras,
+    photo_folder,
+    unread_photographs,
+)
+from data_processing.captures.transforms_format import read_transforms, transforms_files
+from data_processing.checks.scene_checks import check_scene
+from data_processing.checks.sheet import check_sheet, check_text
+from data_processing.scenes.folder import check_num_views
 from data_processing.scenes.idr_format import is_idr_folder
 from data_processing.scenes.images import image_size
-from data_processing.captures.masks import (background_colour, clean_mask, find_masks,
-                                          mask_from_background)
-from data_processing.captures.pinhole_images import fitting_views, pinhole_view, read_photo
-from data_processing.captures.middlebury_format import par_file, read_middlebury
 from data_processing.scenes.normalization import Sphere, model_from_sphere
 from data_processing.scenes.object_space import choose_object_space
 from data_processing.scenes.processed_format import is_processed_folder
-from data_processing.scenes.folder import check_num_views
 from data_processing.scenes.scene import Scene, read_folder
-from data_processing.captures.structure_from_motion import (find_cameras, photo_folder,
-                                                   unread_photographs)
-from data_processing.captures.transforms_format import read_transforms, transforms_files
-from utils.geometry.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
+from data_processing.scenes.writing import REPORT_FILES, check_target, write_scene
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError
+from utils.files.atomic import whole_file
+from utils.geometry.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
+from utils.results.pictures import save_png
 
 LOGGER = logging.getLogger(__name__)
 #: Frames that are left out and named one by one; of more, the number is given.
@@ -211,3 +223,30 @@ def _left_out(lines: list[str]) -> list[str]:
     named = "; ".join(lines[:MOST_NAMED])
     more = f"; and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
     return [f"{len(lines)} left out: {named}{more}"]
+
+
+def import_scene(settings: ImportConfig) -> tuple[str, bool]:
+    """Read, check and write; the scene is written even where the check finds errors.
+
+    Args:
+        settings: the flags.
+    Returns:
+        the report, and whether the check found errors.
+    Raises:
+        ConfigError, SceneError, WriteError, MissingExtraError: nothing was written.
+    """
+    if not settings.output:
+        raise ConfigError("--output is missing: give the scene folder to write, e.g. scenes/mine")
+    output = Path(settings.output).expanduser()
+    check_target(output, settings.scene_format, overwrite=bool(settings.overwrite))
+    imported = import_capture(settings)
+    result = check_scene(imported.scene)
+    picture = check_sheet(imported.scene, result)
+    write_scene(imported.scene, output, settings.scene_format,
+                overwrite=bool(settings.overwrite))
+    report, image = (output / name for name in REPORT_FILES)
+    save_png(image, picture)
+    text = check_text(result, imported.notes)
+    with whole_file(report) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return f"{text}written: {output} ({report.name}, {image.name})\n", result.has_errors

@@ -10,13 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-from data_processing.captures.capture import (Capture, CapturedView, Lens, check_lens, inside_folder,
-                                      is_file, make_capture, parse_numbers, rigid_from_rotation)
-from data_processing.scenes.images import image_size
+from data_processing.captures.capture import (
+    Capture,
+    CapturedView,
+    Lens,
+    check_lens,
+    inside_folder,
+    is_file,
+    make_capture,
+    parse_numbers,
+    rigid_from_rotation,
+)
 from data_processing.scenes.folder import check_rigid
-from utils.geometry.cameras import OPENCV_TO_OPENGL
+from data_processing.scenes.images import image_size
 from utils.errors import SceneError
 from utils.files.limits import MAX_CAMERA_TEXT_BYTES, MAX_NAMED, each_line
+from utils.geometry.cameras import OPENCV_TO_OPENGL
 
 PATTERN = "*_par.txt"
 NUM_NUMBERS = 21

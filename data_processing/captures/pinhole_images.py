@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from data_processing.captures.capture import CapturedView, Lens
-from data_processing.scenes.images import opened
 from data_processing.captures.masks import mask_coverage
+from data_processing.scenes.images import opened
 from utils.errors import SceneError
 from utils.files.images import DAMAGE
 

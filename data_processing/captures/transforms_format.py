@@ -12,11 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from data_processing.captures.capture import (Capture, CapturedView, Lens, check_lens, find_image,
-                                      inside_folder, is_file, load_json, make_capture)
+from data_processing.captures.capture import (
+    Capture,
+    CapturedView,
+    Lens,
+    check_lens,
+    find_image,
+    inside_folder,
+    is_file,
+    load_json,
+    make_capture,
+)
+from data_processing.scenes.folder import check_rigid
 from data_processing.scenes.images import image_size
 from data_processing.scenes.normalization import load_ply_points
-from data_processing.scenes.folder import check_rigid
 from utils.errors import SceneError
 from utils.files.limits import MAX_COORDINATE, MAX_FRAMES, MAX_NAMED, short
 

@@ -13,10 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data_processing.checks.epipolar import (Geometry, PairMatches, epipolar_distances, share_in_front)
+from data_processing.checks.epipolar import (
+    Geometry,
+    PairMatches,
+    epipolar_distances,
+    share_in_front,
+)
 from data_processing.scenes.object_space import first_ball, with_ball
-from utils.geometry.visual_hull import carve, hull_masks, outline_agreement
 from utils.geometry.cameras import Cameras, projection_from_intrinsics
+from utils.geometry.visual_hull import carve, hull_masks, outline_agreement
 
 FLIP = np.diag([1.0, -1, -1, 1])
 #: Views, grid and outline size that a hypothesis is tested with: it is quick, and coarse.

@@ -8,15 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_processing.checks.hypotheses import (GOOD_DISTANCE, GOOD_IN_FRONT, Evidence, Score,
-                                              explain, mask_agreement, score, small_masks)
-from data_processing.checks.epipolar import (Geometry, PairMatches, epipolar_distances, exposures,
-                                      match_pairs, pairs_to_compare)
+from data_processing.checks.epipolar import (
+    Geometry,
+    PairMatches,
+    epipolar_distances,
+    exposures,
+    match_pairs,
+    pairs_to_compare,
+)
+from data_processing.checks.hypotheses import (
+    GOOD_DISTANCE,
+    GOOD_IN_FRONT,
+    Evidence,
+    Score,
+    explain,
+    mask_agreement,
+    score,
+    small_masks,
+)
 from data_processing.scenes.idr_format import is_idr_folder
 from data_processing.scenes.scene import Scene
-from utils.geometry.visual_hull import (Hull, carve, hull_masks, outline_agreement,
-                                         touches_border)
 from utils.geometry.cameras import intrinsics_from_projection
+from utils.geometry.visual_hull import Hull, carve, hull_masks, outline_agreement, touches_border
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 #: The hull is carved in this cube (object units) and shown at this width (pixels).

@@ -17,11 +17,18 @@ from tqdm import tqdm
 from data_processing.flow.files import write_flo, write_occlusion, write_pfm
 from data_processing.flow.pairs import FlowPair
 from data_processing.flow.synthetic_layers import (
-    Motion, Shape, Texture, find_pictures, random_motion, random_shape, random_texture)
-from data_processing.synthetic.scenes import parse_resolution
-from utils.checkpoints.storage import write_text_atomic
+    Motion,
+    Shape,
+    Texture,
+    find_pictures,
+    random_motion,
+    random_shape,
+    random_texture,
+)
 from utils.config.tool_sections import MakeFlowConfig
+from utils.config.values import parse_resolution
 from utils.errors import ConfigError, WriteError
+from utils.files.atomic import write_text_atomic
 from utils.results.pictures import save_png
 
 log = logging.getLogger(__name__)

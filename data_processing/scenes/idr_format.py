@@ -11,16 +11,27 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from data_processing.scenes.folder import (
+    IMAGE_SUFFIXES,
+    FoundScene,
+    ViewFiles,
+    check_invertible,
+    check_matrix,
+    check_num_views,
+    check_similarity,
+    list_files,
+    whole_number,
+)
 from data_processing.scenes.images import image_size
-from data_processing.scenes.normalization import (sphere_from_cameras, sphere_from_point_cloud,
-                                           sphere_from_yaml)
-from data_processing.scenes.folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles, check_matrix,
-                                          check_invertible, check_num_views, check_similarity,
-                                          list_files, whole_number)
-from utils.geometry.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
-from utils.files import limits
+from data_processing.scenes.normalization import (
+    sphere_from_cameras,
+    sphere_from_point_cloud,
+    sphere_from_yaml,
+)
 from utils.errors import SceneError
+from utils.files import limits
 from utils.files.pickles import DAMAGE, array_of_npy
+from utils.geometry.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
 
 LOGGER = logging.getLogger(__name__)
 IMAGE_FOLDER, MASK_FOLDER = "image", "mask"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data_processing.scenes.ply_format import read_ply
 from data_processing.scenes.folder import LEAST_SCALE
+from data_processing.scenes.ply_format import read_ply
 from utils.errors import ConfigError, MissingExtraError, SceneError
 from utils.files.limits import MAX_COORDINATE, MAX_YAML_BYTES, read_text, short
 

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_processing.scenes.normalization import (MAX_AXES_CONDITION, Sphere, model_from_sphere,
-                                           sphere_from_cameras)
-from utils.geometry.visual_hull import carve
-from utils.geometry.cameras import Cameras, intrinsics_from_projection
+from data_processing.scenes.normalization import (
+    MAX_AXES_CONDITION,
+    Sphere,
+    model_from_sphere,
+    sphere_from_cameras,
+)
 from utils.errors import ConfigError, SceneError
+from utils.geometry.cameras import Cameras, intrinsics_from_projection
+from utils.geometry.visual_hull import carve
 
 #: The words of `--normalization`, in the order in which they are tried.
 WORDS = ("given", "masks", "points", "cameras")

@@ -12,9 +12,9 @@ from torch import Tensor
 from data_processing.scenes.ply_format import PlyPoints, read_ply
 from data_processing.scenes.scene import Scene, check_training_views, load_scene
 from data_processing.scenes.splits import Split, resolve_split
-from utils.geometry.cameras import Cameras, rotations
 from utils.config.sections import DataConfig
 from utils.errors import ConfigError, SceneError
+from utils.geometry.cameras import Cameras, rotations
 
 CLOUD_FILE = Path("merged") / "point_cloud_world.ply"
 

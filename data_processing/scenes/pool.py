@@ -20,7 +20,7 @@ from data_processing.scenes.opening import PointCloud, load_point_cloud, with_no
 from data_processing.scenes.scene import SceneOutline, load_scene, outline_scene
 from data_processing.scenes.splits import MIN_TRAIN_VIEWS, Split, meta_views, resolve_split
 from utils.config.sections import DataConfig
-from utils.config.tool_sections import MetaConfig
+from utils.config.stage_sections import MetaConfig
 from utils.errors import ConfigError, SceneError, UserError
 from utils.views.training_views import TrainingViews, views_of
 

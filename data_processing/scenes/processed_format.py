@@ -5,12 +5,24 @@ from pathlib import Path
 
 import numpy as np
 
+from data_processing.scenes.folder import (
+    IMAGE_SUFFIXES,
+    FoundScene,
+    ViewFiles,
+    check_invertible,
+    check_matrix,
+    check_num_views,
+    check_rigid,
+    check_similarity,
+    list_files,
+)
 from data_processing.scenes.images import image_size
-from data_processing.scenes.normalization import (Sphere, checked_sphere, sphere_from_point_cloud,
-                                           sphere_from_yaml)
-from data_processing.scenes.folder import (IMAGE_SUFFIXES, FoundScene, ViewFiles,
-                                          check_invertible, check_matrix, check_num_views,
-                                          check_rigid, check_similarity, list_files)
+from data_processing.scenes.normalization import (
+    Sphere,
+    checked_sphere,
+    sphere_from_point_cloud,
+    sphere_from_yaml,
+)
 from utils.errors import SceneError
 from utils.files.limits import MAX_CAMERA_PICKLE_BYTES, MAX_SIDE, short
 from utils.files.pickles import load_pickled_npy

@@ -12,15 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_processing.scenes.idr_format import is_idr_folder, read_idr_folder
-from data_processing.scenes.images import check_image, image_size, read_image, read_mask, scaled_size
-from data_processing.scenes.normalization import DEFAULT_ORDER, load_ply_points, resolve_model_matrix
-from data_processing.scenes.processed_format import is_processed_folder, read_processed_folder
 from data_processing.scenes.folder import FoundScene
+from data_processing.scenes.idr_format import is_idr_folder, read_idr_folder
+from data_processing.scenes.images import (
+    check_image,
+    image_size,
+    read_image,
+    read_mask,
+    scaled_size,
+)
+from data_processing.scenes.normalization import (
+    DEFAULT_ORDER,
+    load_ply_points,
+    resolve_model_matrix,
+)
+from data_processing.scenes.processed_format import is_processed_folder, read_processed_folder
 from data_processing.scenes.splits import Split
-from utils.geometry.cameras import Cameras
 from utils.errors import SceneError
 from utils.files.limits import check_memory
+from utils.geometry.cameras import Cameras
 
 LOGGER = logging.getLogger(__name__)
 #: Of a view in memory: three floats, and a byte of the mask.

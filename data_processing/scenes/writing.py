@@ -11,8 +11,8 @@ import torch
 import trimesh
 
 from data_processing.scenes.scene import Scene
-from utils.geometry.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
 from utils.errors import ConfigError, WriteError
+from utils.geometry.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
 
 POINTS_FILE = "surface_points_world.ply"
 #: What an import puts beside the scene.

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,18 +10,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data_processing.scenes.scene import Scene
+from data_processing.scenes.writing import check_target, write_scene
 from data_processing.synthetic.analytic_sdf import Sdf, normals
 from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_cameras
 from data_processing.synthetic.exact_tracing import spread_points, trace
 from data_processing.synthetic.scene_kinds import BOUND, SCENE_KINDS, make_solid
-from data_processing.scenes.scene import Scene
 from data_processing.synthetic.shading import BACKGROUND, Look, make_look, shade
-from data_processing.scenes.writing import check_target, write_scene
-from utils.geometry.cameras import Cameras, pixel_centers_ndc
 from utils.config.tool_sections import MakeSceneConfig
+from utils.config.values import parse_resolution
 from utils.errors import ConfigError
+from utils.geometry.cameras import Cameras, pixel_centers_ndc
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: Rays traced at once, which bounds memory, and views whose points are looked for at once.
 RAYS_AT_ONCE, VIEWS_AT_ONCE = 1 << 19, 7
@@ -183,16 +183,8 @@ def make_scene_set(settings: MakeSceneConfig) -> list[Path]:
                            num_views=settings.num_views, resolution=resolution,
                            supersampling=settings.supersampling)
         write_scene(scene, folder, settings.scene_format, overwrite=bool(settings.overwrite))
-        logger.info("wrote %s (%s, %d views)", folder, scene.name, settings.num_views)
+        log.info("wrote %s (%s, %d views)", folder, scene.name, settings.num_views)
     return folders
-
-
-def parse_resolution(text: str, *, flag: str = "resolution") -> tuple[int, int]:
-    """(W, H) of a text such as `128x96`; ConfigError, which names the flag, for anything else."""
-    found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
-    if not found:
-        raise ConfigError(f"--{flag} is {text!r}, need WIDTHxHEIGHT in pixels, e.g. 128x96")
-    return int(found[1]), int(found[2])
 
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:

@@ -17,35 +17,57 @@ import numpy as np
 import torch
 import trimesh
 from PIL import Image
+from support import capture_files, scene_files
+from support.ball_scene import ball_scene
 
 from data_processing.captures.capture import Capture
 from data_processing.captures.colmap_format import read_colmap
-from data_processing.flow.files import (read_flo, read_occlusion, read_pfm, read_picture,
-                                        write_flo, write_pfm)
-from data_processing.scenes.images import check_image, image_size, read_image, read_mask
-from data_processing.captures.pinhole_images import fitting_views, pinhole_view, read_photo, stored_size
 from data_processing.captures.importing import import_capture
 from data_processing.captures.middlebury_format import read_middlebury
-from data_processing.scenes.normalization import (load_ply_points, model_from_sphere,
-                                           sphere_from_yaml)
+from data_processing.captures.pinhole_images import (
+    fitting_views,
+    pinhole_view,
+    read_photo,
+    stored_size,
+)
+from data_processing.captures.transforms_format import read_transforms
+from data_processing.flow.files import (
+    read_flo,
+    read_occlusion,
+    read_pfm,
+    read_picture,
+    write_flo,
+    write_pfm,
+)
+from data_processing.scenes.images import check_image, image_size, read_image, read_mask
+from data_processing.scenes.normalization import (
+    load_ply_points,
+    model_from_sphere,
+    sphere_from_yaml,
+)
 from data_processing.scenes.opening import load_point_cloud
 from data_processing.scenes.scene import load_scene, outline_scene
-from data_processing.captures.transforms_format import read_transforms
-from modules import SdfArchitecture, build_sdf
-from tests import capture_files, scene_files
-from tests.ball_scene import ball_scene
+from modules import SdfArchitecture
+from modules_sdf import build_sdf
+from utils.checkpoints.downloads import (
+    Entry,
+    describe,
+    find_entry,
+    obtain,
+    read_manifest,
+    sha256_of,
+)
 from utils.checkpoints.storage import load_checkpoint, load_state, save_checkpoint
+from utils.checkpoints.weights import read_networks
+from utils.comparison.run_lists import ListedRun
 from utils.comparison.side_by_side import compare, comparison_sheet, read_run
+from utils.comparison.tables import as_csv, as_json, gather
 from utils.config.parser import TRAIN_SECTIONS, config_to_dict, parse_config, save_config
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import ImportConfig, RunTableConfig
-from utils.checkpoints.downloads import Entry, describe, find_entry, obtain, read_manifest, sha256_of
 from utils.errors import UserError
-from utils.results.lpips import build_lpips
-from utils.comparison.run_lists import ListedRun
-from utils.comparison.tables import as_csv, as_json, gather
 from utils.files.pickles import load_pickled_npy, load_restricted_pickle
-from utils.checkpoints.weights import read_networks
+from utils.results.lpips import build_lpips
 
 
 @dataclass(frozen=True)

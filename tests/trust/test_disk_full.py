@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_runs import SCRIPTS, differing, final_state, flags_of
+from support.tiny_runs import SCRIPTS, differing, final_state, flags_of
 
 pytestmark = pytest.mark.trust
 

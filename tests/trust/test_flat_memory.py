@@ -14,11 +14,11 @@ import sys
 
 import numpy as np
 import pytest
-from memory_plots import MIB, ROOT, draw, growth, plots_folder
-from tiny_runs import flags_of
+from support.memory_plots import MIB, ROOT, draw, growth, plots_folder
+from support.tiny_runs import flags_of
 
-from data_processing.synthetic.scenes import make_scene
 from data_processing.scenes.writing import write_scene
+from data_processing.synthetic.scenes import make_scene
 
 pytestmark = pytest.mark.trust
 
@@ -36,8 +36,8 @@ BYTES_A_VISIT = 3500
 RUN = """
 import json, sys
 sys.path[:0] = sys.argv[1:3]
-from memory_plots import resident_bytes
-from tiny_runs import call
+from support.memory_plots import resident_bytes
+from support.tiny_runs import call
 from training import SceneTrainer
 step, rows = SceneTrainer.train_step, []
 
@@ -58,8 +58,8 @@ import json, sys, weakref
 sys.path[:0] = sys.argv[1:3]
 import torch
 from data_processing import scene_pool
-from memory_plots import resident_bytes
-from tiny_runs import meta_config_of
+from support.memory_plots import resident_bytes
+from support.tiny_runs import meta_config_of
 sizes, most, rows = {}, 0, []
 
 def watching(read):

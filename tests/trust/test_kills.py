@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fork_server import ForkServer
-from run_results import differences
-from tiny_runs import FULL, flags_of
+from support.fork_server import ForkServer
+from support.run_results import differences
+from support.tiny_runs import FULL, flags_of
 
 pytestmark = pytest.mark.trust
 
@@ -33,7 +33,7 @@ PAIRS = ("--crop_size 24x16 --precision fp32 --model_image_encoder_depth 1 --num
          "--device cpu").split()
 #: Places in saving and report writing, of each script.
 SAVING = ["half:step_000004.pth", "before:step_000004.pth", "after:step_000004.pth",
-          "call:utils.checkpoints.storage._sync_folder#2", "call:utils.runs.loop.keep_latest#3"]
+          "call:utils.files.atomic._sync_folder#2", "call:utils.runs.loop.keep_latest#3"]
 PLACES = {
     "train_sdf_ibr": [
         "half:step_000002.pth", *SAVING, "before:config.txt", "before:step_000008.pth",

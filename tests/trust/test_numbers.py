@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from number_cases import CASES, LARGE
-from tiny_runs import ROOT
+from support.number_cases import CASES, LARGE
+from support.tiny_runs import ROOT
 
-from utils.benchmarking.variants import format_rows
+from utils.results.text_tables import format_rows
 
 pytestmark = pytest.mark.trust
-SCRIPT = ROOT / "tests" / "number_cases.py"
+SCRIPT = ROOT / "tests" / "support" / "number_cases.py"
 TIMEOUT = 3600.0          # seconds; the largest case takes ten minutes of a core
 
 

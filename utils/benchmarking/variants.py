@@ -132,11 +132,3 @@ def median_seconds(work: Callable[[], Any], device: torch.device) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])
-
-
-def format_rows(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as a table with aligned columns, the first left, the others right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
-                                                            zip(row[1:], widths[1:], strict=True))])
-                     for row in rows)

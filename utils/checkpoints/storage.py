@@ -6,28 +6,25 @@ old one or the new one, never a half. Loading admits tensors, numbers, strings, 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from utils.checkpoints.inspection import Error, check_checkpoint
-from utils.errors import CheckpointError, WriteError
+from utils.errors import CheckpointError
+from utils.files.atomic import write_atomic
 from utils.files.pickles import Refused
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 STEP_NAME = re.compile(r"step_(\d+)\.pth$")
 NUM_NAMED = 8  # tensors named of each kind when a state does not fit
-BYTES_PER_MIB = 2**20
 #: Of what a training run stores; raise it when older versions would misread that.
 CHECKPOINT_FORMAT = 1
 
@@ -47,12 +44,7 @@ def save_checkpoint(path: str | os.PathLike, payload: dict[str, Any]) -> None:
     Raises:
         WriteError: no permission, or no space; an earlier file of this name stays as it was.
     """
-    _write_atomic(Path(path), lambda stream: torch.save(payload, stream))
-
-
-def write_text_atomic(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file (UTF-8) in one go; errors as `save_checkpoint`."""
-    _write_atomic(Path(path), lambda stream: stream.write(text.encode("utf-8")))
+    write_atomic(Path(path), lambda stream: torch.save(payload, stream))
 
 
 def load_checkpoint(path: str | os.PathLike,
@@ -130,7 +122,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,
             raise CheckpointError(f"{what}: {len(fitting)} of {len(wanted)} tensors fit; "
                                   f"{differences}; give a checkpoint of this architecture, or "
                                   f"the architecture's flags that it was trained with")
-        LOG.warning("%s: loaded %d of %d tensors; %s", what, len(fitting), len(wanted),
+        log.warning("%s: loaded %d of %d tensors; %s", what, len(fitting), len(wanted),
                     differences)
     module.load_state_dict(fitting, strict=False)
 
@@ -184,79 +176,10 @@ def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
         try:
             load_checkpoint(path)
         except CheckpointError as error:
-            LOG.warning("passed over: %s", error)
+            log.warning("passed over: %s", error)
         else:
             return path
     return None
-
-
-def _write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then renames it."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp",
-                                             dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, _usual_mode())
-        os.replace(temporary, path)
-        temporary = None
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        told = _write_error(path, error)
-        if told is None:
-            raise
-        raise told from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _usual_mode() -> int:
-    """The mode that a file made by `open` gets; temporary files are private otherwise."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries, so that a rename survives a power cut."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_error(path: Path, error: Exception) -> WriteError | None:
-    """Turns an error of the system into one that says what to do; None for other errors.
-
-    torch reports a failed write as a RuntimeError, with or without the system's error as context.
-    """
-    cause = error if isinstance(error, OSError) else error.__context__
-    number = cause.errno if isinstance(cause, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _is_full(path)):
-        free = shutil.disk_usage(path.parent).free // BYTES_PER_MIB
-        return WriteError(f"cannot write {path}: the disk of {path.parent} is full ({free} MiB "
-                          f"free); make room, or give another place with --logging_root. The "
-                          f"previous file, if any, is as it was")
-    if number is None:
-        return None
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return WriteError(f"cannot write {path}: no permission in {path.parent}; change its mode "
-                          f"or owner, or give another place with --logging_root")
-    return WriteError(f"cannot write {path}: {cause.strerror or cause}; give another place with "
-                      f"--logging_root")
-
-
-def _is_full(path: Path) -> bool:
-    """Tells whether less than a MiB is left where `path` is to be."""
-    return path.parent.is_dir() and shutil.disk_usage(path.parent).free < BYTES_PER_MIB
 
 
 def _why_not_loaded(path: Path, error: Exception) -> str:
@@ -289,6 +212,6 @@ def name_some(kind: str, names: Sequence[object]) -> str:
     """Lists the first names of a kind, and how many more there are; all of them go to the log."""
     names = [str(name) for name in names]
     if len(names) > NUM_NAMED:
-        LOG.warning("%s, all %d: %s", kind, len(names), ", ".join(names))
+        log.warning("%s, all %d: %s", kind, len(names), ", ".join(names))
     more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
     return f"{kind}: {', '.join(names[:NUM_NAMED])}{more}"

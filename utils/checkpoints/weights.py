@@ -7,12 +7,17 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from utils.checkpoints.released_names import is_release_key, read_release_names
 from utils.checkpoints.storage import (
-    check_format, load_checkpoint, load_state, name_some, save_checkpoint)
+    check_format,
+    load_checkpoint,
+    load_state,
+    name_some,
+    save_checkpoint,
+)
 from utils.config.parser import Config
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig
 from utils.errors import CheckpointError, ConfigError
-from utils.checkpoints.released_names import is_release_key, read_release_names
 from utils.paths import PROJECT_ROOT
 
 log = logging.getLogger(__name__)

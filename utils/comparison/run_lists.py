@@ -30,9 +30,9 @@ from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, find_config_file,
 from utils.config.sections import RunConfig, ViewsConfig
 from utils.config.tool_sections import RunTableConfig
 from utils.errors import ConfigError, UserError, WriteError
-from utils.results.evaluation import file_name
 from utils.files.limits import MAX_CONFIG_BYTES, read_json, read_text
 from utils.paths import PROJECT_ROOT
+from utils.results.evaluation import file_name
 
 log = logging.getLogger(__name__)
 

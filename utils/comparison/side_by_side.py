@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from utils.benchmarking.variants import format_rows
 from utils.errors import UserError
-from utils.results.evaluation import COLUMNS, file_name
 from utils.files.images import open_image
 from utils.files.limits import MAX_COORDINATE, MAX_TABLE_BYTES, read_json, read_text, short
+from utils.results.evaluation import file_name
+from utils.results.metric_table import COLUMNS
 from utils.results.pictures import save_png, sheet
+from utils.results.text_tables import format_rows
 
 #: How much longer than the other a picture's side may be; cells of the sheet fit the longest.
 MAX_ASPECT = 16

@@ -4,20 +4,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
-from utils.checkpoints.storage import write_text_atomic
-from utils.config.tool_sections import RunTableConfig
-from utils.errors import UserError
-from utils.results.evaluation import COLUMNS, NOT_AVAILABLE, finite
-from utils.files.limits import MAX_TABLE_BYTES, read_text
 from utils.comparison.run_lists import ListedRun
+from utils.config.tool_sections import RunTableConfig
+from utils.files.atomic import write_text_atomic
+from utils.results.curve import at_time, read_curve
+from utils.results.metric_table import COLUMNS, NOT_AVAILABLE, finite
 
 SECONDS = ("seconds", 1)
 LEFT_OUT = ("lpips_release",)
@@ -66,26 +62,6 @@ def figures_of(run: ListedRun, table: RunTableConfig) -> dict[str, float | None]
     for seconds in table.at_seconds:
         figures[f"psnr_at_{seconds:g}_s"] = at_time(curve, seconds)
     return {name: figures[name] for name in columns_of(table)}
-
-
-def read_curve(path: Path) -> list[tuple[int, float, float]]:
-    """(step, seconds, PSNR) of the scored rows of a run's curve.csv, finite; none where it is
-    absent or damaged."""
-    try:
-        text = read_text(path, MAX_TABLE_BYTES, error=UserError)
-        rows = [(int(row["step"]), float(row["seconds"]), float(row["psnr"]))
-                for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("psnr")]
-    except (ValueError, KeyError, TypeError, csv.Error):
-        return []
-    return [row for row in rows if math.isfinite(row[1]) and math.isfinite(row[2])]
-
-
-def at_time(curve: Sequence[tuple[int, float, float]], seconds: float) -> float | None:
-    """PSNR after a training time, between two scores; None outside of them."""
-    times, values = [row[1] for row in curve], [row[2] for row in curve]
-    if not times or not times[0] <= seconds <= times[-1]:
-        return None
-    return float(np.interp(seconds, times, values))
 
 
 def cell_of(values: Mapping[tuple[str, int], float | None], scenes: Sequence[str]) -> Cell:

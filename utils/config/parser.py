@@ -20,37 +20,38 @@ from typing import Any
 
 import configargparse
 
-from utils.checkpoints.storage import write_text_atomic
+from utils.config.released_flags import refuse_unsupported, warn_of_no_effect
 from utils.config.sections import (
-    CnnConfig, DataConfig, RatesConfig, RunConfig, SdfConfig, TracingConfig, ViewsConfig)
+    CnnConfig,
+    DataConfig,
+    LossConfig,
+    RatesConfig,
+    RunConfig,
+    SdfConfig,
+    TracingConfig,
+    TrainedPartsConfig,
+    ViewsConfig,
+)
+from utils.config.stage_sections import MetaConfig, PretrainConfig, TestConfig
 from utils.config.tool_sections import (
-    BenchmarkConfig, CheckConfig, CompareConfig, ImportConfig, LossConfig, MakeFlowConfig,
-    MakeSceneConfig, MetaConfig, PretrainConfig, RunTableConfig, TestConfig, TrainedPartsConfig)
+    BenchmarkConfig,
+    CheckConfig,
+    CompareConfig,
+    ImportConfig,
+    MakeFlowConfig,
+    MakeSceneConfig,
+    RunTableConfig,
+)
+from utils.config.values import mesh_formats
 from utils.errors import ConfigError
+from utils.files.atomic import write_text_atomic
 from utils.files.limits import MAX_CONFIG_BYTES, read_text
 from utils.paths import PROJECT_ROOT
 
-LOG = logging.getLogger(__name__)
-MESH_FORMATS = ("ply", "obj", "glb")
+log = logging.getLogger(__name__)
 CONFIG_FLAG = "config_filepath"
 COMMAND_LINE = "the command line"
 MOST = 2**53                      # of a number: whole ones up to it are exact as floats
-
-# Flags that this version reads but cannot follow: the values that are fine, and what to say.
-UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "meta_algorithm": (("reptile", "fomaml"),
-                       "second-order MAML never worked; use fomaml, its first order, or reptile"),
-    "init_plane": ((0,), "only the sphere is shipped as a start; use init_sphere 1"),
-    "fit_plane": ((0,), "only the sphere can be fitted; use fit_sphere 1"),
-    "init_regularized": ((0,), "only the sphere is shipped as a start; use init_sphere 1"),
-    "load_images": ((1,), "there is nothing to train on without images; leave it out"),
-    "is_test_only": ((1,), "tests do not train; use train_sdf_ibr.py, which goes on from the "
-                     "run's last checkpoint"),
-    "opt_sdf_direct": ((0,), "scenes hold no SDF values; use opt_sdf_onsurface and _offsurface"),
-    "load_verbose_record": (("", "0"), "recorded values cannot be read back; leave it out"),
-    "lr_alternating_interval": ((0,), "use shape_warmup_steps and shape_interval"),
-}
-
 
 @dataclass(frozen=True)
 class Config:
@@ -152,8 +153,8 @@ def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
         raise ValueError(f"defaults for flags of no asked section: {sorted(unknown)}")
     values = {name: given.get(name, own.get(name, field.default))
               for name, field in fields.items()}
-    _refuse_unsupported(values, sources)
-    _warn_of_no_effect(given, fields)
+    refuse_unsupported(values, sources)
+    warn_of_no_effect(given, fields)
     for name, owners in REQUIRED.items():
         if set(owners) & set(sections) and not values[name]:
             raise ConfigError(f"--{name} is missing; add --{name} NAME to the command line, or a "
@@ -201,7 +202,7 @@ def config_from_dict(stored: dict[str, dict[str, Any]]) -> Config:
         names = {f.name for f in dataclasses.fields(section)} if section else set()
         foreign = sorted(set(values) - names)
         if foreign:
-            LOG.warning("stored settings that this version does not know: %s", ", ".join(foreign))
+            log.warning("stored settings that this version does not know: %s", ", ".join(foreign))
         if section:
             sections[attribute] = section(**{
                 name: tuple(value) if isinstance(value, list) else value
@@ -357,14 +358,6 @@ def _line(field: dataclasses.Field, value: Any) -> str:
     return f"{'# ' if idle else ''}{field.name} = {_as_text(value)}"
 
 
-def _refuse_unsupported(values: dict[str, Any], sources: dict[str, str]) -> None:
-    """Raises for a flag whose value this version cannot follow."""
-    for name, (fine, message) in UNSUPPORTED.items():
-        if name in values and values[name] not in fine:
-            raise ConfigError(f"{sources[name]}: {name} is '{values[name]}', which is not "
-                              f"supported: {message}")
-
-
 def _check_together(values: dict[str, Any]) -> None:
     """Raises for values that do not fit each other, before anything is read or written."""
     thresholds, starts = values.get("occ_threshold"), values.get("occ_threshold_steps")
@@ -373,21 +366,3 @@ def _check_together(values: dict[str, Any]) -> None:
                           f"{len(starts)}, needed one step less than values, such as "
                           "--occ_threshold 1e-3,1e-4 --occ_threshold_steps 5000")
     mesh_formats(values.get("mesh_formats", ""))
-
-
-def mesh_formats(text: str) -> list[str]:
-    """The formats of `--mesh_formats`; ConfigError for one that is not known."""
-    formats = [word for word in text.replace(",", " ").split() if word != "none"]
-    unknown = sorted(set(formats) - set(MESH_FORMATS))
-    if unknown:
-        raise ConfigError(f"--mesh_formats has {', '.join(unknown)}, needed any of "
-                          f"{', '.join(MESH_FORMATS)}, or none")
-    return formats
-
-
-def _warn_of_no_effect(given: Iterable[str], fields: dict[str, dataclasses.Field]) -> None:
-    """Names, once and in one line, the given flags that never had an effect."""
-    idle = [f"{name} ({fields[name].metadata['no_effect']})" for name in given
-            if "no_effect" in fields[name].metadata]
-    if idle:
-        LOG.warning("accepted without effect, as in the release: %s", ", ".join(idle))

@@ -7,32 +7,9 @@ changed anything in the release: it is accepted with a warning, and the text say
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
-
-def flag(default: Any, text: str, *, unit: str = "", **extra: Any) -> Any:
-    """Makes the dataclass field of one flag.
-
-    Args:
-        default: the value without the flag; its type is the flag's type.
-        text: the help of the flag.
-        unit: the unit of a number.
-        extra: any of `choices` (tuple of admitted values), `minimum` (least admitted number),
-            `no_effect` (what does it here), `aliases` (other names), `element` (type of a tuple's
-            items), `length` (number of a tuple's items), `many` (a string of several words),
-            `bare` (a switch that is 1 when it stands without a value).
-
-    Returns:
-        The field.
-    """
-    return dataclasses.field(default=default, metadata={"help": text, "unit": unit, **extra})
-
-
-def switch(default: int, text: str, **extra: Any) -> Any:
-    """Makes the field of a flag that is 0 (off) or 1 (on); `extra` as in `flag`."""
-    return flag(default, text, choices=(0, 1), **extra)
+from utils.config.flags import flag, switch
 
 
 @dataclass(frozen=True)
@@ -241,3 +218,54 @@ class TracingConfig:
                                      no_effect="the tracer takes 100 samples")
     rt_num_secant_steps: int = flag(8, "secant steps", no_effect="the tracer takes 8 secant steps")
     rt_step_alpha: float = flag(1.0, "length of a step", no_effect="the tracer takes full steps")
+
+IMAGE_LOSS = "the image and soft-mask losses act on the shape whenever it is trained"
+
+
+@dataclass(frozen=True)
+class TrainedPartsConfig:
+    """Which parts of the model are trained."""
+
+    train_decoder_sdf: int = switch(1, "1: train the SDF network")
+    train_image_encoder: int = switch(1, "1: train the image encoder")
+    train_feature_decoder: int = switch(1, "1: train the feature decoder")
+    train_feature_blending: int = switch(1, "1: train the aggregation")
+    train_decoder_color: int = switch(0, "train a colour network",
+                                      no_effect="there is no colour network")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which losses there are, and their weights."""
+
+    color_loss: str = flag("l2", "image loss", choices=("l2", "l1", "smooth_l1"))
+    image_loss_region: str = flag("all", "what the image loss is averaged over: all pixels (as "
+                                  "the release) or the foreground (as the paper)",
+                                  choices=("all", "foreground"))
+    opt_sdf_onsurface: int = switch(1, "1: |SDF| on known surface points")
+    opt_sdf_offsurface: int = switch(1, "1: exp(-100 |SDF|) away from known surface points")
+    opt_sdf_normal: int = switch(1, "1: 1 - cos of normals at known surface points")
+    opt_sdf_eikonal: int = switch(1, "1: the eikonal term")
+    opt_sdf_eikonal_w: float = flag(1.0, "weight of the eikonal term", minimum=0)
+    opt_sdf_direct: int = switch(0, "1: SDF values themselves at known points")
+    loss_eikonal_metric: str = flag("l1", "norm of the eikonal term", choices=("l1", "l2"))
+    regularize_weights_sdf: float = flag(0.0, "weight decay of the SDF network",
+                                         no_effect="its weights are not regularised")
+    opt_render_shape: int = switch(0, "image loss on the shape", no_effect=IMAGE_LOSS)
+    opt_render_softmask: int = switch(0, "soft-mask loss", no_effect=IMAGE_LOSS)
+    opt_render_color: int = switch(0, "loss of a colour network",
+                                   no_effect="there is no colour network")
+    opt_sdf_color: int = switch(0, "colour at surface points",
+                                no_effect="there is no colour network")
+    opt_sdf_front: int = switch(0, "SDF in front of the surface",
+                                no_effect="the soft-mask loss keeps free space free")
+    opt_sdf_rear: int = switch(0, "SDF behind the surface",
+                               no_effect="the soft-mask loss keeps the object filled")
+    opt_sdf_lapl: int = switch(0, "Laplacian of the SDF", no_effect="there is no such loss")
+    opt_sdf_curvature: int = switch(0, "curvature of the SDF", no_effect="there is no such loss")
+    opt_rays_sdf_curvature: int = switch(0, "curvature along rays",
+                                         no_effect="there is no such loss")
+    opt_perceptual_loss: int = switch(0, "perceptual loss",
+                                      no_effect="color_loss is the image loss")
+    batch_size_2d: int = flag(65536, "rays of a step",
+                              no_effect="a step takes whole images, image_batch_size of them")

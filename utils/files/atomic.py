@@ -1,11 +1,15 @@
 """Result files that are either whole or not there."""
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Collection, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from utils.errors import WriteError
 
@@ -71,3 +75,79 @@ def _is_alive(process: int) -> bool:
     except OSError:                        # another user's
         return True
     return True
+
+BYTES_PER_MIB = 2**20
+
+
+def write_text_atomic(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file (UTF-8) in one go; errors as `save_checkpoint`."""
+    write_atomic(Path(path), lambda stream: stream.write(text.encode("utf-8")))
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Lets `write` fill a temporary file beside `path`, then renames it."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp",
+                                             dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, _usual_mode())
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        told = _write_error(path, error)
+        if told is None:
+            raise
+        raise told from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _usual_mode() -> int:
+    """The mode that a file made by `open` gets; temporary files are private otherwise."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries, so that a rename survives a power cut."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_error(path: Path, error: Exception) -> WriteError | None:
+    """Turns an error of the system into one that says what to do; None for other errors.
+
+    torch reports a failed write as a RuntimeError, with or without the system's error as context.
+    """
+    cause = error if isinstance(error, OSError) else error.__context__
+    number = cause.errno if isinstance(cause, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _is_full(path)):
+        free = shutil.disk_usage(path.parent).free // BYTES_PER_MIB
+        return WriteError(f"cannot write {path}: the disk of {path.parent} is full ({free} MiB "
+                          f"free); make room, or give another place with --logging_root. The "
+                          f"previous file, if any, is as it was")
+    if number is None:
+        return None
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return WriteError(f"cannot write {path}: no permission in {path.parent}; change its mode "
+                          f"or owner, or give another place with --logging_root")
+    return WriteError(f"cannot write {path}: {cause.strerror or cause}; give another place with "
+                      f"--logging_root")
+
+
+def _is_full(path: Path) -> bool:
+    """Tells whether less than a MiB is left where `path` is to be."""
+    return path.parent.is_dir() and shutil.disk_usage(path.parent).free < BYTES_PER_MIB

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from utils.files import limits
 from utils.errors import UserError
+from utils.files import limits
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FORMATS = ("PNG", "JPEG")

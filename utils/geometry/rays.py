@@ -1,12 +1,15 @@
 """Rays in object space, their interval inside the unit sphere, and what tracing them returns."""
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from utils.geometry.cameras import Cameras
+from utils.geometry.sdf import Sdf, Terms
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,56 @@ def camera_rays(cameras: Cameras) -> Rays:
     """Rays through every pixel centre of V cameras, (R,) = (V * H * W,) in that order."""
     origins, dirs = cameras.pixel_rays()
     return make_rays(origins.reshape(-1, 3), dirs.reshape(-1, 3))
+
+
+class Tracer(Protocol):
+    """How the surface is found, and how the SDF is evaluated for losses.
+
+    What `trace` and `least_sdf` give are constants: no gradient passes through them.
+    """
+
+    def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
+        """Where R rays meet the surface."""
+
+    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
+                  ignore_above: Tensor) -> tuple[Tensor, Tensor]:
+        """Points of least SDF on rays, for the soft mask.
+
+        Args:
+            counts_mask: (R,) bool, rays whose loss is not zero anyway.
+            ignore_above: (R,) rays whose least SDF is greater may be left out.
+        Returns:
+            index (R',) of rays that hold all that matter, and their points (R', 3).
+        """
+
+    def threads(self, sdf: Sdf) -> AbstractContextManager:
+        """In which the shape is traced and its losses are taken: whose threads work."""
+
+    def rows(self, mask: Tensor) -> Tensor:
+        """Index of rows that hold all True ones of a mask (N,); others may be among them."""
+
+    def value_and_slope(self, sdf: Sdf, points_obj: Tensor,
+                        dirs_obj: Tensor) -> tuple[Tensor, Tensor]:
+        """Phi (N,) and <grad Phi, d> (N,) at points (N, 3) along directions; no gradient."""
+
+    def tangents(self, sdf: Sdf, rays: Rays, t: Tensor, known: Tangents | None) -> Tangents:
+        """The SDF along R rays at hits t (R,); those that `trace` knows, where it does."""
+
+    def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
+        """(N,) SDF at points (N, 3), differentiable in both; `known` are the same numbers, from
+        `value_and_slope` or `tangents`."""
+
+    def total_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
+                        *inputs: Tensor) -> Tensor:
+        """Sum of terms(Phi(points), *inputs) over points (N, 3), differentiable in the parameters.
+
+        Args:
+            terms: values (n,) and rows of the inputs to terms (n,), each of its own point alone.
+            inputs: tensors (N, ...).
+        """
+
+    def total_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
+        """Sum of terms(grad Phi(points)), gradients (n, 3) to terms (n,); as `total_of_values`."""
+
+    def eikonal_points(self, points_obj: Tensor) -> Tensor:
+        """Those of uniform points (N, 3) at which the eikonal term is taken; on the host."""

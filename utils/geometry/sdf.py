@@ -33,3 +33,7 @@ def gradient(sdf: Callable[[Tensor], Tensor], points: Tensor,
     if create_graph:
         return values, slopes
     return values.detach(), slopes
+
+Terms = Callable[..., Tensor]
+
+Sdf = Callable[[Tensor], Tensor]

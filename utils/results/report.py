@@ -18,7 +18,7 @@ import numpy as np
 from utils.files.atomic import whole_file
 from utils.results.plots import curve_plot
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
 NOT_AVAILABLE = "n/a"
@@ -172,7 +172,7 @@ def _picture(caption: str, path: Path) -> str:
         height, width = iio.improps(content).shape[:2]
         kind = PICTURE_TYPES[path.suffix.lower()]
     except (OSError, KeyError, ValueError) as error:
-        logger.warning("%s is left out of the report: %s", path, error)
+        log.warning("%s is left out of the report: %s", path, error)
         return (f"<figure><figcaption>{html.escape(caption)}: {html.escape(path.name)} is missing "
                 "or not a PNG or JPEG picture</figcaption></figure>")
     return _figure_element(caption, _data_address(content, kind), (width, height))
@@ -194,7 +194,7 @@ def _video(path: Path | None) -> str:
         content = Path(path).read_bytes()
         kind = VIDEO_TYPES[Path(path).suffix.lower()]
     except (OSError, KeyError) as error:
-        logger.warning("%s is left out of the report: %s", path, error)
+        log.warning("%s is left out of the report: %s", path, error)
         return f"<p>The video {html.escape(Path(path).name)} is missing or not .mp4 or .webm.</p>"
     return (f'<video controls loop muted playsinline src="{_data_address(content, kind)}">'
             "This browser does not play the video.</video>")

@@ -11,7 +11,7 @@ import numpy as np
 from utils.errors import MissingExtraError
 from utils.files.atomic import whole_file
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 INSTALL_COMMAND = "pip install imageio-ffmpeg"
 #: RGB is turned into BT.709 YUV and marked so: players take unmarked files for one or the other.
@@ -52,7 +52,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
     encode, codec = (_encode_h264, "h264") if _has_ffmpeg() else (_encode_vp9, "vp9")
     with whole_file(path) as part:
         num_frames = encode(part, frames, (first.shape[1], first.shape[0]), fps)
-    LOG.info("%s: %d frames of %dx%d, %s", path, num_frames, first.shape[1], first.shape[0], codec)
+    log.info("%s: %d frames of %dx%d, %s", path, num_frames, first.shape[1], first.shape[0], codec)
     return codec
 
 
@@ -76,7 +76,7 @@ def _has_ffmpeg() -> bool:
         import imageio_ffmpeg
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
-        LOG.info("imageio-ffmpeg is not available (%s): the video is encoded as VP9 by OpenCV, "
+        log.info("imageio-ffmpeg is not available (%s): the video is encoded as VP9 by OpenCV, "
                  "which takes longer; `%s` gives H.264", error, INSTALL_COMMAND)
         return False
     return True

@@ -22,8 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from utils.devices import pick_device
 from utils.errors import ConfigError, RankError
-from utils.runs.run import pick_device
 
 log = logging.getLogger(__name__)
 

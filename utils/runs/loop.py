@@ -21,8 +21,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from utils.checkpoints.storage import (
-    CHECKPOINT_FORMAT, check_format, checkpoint_name, keep_latest, latest_checkpoint,
-    load_checkpoint, save_checkpoint)
+    CHECKPOINT_FORMAT,
+    check_format,
+    checkpoint_name,
+    keep_latest,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from utils.config.parser import config_to_dict
 from utils.config.sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError

@@ -28,8 +28,8 @@ def check_changes(before: Sections, now: Sections, path: Path) -> None:
     """Compare the flags that a checkpoint was written with to those of the run that goes on.
 
     Args:
-        before, now: by section (`utils.config.parser.config_to_dict`); flags that the checkpoint lacks,
-            as they are newer than it, count as unchanged.
+        before, now: by section (`config_to_dict`); flags that the checkpoint lacks, as they
+            are newer than it, count as unchanged.
         path: of the checkpoint, for messages.
     Raises:
         CheckpointError: flags of the architecture differ. Others are named in a warning.

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.geometry.cameras import Cameras, rotations
 from utils.checkpoints.storage import load_state
 from utils.errors import CheckpointError
+from utils.geometry.cameras import Cameras, rotations
 
 PROBE_REACH = 0.5         # object units: how far from the origin frames are compared
 NUM_NEWTON_STEPS = 5

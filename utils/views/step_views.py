@@ -8,8 +8,9 @@ from torch import Tensor
 
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Rays, make_rays
+from utils.views.surface_buffer import SurfaceBuffer
 from utils.views.target_crops import CroppedTargets, TargetPixels, WholeTargets, Windows
-from utils.views.training_views import Batch, SurfaceBuffer
+from utils.views.training_views import Batch
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from utils.geometry.cameras import Cameras
 from utils.checkpoints.storage import load_checkpoint, save_checkpoint
 from utils.config.sections import DataConfig
 from utils.errors import CheckpointError
-from utils.views.training_views import SurfaceBuffer
+from utils.geometry.cameras import Cameras
+from utils.geometry.rays import Rays, Surface, make_rays
 
 FORMAT = 1                # of the files; raise it when tracers find other points
 
@@ -57,3 +58,77 @@ def surface_key(sdf: nn.Module, cameras: Cameras, tracer: str = "") -> str:
     for tensor in tensors:
         digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
     return digest.hexdigest()[:16]
+
+
+class SurfaceBuffer:
+    """What every training view saw of the surface when it was last traced.
+
+    Kept as distances along each pixel's ray, so that a checkpoint restores it to the bit. Views
+    that never were traced are known, so that a short run need not begin with all of them.
+    """
+
+    def __init__(self, cameras: Cameras) -> None:
+        origins, dirs = cameras.pixel_rays()                           # (V, H, W, 3)
+        self.origins = origins.permute(0, 3, 1, 2).contiguous()        # (V, 3, H, W)
+        self.dirs = dirs.permute(0, 3, 1, 2).contiguous()
+        self.t = torch.zeros_like(self.dirs[:, :1])
+        self.hit_mask = torch.zeros_like(self.t, dtype=torch.bool)
+        self._is_traced = torch.zeros(len(cameras), dtype=torch.bool)  # on the CPU: no waiting
+
+    def untraced(self, index: Tensor) -> Tensor:
+        """Those of views `index` (on the CPU) that were never marked as traced."""
+        return index[~self._is_traced[index]]
+
+    def rays(self, index: Tensor) -> Rays:
+        """Rays of views `index` (T,), flat: (T * H * W,)."""
+        flat = [x[index].permute(0, 2, 3, 1).reshape(-1, 3) for x in (self.origins, self.dirs)]
+        return make_rays(*flat)
+
+    def store(self, index: Tensor, t: Tensor, hit_mask: Tensor) -> None:
+        """Replace views `index` by (T * H * W,) distances and hits."""
+        shape = (len(index), 1, *self.t.shape[2:])
+        self.t[index] = t.detach().reshape(shape)
+        self.hit_mask[index] = hit_mask.reshape(shape)
+
+    def mark_traced(self, index: Tensor) -> None:
+        """Views `index` (on the CPU) were stored."""
+        self._is_traced[index] = True
+
+    def rays_of_pixels(self, pixels: Tensor) -> Rays:
+        """Rays through pixels (N,), numbers among all V * H * W."""
+        height, width = self.t.shape[2:]
+        view, place = pixels // (height * width), pixels % (height * width)
+        row, column = place // width, place % width
+        return make_rays(self.origins[view, :, row, column], self.dirs[view, :, row, column])
+
+    def store_pixels(self, pixels: Tensor, t: Tensor, hit_mask: Tensor) -> None:
+        """Replace single pixels (N,), numbers among all V * H * W."""
+        self.t.view(-1)[pixels] = t.detach()
+        self.hit_mask.view(-1)[pixels] = hit_mask
+
+    def move(self, index: Tensor, origins: Tensor, dirs: Tensor) -> None:
+        """Other rays of views `index`: (K, 3, H, W) each; distances stay."""
+        self.origins[index], self.dirs[index] = origins.detach(), dirs.detach()
+
+    def drop_not_finite(self) -> None:
+        """Distances that are not finite become misses, until they are traced again."""
+        bad = ~torch.isfinite(self.t)
+        self.t[bad], self.hit_mask[bad] = 0.0, False
+
+    def surface(self, index: Tensor) -> Surface:
+        """Surface of views `index`, no gradient."""
+        points = self.origins[index] + self.t[index] * self.dirs[index]
+        return Surface(points, self.hit_mask[index])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For checkpoints."""
+        return {"t": self.t.clone(), "hit_mask": self.hit_mask.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave; raises ValueError for other views or sizes."""
+        if state["t"].shape != self.t.shape:
+            raise ValueError(f"buffered surface is {tuple(state['t'].shape)}, the training views "
+                             f"need {tuple(self.t.shape)}")
+        self.t.copy_(state["t"])
+        self.hit_mask.copy_(state["hit_mask"])
+        self._is_traced[:] = True

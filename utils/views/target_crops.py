@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from utils.devices import to_device
-from utils.errors import ConfigError
 from utils.geometry.rays import Rays, Surface, make_rays
-from utils.views.training_views import SurfaceBuffer
+from utils.views.surface_buffer import SurfaceBuffer
 
 #: Crops begin at multiples of it and are as long: D halves twice, and pools the same pixels so.
 STRIDE = 4
@@ -199,12 +198,3 @@ def touched_pixels(uv_grid: Tensor, inside_mask: Tensor, size: tuple[int, int]) 
         for columns in (low[:, 0], high[:, 0]):
             touched[(image * height + rows) * width + columns] = True
     return touched.nonzero()[:, 0]
-
-
-def crop_size(text: str) -> tuple[int, int]:
-    """`--target_crop` as (w, h); ConfigError for what is no size."""
-    words = text.lower().split("x")
-    if len(words) not in (1, 2) or not all(word.isdigit() and int(word) > 0 for word in words):
-        raise ConfigError(f"--target_crop is '{text}', needed N or WxH in pixels, such as 256 or "
-                          "320x240")
-    return int(words[0]), int(words[-1])

@@ -1,7 +1,7 @@
 """Windows of maps: what of a network's input its result inside a window depends on.
 
 A map of the whole is never needed for a part of the result; only resizing has to know where the
-part lies (`utils.fast.image_networks.joined_convolution`), as its phase depends on the size of the whole.
+part lies (`joined_convolution`), as its phase depends on the size of the whole.
 """
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.fast.threads import shares_of
 from utils.fast.kernels.loading import loops_for
+from utils.fast.threads import shares_of
 
 CHUNK = 4096              # rows at once for the gradient of their weights
 

@@ -1,4 +1,4 @@
-"""Loops over rows of tables, in machine code; needs numba, an extra. Twins of `utils.fast.image_networks.sparse_rows`."""
+"""Numba kernels on rows of tables; their reference is `utils.fast.image_networks.sparse_rows`."""
 from __future__ import annotations
 
 import numpy as np

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.fast.threads import shares_of
 from utils.fast.kernels.loading import loops_for
+from utils.fast.threads import shares_of
 
 CHUNK = 1024              # points; 1024 x 128 floats are half a MiB, half the cache of one core
 
@@ -55,7 +55,7 @@ class ChunkedSiren:
     """No-gradient evaluator of a chain of sine layers.
 
     Args:
-        sdf: a `modules.SirenSDF` that is a chain (`is_chain`). Its weights are read when made;
+        sdf: a `modules_sdf.SirenSDF` that is a chain (`is_chain`). Its weights are read when made;
             make a new one after a training step.
 
     Attributes:

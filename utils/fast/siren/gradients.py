@@ -12,13 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.fast.threads import shares_of
 from utils.fast.siren.evaluator import ChunkedSiren, sine_and_cosine_layer
+from utils.fast.threads import shares_of
+from utils.geometry.sdf import Terms
 
 GRADIENT_CHUNK = 1024     # points; sines, cosines and slopes of all layers are kept for so many
-Terms = Callable[..., Tensor]
-
-
 def total_of_values(sdf: nn.Module, siren: ChunkedSiren, terms: Terms, points: Tensor,
                     inputs: Sequence[Tensor]) -> Tensor:
     """Sum of terms(Phi(points), *inputs) over the points.

@@ -1,7 +1,7 @@
 """Tracing with few SDF evaluations: search on a grid of the SDF, settle with the SDF itself.
 
-Rays are marched on the grid's interpolation (`utils.fast.tracing.grid_march`). Only where they cross it is the
-SDF evaluated, by Newton or secant steps down to the same threshold as the plain tracer's. Where a
+Rays are marched on the grid's interpolation (`grid_march`). Only where they cross it is the SDF
+evaluated, by Newton or secant steps down to the same threshold as the plain tracer's. Where a
 ray passes the surface within the grid's error, or those steps do not settle, the SDF is sampled
 around that place; what is doubtful even then goes to the plain tracer.
 """
@@ -13,17 +13,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from utils.fast.threads import only_shares
 from utils.fast.chunked_autograd import chunk_size, map_in_chunks, total_in_chunks
-from utils.geometry.sdf import gradient
+from utils.fast.siren.evaluator import ChunkedSiren, is_siren_chain
+from utils.fast.siren.gradients import known_values, total_of_gradients, total_of_values
+from utils.fast.threads import only_shares
 from utils.fast.tracing.grid_march import least_on_rays
 from utils.fast.tracing.grid_search import GridSearch
-from utils.geometry.rays import Rays, Tangents, TraceResult
 from utils.fast.tracing.sdf_grid import build_grid
-from utils.fast.siren.evaluator import ChunkedSiren, is_siren_chain
-from utils.fast.siren.gradients import Terms, known_values, total_of_gradients, total_of_values
-
-Sdf = Callable[[Tensor], Tensor]
+from utils.geometry.rays import Rays, Tangents, TraceResult
+from utils.geometry.sdf import Sdf, Terms, gradient
 
 
 class FastTracer:

@@ -6,9 +6,9 @@ what does not count is computed and masked.
 
 The SDF is sampled on a grid each time its weights change. Rays cross empty space on the grid's
 interpolation, without evaluations, until it is within its error of zero. From there
-`utils.fast.tracing.masked_march` goes on with the SDF itself: by the fused kernel of `utils.fast.tracing.triton_kernel`,
-which ends for each block of rays by itself, or else in plain steps, first few of all rays, then
-many of the few that are still going.
+`masked_march` continues with the SDF itself: by the fused kernel of `triton_kernel`, which
+ends for each block of rays by itself, or else in plain steps, first few of all rays, then many of
+the few that are still going.
 """
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.devices import to_device
-from utils.fast.tracing.cpu_tracer import FastTracer, Sdf
-from utils.geometry.rays import Rays, TraceResult
+from utils.fast.tracing.cpu_tracer import FastTracer
 from utils.fast.tracing.masked_march import March, begin_march, march_plain
+from utils.geometry.rays import Rays, TraceResult
+from utils.geometry.sdf import Sdf
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +235,10 @@ def march_masked(sdf: Sdf, rays: Rays, state: March) -> tuple[March, int]:
 
 
 def _march_by_kernel(sdf: Sdf, rays: Rays, state: March) -> tuple[March, Tensor]:
-    from utils.fast.tracing.triton_kernel import march_fused, pack      # imports triton, which is optional
+    from utils.fast.tracing.triton_kernel import (  # imports triton, which is optional
+        march_fused,
+        pack,
+    )
     return march_fused(pack(sdf), rays, state)
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.fast.threads import shares_of
 from utils.fast.kernels.loading import loops_for
-from utils.geometry.rays import Rays
+from utils.fast.threads import shares_of
 from utils.fast.tracing.sdf_grid import RAY_CHUNK, SdfGrid
+from utils.geometry.rays import Rays
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,13 @@ The part of `utils.fast.tracing.cpu_tracer` that works on the rays of one trace.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from utils.fast.tracing.grid_march import GridMarch, march_grid
-from utils.geometry.rays import Rays
 from utils.fast.tracing.sdf_grid import SdfGrid
-
-Sdf = Callable[[Tensor], Tensor]
+from utils.geometry.rays import Rays
+from utils.geometry.sdf import Sdf
 
 MAX_SETTLE_STEPS = 5              # of Newton's method, or secants
 SETTLE_REACH = 1.0                # nodes' spacings that they may go; farther is another surface

@@ -2,19 +2,17 @@
 
 Each step evaluates the SDF once on every ray and moves the ray by `advance`. Outside the surface a
 ray goes forward by its SDF, and by MIN_STEP at least; the first value below zero brackets the
-surface, which false position (Illinois) then finds. `utils.fast.tracing.triton_kernel` computes the same.
+surface, which false position (Illinois) then finds. `triton_kernel` computes the same.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from utils.geometry.rays import Rays
-
-Sdf = Callable[[Tensor], Tensor]
+from utils.geometry.sdf import Sdf
 
 ON_SURFACE = 5e-5         # object units, the plain tracer's threshold
 MIN_STEP = 1 / 512        # object units; what a ray crosses on a shorter way may be stepped over:

@@ -6,7 +6,6 @@ into account, a third of the error is left.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.fast.threads import shares_of
 from utils.fast.kernels.loading import loops_for
-
-Sdf = Callable[[Tensor], Tensor]
+from utils.fast.threads import shares_of
+from utils.geometry.sdf import Sdf
 
 COARSE, MIDDLE, FINE = 17, 33, 65     # nodes along an edge of [-1, 1]^3
 #: |SDF| up to which nodes of a level are exact, not interpolated from the level above. BAND holds

@@ -2,7 +2,7 @@
 
 A block of rays keeps its state in registers. Each step its points go through the network by one
 matrix product a hidden layer, with the weights staged through shared memory, and the rays are moved
-as `utils.fast.tracing.masked_march.advance` does; the block ends when its last ray is settled. Nothing is
+as `masked_march.advance` does; the block ends when its last ray is settled. Nothing is
 written but the results.
 
 Products are `tf32x3`: each factor is split into two TF32 numbers and three products are summed,
@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from utils.geometry.rays import Rays
 from utils.fast.tracing.masked_march import MIN_STEP, NARROW, ON_SURFACE, March
+from utils.geometry.rays import Rays
 
 BIG_BLOCK, SMALL_BLOCK = (128, 8), (32, 4)     # rays of a program, its warps; see `block_of`
 MAX_STEPS = 256                   # rays along a flat face need most: 230 past a thin plate's
@@ -47,7 +47,7 @@ class PackedSiren:
 
 
 def pack(sdf: nn.Module) -> PackedSiren:
-    """Read the weights of a `modules.SirenSDF` that `can_march` accepts."""
+    """Read the weights of a `modules_sdf.SirenSDF` that `can_march` accepts."""
     with torch.no_grad():
         first, *hidden = sdf.layers[:-1]
         last, omega = sdf.layers[-1], first.omega

@@ -1,0 +1,86 @@
+"""Networks by the flags, with the weights that a run starts from."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from modules import AggregationMLP, PointEncoding, SdfArchitecture, parse_skips
+from modules_sdf import BlendSettings, ImageBasedModel, ImageNetworks, build_sdf, grey_decoder
+from modules_unet import ImageEncoder, load_resnet_weights
+from utils.checkpoints.weights import convolution_kinds, encoder_kind, load_first_weights
+from utils.config.parser import Config
+from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
+from utils.errors import ConfigError
+from utils.fast.image_networks.precision import network_precision
+
+DEFAULT_ENCODER = "plain"      # from random weights
+
+
+def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
+                run: RunConfig, *, is_fast: bool = True) -> ImageBasedModel:
+    """The model of the flags with its first weights.
+
+    They are drawn from torch's global generator; then come ImageNet's, the sphere and those of the
+    checkpoint flags, whose convolutions (standard or partial) the image networks have too.
+
+    Plain RGB features have three channels and neither encoder nor decoder. `is_fast` admits what
+    `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 in E, G and D.
+    """
+    is_rgb = cnn.feature_type == "rgb"
+    features = cnn.model_image_encoder_features
+    convolutions = {} if is_rgb else convolution_kinds(run)
+    encoder = nn.Identity() if is_rgb else ImageEncoder(
+        num_features=features, depth=cnn.model_image_encoder_depth,
+        kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolutions["encoder"])
+    decoder = nn.Identity() if is_rgb else grey_decoder(features, convolutions["decoder"])
+    settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
+                             views.occlusion_method, is_compact=is_fast,
+                             precision=network_precision(cnn.precision, run.device, is_fast))
+    model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
+                            AggregationMLP(3 if is_rgb else features), decoder=decoder,
+                            settings=settings)
+    if cnn.resnet_weights and not is_rgb:
+        load_resnet_weights(encoder, cnn.resnet_weights)
+    load_first_weights(model, run, sdf)
+    model.lay_out_weights()
+    return model
+
+
+def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) -> ImageNetworks:
+    """E and D alone, with the first weights of the flags, for pre-training.
+
+    Args:
+        convolution: standard, partial or meta; see `modules_unet.ImageEncoder`.
+    Raises:
+        ConfigError: the features are plain RGB, which nothing can be learned of.
+    """
+    if cnn.feature_type == "rgb":
+        raise ConfigError("--feature_type rgb has neither encoder nor decoder, so that there is "
+                          "nothing to pre-train; use learned")
+    features = cnn.model_image_encoder_features
+    encoder = ImageEncoder(num_features=features, depth=cnn.model_image_encoder_depth,
+                           kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolution)
+    decoder = grey_decoder(features, convolution)
+    precision = network_precision(cnn.precision, run.device, True)
+    model = ImageNetworks(BlendSettings(precision=precision), encoder=encoder, decoder=decoder)
+    if cnn.resnet_weights:
+        load_resnet_weights(encoder, cnn.resnet_weights)
+    load_first_weights(model, run)
+    model.lay_out_weights()
+    return model
+
+
+def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
+    """The flags of the SDF network as its architecture; ConfigError for values that do not fit."""
+    return SdfArchitecture(
+        model=sdf.model, activation=sdf.model_activation_sdf, hidden_dims=sdf.model_hidden_dims_sdf,
+        hidden_layers=sdf.model_hidden_layers_sdf, skips=parse_skips(sdf.model_skips_sdf),
+        feature_vector=sdf.feature_vector,
+        encoding=PointEncoding(sdf.posenc_sdf, sdf.posenc_sdf_bands, sdf.posenc_sdf_sigma,
+                               bool(sdf.posenc_sdf_expbands)))
+
+
+def model_of(config: Config, device: torch.device) -> ImageBasedModel:
+    """The model of the flags, with its first weights."""
+    return build_model(config.sdf, config.cnn, config.views, config.run,
+                       is_fast=config.tracing.tracer == "fast").to(device)

@@ -1,0 +1,252 @@
+"""The check of scenes: a good one has no findings, and each mistake is named for what it is."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.ball_scene import ball_cameras, ball_scene
+
+from data_processing.checks.epipolar import (
+    Geometry,
+    PairMatches,
+    epipolar_distances,
+    exposures,
+    pairs_to_compare,
+    share_in_front,
+)
+from data_processing.checks.hypotheses import FLIP
+from data_processing.checks.scene_checks import Finding, check_scene
+from data_processing.checks.sheet import check_folder, check_sheet
+from data_processing.scenes.scene import Scene
+from data_processing.scenes.writing import write_scene
+from experiment_scripts import check_scene as script
+from utils.config.sections import DataConfig
+from utils.config.tool_sections import CheckConfig
+from utils.geometry.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
+
+
+@pytest.fixture(scope="module")
+def ball() -> Scene:
+    return ball_scene(0.6, num_views=14, resolution=(128, 96), arrangement="dtu")
+
+
+def codes(scene: Scene) -> set[tuple[str, str]]:
+    return {(finding.severity, finding.code) for finding in check_scene(scene).findings}
+
+
+def with_cameras(scene: Scene, view=None, intrinsics=None) -> Scene:
+    """The scene with other matrices: view (V, 4, 4) OpenGL, intrinsics (V, 3, 3)."""
+    cameras = scene.cameras
+    size = cameras.resolution
+    k = intrinsics_from_projection(cameras.projection.double(), cameras.resolution)
+    k = k if intrinsics is None else torch.as_tensor(intrinsics)
+    view = cameras.view if view is None else torch.as_tensor(view)
+    return replace(scene, cameras=Cameras(view, projection_from_intrinsics(k, size), cameras.model,
+                                          size).to(torch.float32))
+
+
+def turned(scene: Scene, turns: int) -> Scene:
+    """Images and masks turned counter-clockwise; K stays as it stands in its file, in pixels."""
+    images, masks = (torch.rot90(part, turns, (2, 3)) for part in (scene.images, scene.masks))
+    k = intrinsics_from_projection(scene.cameras.projection.double(), scene.cameras.resolution)
+    size = (images.shape[3], images.shape[2])
+    cameras = replace(scene.cameras, resolution=size,
+                      projection=projection_from_intrinsics(k, size).float())
+    return replace(scene, images=images, masks=masks, cameras=cameras)
+
+
+def scaled(scene: Scene, factor: float) -> Scene:
+    k = intrinsics_from_projection(scene.cameras.projection.double(), scene.cameras.resolution)
+    k[:, :2] *= factor
+    return with_cameras(scene, intrinsics=k)
+
+
+def with_views(scene: Scene, chosen) -> Scene:
+    """Some of the views."""
+    chosen = list(chosen)
+    return replace(scene, images=scene.images[chosen], masks=scene.masks[chosen],
+                   cameras=scene.cameras[chosen],
+                   view_names=tuple(scene.view_names[i] for i in chosen))
+
+
+def views(scene: Scene) -> np.ndarray:
+    return scene.cameras.view.double().numpy()
+
+
+def one_rolled(scene: Scene) -> Scene:
+    view = views(scene)
+    angle = np.radians(14)
+    view[6, :2] = np.array([[np.cos(angle), -np.sin(angle)],
+                            [np.sin(angle), np.cos(angle)]]) @ view[6, :2]
+    return with_cameras(scene, view)
+
+
+def test_a_good_scene_has_no_findings(ball):
+    result = check_scene(ball)
+    assert not result.findings and not result.has_errors
+    assert np.nanmax(result.epipolar) < 1.0 and result.agreement.min() > 0.93
+    picture = check_sheet(ball, result)
+    assert picture.ndim == 3 and picture.dtype == np.uint8 and picture.std() > 10
+
+
+SPOILT = {
+    "images_rotated": [lambda s: turned(s, 1), lambda s: turned(s, 3), lambda s: turned(s, 2)],
+    "images_mirrored": [lambda s: replace(s, images=s.images.flip(3), masks=s.masks.flip(3))],
+    "poses_axes": [lambda s: with_cameras(s, FLIP @ views(s))],
+    "poses_inverted": [lambda s: with_cameras(s, np.linalg.inv(views(s)))],
+    "poses_inverted_axes": [lambda s: with_cameras(s, np.linalg.inv(FLIP @ views(s)))],
+    "masks_inverted": [lambda s: replace(s, masks=~s.masks)],
+    "intrinsics_size": [lambda s: scaled(s, 2.0), lambda s: scaled(s, 0.25)],
+    "order_reversed": [lambda s: with_cameras(s, views(s)[::-1].copy())],
+    "odd_views": [one_rolled]}
+
+
+@pytest.mark.parametrize("code, change", [(code, change) for code, changes in SPOILT.items()
+                                          for change in changes])
+def test_each_mistake_is_named(ball, code, change):
+    result = check_scene(change(ball))
+    assert [finding.code for finding in result.findings if finding.severity == "error"] == [code]
+    assert result.findings[0].cure and result.has_errors
+    if code == "odd_views":
+        assert "view 006:" in result.findings[0].found
+
+
+def test_masks_alone_name_mistakes_too(ball):
+    """Without texture nothing matches; the hull still tells."""
+    smooth = replace(ball, images=torch.full_like(ball.images, 0.5))
+    smooth = with_views(smooth, range(0, 14, 2))
+    assert ("error", "intrinsics_size") in codes(scaled(smooth, 2.0))
+    assert ("error", "poses_axes") in codes(with_cameras(smooth, FLIP @ views(smooth)))
+
+
+def test_masks_alone_name_one_wrong_camera(ball):
+    """View 3 has the camera of view 11: its mask contradicts the hull of all others."""
+    view = views(ball)
+    view[3] = view[11]
+    smooth = with_cameras(replace(ball, images=torch.full_like(ball.images, 0.5)), view)
+    shifted = replace(smooth, masks=smooth.masks.clone())
+    shifted.masks[3] = shifted.masks[3].roll(45, 2)
+    found = [f for f in check_scene(shifted).findings if f.severity == "error"]
+    assert [f.code for f in found] == ["odd_views"] and "view 003" in found[0].found
+
+
+def test_matches_alone_name_mistakes_too(ball):
+    """Without masks OpenCV axes and mirrored images differ by what lies in front alone."""
+    bare = replace(ball, has_masks=False, masks=torch.ones_like(ball.masks))
+    assert codes(bare) == {("note", "no_masks")}
+    assert ("error", "poses_axes") in codes(with_cameras(bare, FLIP @ views(bare)))
+    mirrored = replace(bare, images=bare.images.flip(3))
+    assert ("error", "images_mirrored") in codes(mirrored)
+
+
+@pytest.mark.parametrize("factor, code", [(0.4, "object_outside_sphere"),
+                                          (0.15, "normalization"), (4.0, "object_small")])
+def test_object_space_of_the_wrong_size(ball, factor, code):
+    model = ball.cameras.model.clone()
+    model[:3, :3] *= factor
+    found = codes(replace(ball, cameras=replace(ball.cameras, model=model)))
+    assert code in {name for _, name in found}
+
+
+def test_cameras_inside_the_sphere():
+    scene = ball_scene(0.6, num_views=8, resolution=(80, 60))
+    model = scene.cameras.model.clone()
+    model[:3, :3] *= 3.2
+    assert ("warning", "cameras_in_sphere") in codes(
+        replace(scene, cameras=replace(scene.cameras, model=model)))
+
+
+def test_empty_full_and_odd_masks(ball):
+    masks = ball.masks.clone()
+    masks[3], masks[4] = False, True
+    found = check_scene(replace(ball, masks=masks)).findings
+    assert "view 003" in next(f.found for f in found if f.code == "masks_empty")
+    assert "view 004" in next(f.found for f in found if f.code == "masks_full")
+
+
+def test_duplicates(ball):
+    images = ball.images.clone()
+    images[5] = images[9]
+    found = check_scene(replace(ball, images=images)).findings
+    assert any(f.code == "duplicates" and f.severity == "error" and "005 = 009" in f.found
+               for f in found)
+    twice = with_views(ball, [*range(len(ball)), 2])
+    assert codes(twice) == {("warning", "duplicates")}
+
+
+def test_exposure(ball):
+    images = ball.images.clone()
+    images[7] *= 0.3
+    found = check_scene(replace(ball, images=images)).findings
+    assert [(f.severity, f.code) for f in found] == [("warning", "exposure")]
+    assert "view 007: 0.3" in found[0].found
+
+
+def test_few_views():
+    assert ("note", "few_views") in codes(ball_scene(0.6, num_views=4, arrangement="dtu"))
+
+
+def test_epipolar_distance_in_closed_form():
+    """Points on their lines miss by nothing; moved off by 2 pixels by sqrt(2), the shorter way
+    that both ends share; brighter or not does not matter."""
+    cameras = ball_cameras(2, arrangement="dtu", resolution=(640, 480))
+    points = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)).double() - 0.5
+    xy, _ = cameras.project(points)
+    pixels = torch.stack([((xy[..., 0] + 1) * 640 - 1) / 2, ((1 - xy[..., 1]) * 480 - 1) / 2], -1)
+    a, b = pixels.numpy()
+    k = intrinsics_from_projection(cameras.projection, (640, 480)).numpy()
+    geometry = Geometry(cameras.view.numpy(), k, (640, 480))
+    pair = PairMatches(0, 1, a, b, 1.0)
+    assert epipolar_distances(geometry, [pair])[0] < 1e-6
+    assert share_in_front(geometry, [pair]) == 1.0
+    behind = replace(geometry, view=FLIP @ geometry.view)
+    assert share_in_front(behind, [replace(pair, a=a * [-1, 1] + [2 * k[0, 0, 2], 0],
+                                           b=b * [-1, 1] + [2 * k[1, 0, 2], 0])]) < 0.1
+    shift = np.linalg.inv(cameras.view[1].numpy()) @ [0, 0, 0, 1]
+    assert np.isfinite(shift).all()
+    same = replace(geometry, view=geometry.view[[0, 0]])
+    assert np.isnan(epipolar_distances(same, [pair])[0])
+    rng = np.random.default_rng(0)
+    moved = replace(pair, b=b + rng.normal(0, 3, b.shape))
+    # The median of |N(0, 3)| across the line is 2.0; both ends share it: divided by sqrt(2).
+    assert 0.8 < epipolar_distances(geometry, [moved])[0] < 2.2
+
+
+def test_exposures_in_closed_form():
+    none = np.zeros((1, 2))
+    pairs = [PairMatches(0, 1, none, none, 2.0), PairMatches(1, 2, none, none, 0.5)]
+    found = exposures(4, pairs)
+    np.testing.assert_allclose(found[[0, 1, 2]] / found[0], [1, 2, 1], rtol=1e-6)
+    assert np.isnan(found[3]) and np.isnan(exposures(2, [])).all()
+
+
+def test_every_view_is_in_some_pair():
+    for num in (2, 20, 49, 300):
+        pairs = pairs_to_compare(ball_cameras(num).view.numpy())
+        assert len(pairs) <= 72 and all(i < j for i, j in pairs)
+        if num <= 20:
+            assert {view for pair in pairs for view in pair} == set(range(num))
+
+
+def test_script_says_what_it_found_and_exits_so(ball, tmp_path, capsys):
+    write_scene(ball, tmp_path / "good", "processed")
+    script.main([str(tmp_path / "good"), "--check_sheet", str(tmp_path / "sheet.png")])
+    out = capsys.readouterr().out
+    assert "no findings" in out and (tmp_path / "sheet.png").is_file()
+    write_scene(with_cameras(ball, FLIP @ views(ball)), tmp_path / "bad", "processed")
+    with pytest.raises(SystemExit) as end:
+        script.main([str(tmp_path / "bad"), "--check_sheet", str(tmp_path / "sheet.png")])
+    assert end.value.code == 1
+    assert "error: poses_axes" in capsys.readouterr().out
+
+
+def test_finding_is_one_line():
+    assert str(Finding("a", "error", "b", "c")) == "error: a: b; c"
+
+
+def test_real_scan_is_good(real_scene, tmp_path):
+    result, _ = check_folder(DataConfig(dataset_path=str(real_scene)),
+                             CheckConfig(check_sheet=str(tmp_path / "sheet.png")))
+    assert not result.findings

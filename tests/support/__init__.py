@@ -1,0 +1,1 @@
+"""What tests share: small scenes, runs and files that are made on the spot."""

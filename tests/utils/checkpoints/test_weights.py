@@ -1,0 +1,283 @@
+"""Networks' weights in files, ours and the release's."""
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from support import golden_files
+from support.tiny_runs import config_of
+from torch import nn
+
+from modules import AggregationMLP, SdfArchitecture
+from modules_sdf import build_sdf
+from modules_unet import FeatureDecoder, ImageEncoder
+from stages.models import build_model
+from utils.checkpoints import weights
+from utils.checkpoints.storage import load_checkpoint, save_checkpoint
+from utils.checkpoints.weights import (
+    NETWORKS,
+    encoder_kind,
+    load_first_weights,
+    read_networks,
+    save_networks,
+    save_sphere,
+    sphere_asset,
+    weight_files,
+    with_checkpoint,
+)
+from utils.errors import CheckpointError, ConfigError
+
+NARROW = ["--experiment_name", "x", "--model_hidden_dims_sdf", 8, "--model_hidden_layers_sdf", 1]
+
+
+class Four(nn.Module):
+    """Four networks under the model's names, each one tensor."""
+
+    def __init__(self, value: float = 0.0, size: int = 2) -> None:
+        super().__init__()
+        for name in NETWORKS:
+            layer = nn.Linear(size, 1, bias=False)
+            nn.init.constant_(layer.weight, value)
+            setattr(self, name, layer)
+
+    def values(self) -> dict[str, float]:
+        return {name: getattr(self, name).weight.mean().item() for name in NETWORKS}
+
+
+def file_of(path, **values):
+    """A file of networks, each filled with one value."""
+    save_networks(path, **{name: Four(value).get_submodule(name)
+                           for name, value in values.items()})
+    return path
+
+
+def load(model, *flags):
+    config = config_of("--experiment_name", "x", *flags)
+    load_first_weights(model, config.run, config.sdf)
+    return model.values()
+
+
+def release_file(path, layout, networks):
+    """A file with the release's names and shapes that holds our networks' tensors."""
+    names = weights.read_release_names(golden_files.layout(layout))
+    state = {key: torch.zeros(shape) for key, shape in golden_files.layout(layout).items()}
+    for network, table in names.networks.items():
+        own = networks[network].state_dict()
+        state |= {key: own[name] for name, key in table.items()}
+    torch.save(state, path)
+    return path
+
+
+def same(module, other):
+    one, two = module.state_dict(), other.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state,
+    lambda state: {"model": state},
+    lambda state: {"task": {"model": state, "optimizer": {}}, "step": 3},
+])
+def test_our_checkpoints_are_read_at_any_depth(tmp_path, wrap):
+    model = Four(3.0)
+    save_checkpoint(tmp_path / "a.pth", wrap(model.state_dict()))
+    stored = read_networks(tmp_path / "a.pth")
+    assert set(stored.networks) == set(NETWORKS)
+    assert torch.equal(stored.networks["encoder"]["weight"], model.encoder.weight)
+
+
+def test_saved_networks_are_read_again(tmp_path):
+    file_of(tmp_path / "two.pth", sdf=1, decoder=2)
+    stored = read_networks(tmp_path / "two.pth")
+    assert {name: state["weight"][0, 0].item() for name, state in stored.networks.items()} \
+        == {"sdf": 1, "decoder": 2}
+
+
+@pytest.mark.parametrize("layout, kind", [("sdfibrnet_dtu", "plain"), ("reptile_dtu", "plain"),
+                                          ("pretrain_standard", "residual")])
+def test_release_files_are_read_by_their_names(tmp_path, layout, kind):
+    networks = {"encoder": ImageEncoder(kind=kind), "decoder": FeatureDecoder(),
+                "sdf": build_sdf(SdfArchitecture(hidden_dims=128)),
+                "aggregation": AggregationMLP()}
+    stored = read_networks(release_file(tmp_path / "release.pth", layout, networks))
+    assert stored.encoder_kind == kind and stored.unknown == ()
+    for name, state in stored.networks.items():
+        own = networks[name].state_dict()
+        assert state.keys() == own.keys()
+        assert all(torch.equal(state[key], own[key]) for key in own)
+
+
+def test_encoder_and_decoder_of_a_release_pretraining_start_a_model(tmp_path):
+    torch.manual_seed(1)
+    networks = {"encoder": ImageEncoder(kind="residual"), "decoder": FeatureDecoder()}
+    path = release_file(tmp_path / "pretrained.pth", "pretrain_standard", networks)
+    config = config_of(*NARROW, "--checkpoint_img_encoder", path, "--precision", "fp32")
+    model = build_model(config.sdf, config.cnn, config.views, config.run)
+    assert same(model.encoder, networks["encoder"]) and same(model.decoder, networks["decoder"])
+
+
+def test_flags_of_one_network_win_over_the_whole_checkpoint(tmp_path):
+    whole = file_of(tmp_path / "whole.pth", **dict.fromkeys(NETWORKS, 1))
+    sdf, both = file_of(tmp_path / "sdf.pth", sdf=2), file_of(tmp_path / "e.pth", encoder=3,
+                                                              decoder=4)
+    aggregation = file_of(tmp_path / "g.pth", aggregation=5)
+    found = load(Four(), "--checkpoint_path", whole, "--checkpoint_sdf", sdf,
+                 "--checkpoint_img_encoder", both, "--checkpoint_aggregation_mlp", aggregation)
+    assert found == {"sdf": 2, "encoder": 3, "decoder": 4, "aggregation": 5}
+    decoder = file_of(tmp_path / "d.pth", decoder=6)
+    found = load(Four(), "--checkpoint_path", whole, "--checkpoint_img_encoder", both,
+                 "--checkpoint_img_decoder", decoder)
+    assert found == {"sdf": 1, "encoder": 3, "decoder": 6, "aggregation": 1}
+
+
+def test_an_encoder_file_without_decoder_leaves_the_decoder(tmp_path):
+    run = config_of("--experiment_name", "x", "--checkpoint_img_encoder",
+                    file_of(tmp_path / "e.pth", encoder=3)).run
+    assert weight_files(run)["decoder"] == ""
+
+
+def test_what_does_not_fit_is_refused_unless_not_strict(tmp_path, caplog):
+    path = tmp_path / "wide.pth"
+    save_networks(path, sdf=Four(7.0, size=5).sdf, encoder=Four(7.0).encoder)
+    with pytest.raises(CheckpointError) as caught:
+        load(Four(), "--checkpoint_path", path)
+    assert all(word in str(caught.value) for word in (str(path), "sdf", "[1, 5] for [1, 2]"))
+    with pytest.raises(CheckpointError, match="sdf.*0 of 1 tensors fit"):     # nothing at all fits
+        load(Four(), "--checkpoint_path", path, "--checkpoint_strict", 0)
+    only = file_of(tmp_path / "e.pth", encoder=3)
+    with pytest.raises(CheckpointError, match="has no sdf; it has encoder"):
+        load(Four(), "--checkpoint_path", only)
+    caplog.set_level(logging.WARNING)
+    found = load(Four(), "--checkpoint_path", only, "--checkpoint_strict", 0)
+    assert found == {"sdf": 0, "encoder": 3, "aggregation": 0, "decoder": 0}
+    assert sum("keeps its first weights" in record.getMessage() for record in caplog.records) == 3
+
+
+def test_not_strict_takes_the_tensors_that_fit(tmp_path, caplog):
+    """A wider SDF shares no hidden weights, but its last bias fits."""
+    wide, narrow = (build_sdf(SdfArchitecture(hidden_dims=width, hidden_layers=1))
+                    for width in (16, 8))
+    save_networks(tmp_path / "wide.pth", sdf=wide)
+    config = config_of(*NARROW, "--checkpoint_sdf", tmp_path / "wide.pth",
+                       "--checkpoint_strict", 0, "--precision", "fp32")
+    model = build_model(config.sdf, config.cnn, config.views, config.run)
+    last = [name for name in narrow.state_dict() if name.endswith("bias")][-1]
+    assert torch.equal(model.sdf.state_dict()[last], wide.state_dict()[last])
+
+
+@pytest.mark.parametrize("arrange", [
+    lambda sdf, other: {"sdf": sdf, "encodr": other, "error": {"mean_error": 0.1}},
+    lambda sdf, other: {"sdf.weight": sdf["weight"], "encodr.weight": other["weight"], "step": 3},
+    lambda sdf, other: {"task": {"model": {"sdf": sdf, "encodr": other}, "optimizer": {}}},
+    lambda sdf, other: {"sdf": sdf, "encodr.weight": other["weight"]},
+])
+def test_tensors_of_a_misspelt_network_are_named(tmp_path, arrange, caplog):
+    model, path = Four(3.0), tmp_path / "misspelt.pth"
+    save_checkpoint(path, arrange(model.sdf.state_dict(), model.encoder.state_dict()))
+    assert read_networks(path).unknown == ("encodr.weight",)
+    with pytest.raises(CheckpointError, match="encodr.weight.*--checkpoint_strict 0"):
+        load(Four(), "--checkpoint_sdf", path)
+    assert load(Four(), "--checkpoint_sdf", path, "--checkpoint_strict", 0)["sdf"] == 3
+    assert "encodr.weight" in caplog.text
+
+
+@pytest.mark.parametrize("content, words", [
+    ({"weights": torch.ones(1), "epoch": 3}, ["found epoch, weights", "sdf", "training run"]),
+    ({}, ["found", "needed tensors"]),
+])
+def test_files_without_networks_say_what_they_hold(tmp_path, content, words):
+    save_checkpoint(tmp_path / "odd.pth", content)
+    with pytest.raises(CheckpointError) as caught:
+        read_networks(tmp_path / "odd.pth")
+    assert all(word in str(caught.value) for word in ["odd.pth", *words])
+
+
+def test_encoder_kind_follows_flag_then_file_then_weights(tmp_path):
+    def kind(*flags):
+        config = config_of("--experiment_name", "x", *flags)
+        return encoder_kind(config.cnn, config.run, "plain")
+
+    path = tmp_path / "residual.pth"
+    save_networks(path, encoder=ImageEncoder(kind="residual"))
+    assert kind() == "plain"
+    assert kind("--resnet_weights", "resnet18.pth") == "residual"
+    assert kind("--checkpoint_path", path) == "residual"
+    assert kind("--checkpoint_path", path, "--image_encoder", "plain") == "plain"
+    save_networks(tmp_path / "plain.pth", encoder=ImageEncoder(kind="plain"))
+    assert kind("--checkpoint_path", path, "--checkpoint_img_encoder",
+                tmp_path / "plain.pth") == "plain"
+    assert kind("--checkpoint_path", file_of(tmp_path / "sdf.pth", sdf=1)) == "plain"
+
+
+def test_shallow_encoders_have_the_kind_of_the_flags(tmp_path):
+    """Up to depth 2 both kinds have the same tensors, so that the file cannot tell."""
+    path = tmp_path / "shallow.pth"
+    save_networks(path, encoder=ImageEncoder(kind="residual", depth=2))
+    assert read_networks(path).encoder_kind is None
+    config = config_of("--experiment_name", "x", "--checkpoint_path", path,
+                       "--resnet_weights", "resnet18.pth")
+    assert encoder_kind(config.cnn, config.run, "plain") == "residual"
+
+
+@pytest.mark.parametrize("width", [128, 256])
+def test_the_sphere_is_shipped_for_the_widths_of_the_configs(width):
+    config = config_of("--experiment_name", "x", "--model_hidden_dims_sdf", width)
+    path = sphere_asset(config.sdf)
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not made yet")
+    sdf = build_sdf(SdfArchitecture(hidden_dims=width))
+    sdf.load_state_dict(read_networks(path).networks["sdf"])
+    points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    points = points[points.norm(dim=-1) < 1]
+    error = (sdf(points) - (points.norm(dim=-1) - 0.5)).abs()
+    # The cusp at the centre is rounded off, hence the greater bound near it.
+    assert error[points.norm(dim=-1) > 0.2].max() < 0.01 and error.max() < 0.06
+
+
+def test_flags_without_a_sphere_say_how_to_make_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load(Four(), "--init_sphere", 1, "--model_hidden_dims_sdf", 48)
+    assert all(word in str(caught.value) for word in (
+        "48", "configs/fit_sphere.txt", "--init_sphere 0", str(tmp_path)))
+    file_of(sphere_asset(config_of("--experiment_name", "x").sdf), sdf=9)
+    assert load(Four(), "--init_sphere", 1)["sdf"] == 9
+    mine = file_of(tmp_path / "mine.pth", sdf=4)
+    assert load(Four(), "--init_sphere", 1, "--checkpoint_sdf", mine)["sdf"] == 4
+
+
+def test_assets_differ_by_architecture():
+    def name(*flags):
+        return sphere_asset(config_of("--experiment_name", "x", *flags).sdf).name
+
+    names = {name(), name("--model_hidden_dims_sdf", 256), name("--model_hidden_layers_sdf", 4),
+             name("--model_activation_sdf", "relu"), name("--posenc_sdf", "nerf"),
+             name("--model", "idr"), name("--posenc_sdf", "nerf", "--posenc_sdf_bands", 6)}
+    assert len(names) == 7
+
+
+def test_a_worse_sphere_does_not_replace_a_better_one(tmp_path, caplog):
+    path = tmp_path / "sphere.pth"
+    assert save_sphere(path, Four(1.0).sdf, {"mean_error": 0.1})
+    assert not save_sphere(path, Four(2.0).sdf, {"mean_error": 0.2})
+    assert "stays" in caplog.text
+    assert read_networks(path).networks["sdf"]["weight"][0, 0] == 1
+    assert save_sphere(path, Four(3.0).sdf, {"mean_error": 0.05})
+    assert read_networks(path).networks["sdf"]["weight"][0, 0] == 3
+    assert load_checkpoint(path)["error"] == {"mean_error": 0.05}
+
+
+def test_an_evaluation_starts_from_its_checkpoint_alone(tmp_path):
+    path = file_of(tmp_path / "whole.pth", **dict.fromkeys(NETWORKS, 1))
+    config = config_of("--experiment_name", "x", "--checkpoint_sdf", "a", "--init_sphere", 1,
+                       "--checkpoint_img_encoder", "b", "--checkpoint_img_decoder", "c",
+                       "--checkpoint_aggregation_mlp", "d", "--checkpoint_path", "e")
+    changed = with_checkpoint(config, path)
+    assert set(weight_files(changed.run).values()) == {str(path)}
+    assert config.run.checkpoint_sdf == "a"
+    for missing in (None, ""):
+        with pytest.raises(CheckpointError, match="./logs/x.*--checkpoint_path_test"):
+            with_checkpoint(config, missing)
+    with pytest.raises(CheckpointError, match="nowhere.pth"):
+        with_checkpoint(config, tmp_path / "nowhere.pth")

@@ -1,0 +1,305 @@
+"""Parser, config files, saving and loading of the configuration."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from utils.config import parser as cfg
+from utils.config.released_flags import UNSUPPORTED
+from utils.config.tool_sections import MakeSceneConfig
+from utils.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+NAMED = ["--experiment_name", "x"]
+
+
+def parse(*args: str, **kwargs) -> cfg.Config:
+    return cfg.parse_config(cfg.META_SECTIONS, [*NAMED, *args], **kwargs)
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.txt"
+    path.write_text(text)
+    return str(path)
+
+
+def test_both_line_styles_are_read(tmp_path):
+    path = write(tmp_path, "# a comment\nlr = 5e-4\nopt_sdf_onsurface 0\nnum_epochs 7  # why\n")
+    config = parse("--config_filepath", path)
+    assert config.rates.lr == 5e-4
+    assert config.loss.opt_sdf_onsurface == 0
+    assert config.run.num_epochs == 7
+
+
+def test_command_line_goes_over_file_and_file_over_script_defaults(tmp_path):
+    path = write(tmp_path, "lr 1.0\nnum_epochs 5\n")
+    defaults = {"lr": 3.0, "num_epochs": 300, "batch_size": 16}
+    config = parse("--config_filepath", path, "--lr", "2.0", defaults=defaults)
+    assert (config.rates.lr, config.run.num_epochs, config.run.batch_size) == (2.0, 5, 16)
+
+
+def test_defaults_are_the_documented_ones():
+    config = parse()
+    assert config.run.device == "auto" and config.run.restart == 0
+    assert (config.run.batch_size, config.run.num_epochs) == (32768, 3000)
+    assert (config.rates.lr, config.rates.lr_sdf) == (1e-4, 5e-5)
+    assert config.tracing.occ_threshold == (1e-3, 1e-4, 1e-5)
+    assert config.views.source_views_per_target == 25
+    assert config.pretrain is None and config.make_scene is None
+
+
+def test_script_defaults_of_unasked_flags_are_a_mistake_of_ours():
+    with pytest.raises(ValueError, match="convolution_type"):
+        parse(defaults={"convolution_type": "meta"})
+
+
+def test_the_parser_refuses_two_sections_with_one_flag():
+    with pytest.raises(ValueError, match="seed"):
+        cfg.build_parser(cfg.RunConfig, MakeSceneConfig)
+
+
+@pytest.mark.parametrize("args, parts", [
+    (["--lrr_sdf", "1"], ["command line", "lrr_sdf", "did you mean lr_sdf"]),
+    (["--lr", "fast"], ["command line", "lr is 'fast'", "a number"]),
+    (["--lr", "nan"], ["lr is 'nan'", "a number"]),
+    (["--seed", "1.5"], ["seed is '1.5'", "a whole number"]),
+    (["--seed", "-3"], ["seed is '-3'", "at least 0"]),
+    (["--seed", "9" * 400], ["seed is '999", "a whole number"]),
+    (["--lr", "inf"], ["lr is 'inf'", "a number"]),
+    (["--device", "gpu"], ["device is 'gpu'", "auto|cpu|cuda"]),
+    (["--resume", "yes"], ["resume is 'yes'", "0|1"]),
+    (["--image_crop", "1", "2"], ["image_crop is '1 2'", "4 whole numbers"]),
+    (["--lr"], ["--lr", "expected one argument"]),
+    (["stray"], ["stray", "--flag VALUE"]),
+    (["--meta_algorithm", "maml"], ["meta_algorithm is 'maml'", "fomaml"]),
+    (["--config_filepath", "absent.txt"], ["config_filepath", "absent.txt"]),
+    (["--config_filepath", "a" * 300], ["config_filepath", "aaa", "there is no file"]),
+])
+def test_bad_arguments_say_flag_found_and_needed(args, parts):
+    with pytest.raises(ConfigError) as caught:
+        parse(*args)
+    for part in parts:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_misspelt_key_of_a_file_names_the_file_and_the_nearest_key(tmp_path):
+    path = write(tmp_path, "lr 1\nrt_mask_alpa 50\n")
+    with pytest.raises(ConfigError) as caught:
+        parse("--config_filepath", path)
+    assert path in str(caught.value) and "did you mean rt_mask_alpha?" in str(caught.value)
+
+
+def test_wrong_value_in_a_file_names_the_file(tmp_path):
+    path = write(tmp_path, "color_loss l3\n")
+    with pytest.raises(ConfigError, match="color_loss is 'l3', needed l2|l1|smooth_l1") as caught:
+        parse("--config_filepath", path)
+    assert path in str(caught.value)
+
+
+def test_missing_required_flags():
+    with pytest.raises(ConfigError, match="--experiment_name is missing"):
+        cfg.parse_config(cfg.META_SECTIONS, [])
+    with pytest.raises(ConfigError, match="--output is missing"):
+        cfg.parse_config([MakeSceneConfig], [])
+
+
+def test_none_arrives_as_empty_unless_it_is_a_choice():
+    config = parse("--checkpoint_sdf", "None", "--posenc_sdf", "none", "--model_skips_sdf", "none")
+    assert config.run.checkpoint_sdf == ""
+    assert config.sdf.posenc_sdf == "none"
+    assert config.sdf.model_skips_sdf == ""
+
+
+@pytest.mark.parametrize("text", ["1 2 3 4", "1,2,3,4", "[1, 2, 3, 4]"])
+def test_lists_are_read_from_files_in_any_form(tmp_path, text):
+    path = write(tmp_path, f"image_crop = {text}\n")
+    assert parse("--config_filepath", path).test.image_crop == (1, 2, 3, 4)
+
+
+def test_lists_of_the_command_line():
+    config = parse("--image_crop", "1", "2", "3", "4", "--video_pivot_offset", "0", "-1.5", "2",
+                   "--eval_steps", "50,100", "--model_skips_sdf", "0,2", "1,3")
+    assert config.test.image_crop == (1, 2, 3, 4)
+    assert config.test.video_pivot_offset == (0.0, -1.5, 2.0)
+    assert config.run.eval_steps == (50, 100)
+    assert config.sdf.model_skips_sdf == "0,2 1,3"
+
+
+def test_words_with_spaces_stay_whole_and_bare_switches_are_on():
+    def table(*args):
+        return cfg.parse_config([cfg.RunTableConfig], args).table
+
+    parsed = table("--scenes", "a b,c", "d", "--print_commands", "--seeds", "0", "2")
+    assert parsed.scenes == ("a b,c", "d") and parsed.seeds == (0, 2)
+    assert (parsed.print_commands, parsed.table_only) == (1, 0)
+    assert table("--table_only", "0").table_only == 0
+    with pytest.raises(ConfigError, match="table_only is 'yes'"):
+        table("--table_only", "yes")
+
+
+@pytest.mark.parametrize("name", ["benchark_all_views", "benchmark_all_views"])
+def test_both_spellings_on_the_command_line_and_in_files(tmp_path, name):
+    assert parse(f"--{name}", "1").test.benchmark_all_views == 1
+    path = write(tmp_path, f"{name} 1\n")
+    assert parse("--config_filepath", path).test.benchmark_all_views == 1
+
+
+def test_flags_without_effect_give_one_warning_that_names_them(caplog):
+    with caplog.at_level(logging.WARNING):
+        parse("--rt_num_steps", "8", "--opt_sdf_lapl", "1")
+    assert len(caplog.records) == 1
+    assert "rt_num_steps (the tracer takes at most 10 steps)" in caplog.text
+    assert "opt_sdf_lapl" in caplog.text and "rt_mask_alpha" not in caplog.text
+
+
+def test_no_warning_where_nothing_was_given(caplog):
+    parse()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+def test_unsupported_flags_exist_and_their_defaults_are_fine(name):
+    fields = cfg._fields_of(cfg.META_SECTIONS)
+    assert fields[name].default in UNSUPPORTED[name][0]
+
+
+def test_saving_and_reading_gives_the_same_config(tmp_path, caplog):
+    config = parse("--image_crop", "1", "2", "3", "4", "--dataset_path", "a b/#c # d",
+                   "--lr", "0.1", "--rt_num_steps", "8", "--resnet_weights", "it's.pth",
+                   "--occ_threshold", "1e-3", "--occ_threshold_steps", "none",
+                   "--checkpoint_sdf", '"q".pth', "--model_skips_sdf", "0,2", "1,3")
+    path = tmp_path / "config.txt"
+    cfg.save_config(config, path)
+    assert cfg.parse_config(cfg.META_SECTIONS, ["--config_filepath", str(path)]) == config
+    for field in cfg._fields_of(cfg.META_SECTIONS).values():
+        assert f"{field.name} = " in path.read_text()
+
+
+def test_reading_a_saved_config_of_defaults_warns_of_nothing(tmp_path, caplog):
+    path = tmp_path / "config.txt"
+    cfg.save_config(parse(), path)
+    cfg.parse_config(cfg.META_SECTIONS, ["--config_filepath", str(path)])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("section", [s for s in cfg.SECTION_OF.values()])
+def test_every_default_is_admitted_and_explained(section):
+    for field in dataclasses.fields(section):
+        assert cfg._admitted(field, field.default), field.name
+        assert field.metadata["help"], field.name
+        if "length" not in field.metadata:  # an empty crop has no text of its own
+            text = cfg._as_text(field.default)
+            assert cfg._typed(field, text, "a test") == field.default, field.name
+
+
+def test_dict_round_trip_passes_json():
+    config = parse("--image_crop", "1", "2", "3", "4")
+    stored = json.loads(json.dumps(cfg.config_to_dict(config)))
+    assert cfg.config_from_dict(stored) == config
+
+
+def test_stored_settings_of_other_versions(caplog):
+    stored = cfg.config_to_dict(parse())
+    stored["run"]["gone"] = 1
+    del stored["run"]["seed"]
+    config = cfg.config_from_dict(stored)
+    assert config.run.seed == 0
+    assert "gone" in caplog.text
+
+
+def test_nothing_writes_to_a_config():
+    config = parse()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.run.seed = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.run = None
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.txt")), ids=lambda p: p.stem)
+def test_shipped_configs_parse(path):
+    config = parse("--config_filepath", str(path))
+    assert config.run.experiment_name == "x"
+    assert config.parts.train_decoder_sdf == 1
+
+
+def test_config_paths_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("--config_filepath", "configs/nlrpp_nlr.txt").data.dataset_name == "nlr"
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("nlrpp_dtu", (7, 49, 2000, 500, 128, 2000, 1, 0.5, 0.5)),
+    ("nlrpp_dtu_metaspec", (7, 49, 2000, 500, 128, 2000, 1, 0.5, 0.5)),
+    ("nlrpp_dtu_meta", (7, 49, 99999, 99999, 128, 99999, 0, 0.5, 0.5)),
+    ("nlrpp_nlr", (6, -1, 2000, 500, 256, 2000, 1, 1.0, 0.2)),
+    ("nlrpp_nlr_metaspec", (6, -1, 2000, 500, 256, 2000, 1, 1.0, 0.2)),
+    ("nlrpp_nlr_meta", (6, -1, 99999, 99999, 256, 99999, 0, 1.0, 0.2)),
+])
+def test_shipped_configs_hold_the_release_values(name, expected):
+    config = parse("--config_filepath", f"configs/{name}.txt")
+    assert expected == (
+        config.views.source_views_per_target, config.views.total_number_source_views,
+        config.rates.lr_encdec_decay_steps, config.rates.lr_sdf_decay_steps,
+        config.sdf.model_hidden_dims_sdf, config.tracing.rt_mask_alpha_period,
+        config.data.load_3D_point_buffers, config.data.im_scale, config.data.load_im_scale)
+    assert (config.rates.lr, config.rates.lr_sdf) == (5e-4, 1e-4)
+    assert config.loss.opt_sdf_eikonal_w == 3.0 and config.loss.color_loss == "l1"
+    if name.endswith("_meta"):
+        assert (config.meta.num_meta_steps, config.meta.meta_lr) == (64, 1e-2)
+
+
+SPEC = ["--config_filepath", "configs/nlrpp_dtu_metaspec.txt", "--dataset_path", "DTU/scan65"]
+
+
+@pytest.mark.parametrize("line", [
+    ["--config_filepath", "configs/nlrpp_dtu.txt", "--dataset_path", "DTU/scan65",
+     "--checkpoint_img_encoder", "ENCDEC"],
+    ["--config_filepath", "configs/nlrpp_dtu_meta.txt", "--dataset_path", "DTU/meta",
+     "--reference_view", "24", "--checkpoint_img_encoder", "ENCDEC"],
+    [*SPEC, "--reference_view", "24", "--meta_initialization", "META"],
+    ["--config_filepath", "configs/nlrpp_dtu.txt", "--dataset_path", "DTU/scan65",
+     "--checkpoint_path_test", "CHECKPOINT"],
+], ids=["train", "meta", "specialise", "test"])
+def test_the_release_commands_parse(line):
+    assert parse(*line).data.dataset_path.startswith("DTU/")
+
+
+def test_the_release_pretraining_command_parses():
+    line = [*NAMED, "--batch_size", "8", "--dataset_path", "FLYINGCHAIRS2/train"]
+    config = cfg.parse_config(cfg.PRETRAIN_SECTIONS, line, defaults={"num_epochs": 300})
+    assert (config.run.batch_size, config.run.num_epochs) == (8, 300)
+    assert config.pretrain.convolution_type == "standard" and config.sdf is None
+
+
+def test_help_has_default_and_unit():
+    text = " ".join(cfg.build_parser(*cfg.META_SECTIONS).format_help().split())
+    assert "[steps] (default: 5000)" in text
+
+
+#: Ablation to the config that it is one of, and all that it changes.
+ABLATIONS = {
+    "rgb_lumigraph": ("nlrpp_dtu", {"feature_type": "rgb",
+                                    "feature_aggregation_method": "lumigraph"}),
+    "features_mean": ("nlrpp_dtu", {"feature_aggregation_method": "mean"}),
+    **{f"views_{count}": ("nlrpp_dtu", {"num_train_views": count}) for count in range(3, 7)},
+    "meta_sdf": ("nlrpp_dtu_metaspec", {"meta_parts": "sdf"}),
+    "meta_features": ("nlrpp_dtu_metaspec", {"meta_parts": "features"})}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_its_keys_and_nothing_else(name):
+    base, changes = ABLATIONS[name]
+    before, after = ({key: value for section in cfg.config_to_dict(parse(
+        "--config_filepath", f"configs/{file}.txt")).values() for key, value in section.items()}
+        for file in (base, f"ablation_{name}"))
+    assert {key: after[key] for key in after if after[key] != before[key]} == changes
+
+
+def test_every_ablation_is_known():
+    assert {path.stem for path in CONFIGS.glob("ablation_*.txt")} \
+        == {f"ablation_{name}" for name in ABLATIONS}

@@ -1,0 +1,189 @@
+"""Scores, files and tables of a made-up renderer whose errors are known."""
+import csv
+import json
+import logging
+from types import SimpleNamespace
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import WriteError
+from utils.geometry.cameras import Cameras
+from utils.results.evaluation import (
+    evaluate_views,
+    file_name,
+    format_table,
+    summarise,
+    write_metrics,
+)
+from utils.results.lpips import LPIPS
+from utils.results.metric_table import ViewMetrics
+from utils.results.metrics import Chamfer
+
+HEIGHT, WIDTH = 40, 48
+KINDS = ("prediction", "photograph", "error", "normals", "depth")
+
+
+def made_scene(num_views=3):
+    """Photographs of noise with a disc as the mask; the camera's model tells which view it is."""
+    rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    disc = (rows - 20) ** 2 + (columns - 24) ** 2 < 12 ** 2
+    images = torch.rand(num_views, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    view = torch.eye(4).repeat(num_views, 1, 1)
+    view[:, 0, 3] = torch.arange(num_views)
+    cameras = Cameras(view, torch.eye(4).repeat(num_views, 1, 1), torch.eye(4), (WIDTH, HEIGHT))
+    return SimpleNamespace(images=0.2 + 0.6 * images, cameras=cameras,
+                           masks=disc.expand(num_views, 1, HEIGHT, WIDTH),
+                           view_names=tuple(f"view_{v}" for v in range(num_views)))
+
+
+def made_render(scene, offset=0.1, calls=None):
+    """The photograph plus an offset inside the mask, noise outside; the mask's top half is hit."""
+
+    def render(cameras, exclude):
+        assert len(cameras) == 1
+        v = int(cameras.view[0, 0, 3])
+        if calls is not None:
+            calls.append((v, exclude))
+        mask = scene.masks[v]
+        images = torch.where(mask, scene.images[v] + offset, torch.full((), 5.0))
+        hit_mask = mask.clone()
+        hit_mask[:, 20:] = False
+        normals = torch.zeros(1, 3, HEIGHT, WIDTH)
+        normals[:, 2] = 1
+        return SimpleNamespace(images=images[None], hit_mask=hit_mask[None], normals_obj=normals,
+                               points_obj=normals, depth=2 * hit_mask[None].float())
+
+    return render
+
+
+def small_lpips():
+    generator = torch.Generator().manual_seed(1)
+    channels, sizes = [3, 4, 4, 4, 4, 4], [11, 5, 3, 3, 3]
+    kernels = [torch.randn(channels[i + 1], channels[i], size, size, generator=generator)
+               for i, size in enumerate(sizes)]
+    return LPIPS(kernels, [torch.zeros(4)] * 5, [torch.ones(4)] * 5)
+
+
+def test_figures_of_a_known_error():
+    scene = made_scene()
+    found = evaluate_views(made_render(scene), scene, [2, 0], lpips=small_lpips())
+    assert list(found) == ["view_2", "view_0"]
+    mask = scene.masks[0]
+    share = float(mask.float().mean())
+    for figures in found.values():
+        # an offset of 0.1 is 20 dB; float32
+        assert figures.psnr_foreground == pytest.approx(20.0, abs=1e-4)
+        assert figures.psnr == pytest.approx(20 - 10 * np.log10(share), abs=1e-4)
+        assert figures.mask_iou == pytest.approx(float(mask[:, :20].sum() / mask.sum()))
+        assert 0 < figures.ssim < 1 and figures.lpips > 0
+        assert figures.lpips_release > 0 and figures.lpips_release != figures.lpips
+
+
+def test_lpips_sees_masked_images_in_its_standard_range():
+    scene, lpips = made_scene(1), small_lpips()
+    figures = evaluate_views(made_render(scene), scene, [0], lpips=lpips)["view_0"]
+    a, b = ((image.clamp(0, 1) * scene.masks[0])[None]
+            for image in (scene.images[0] + 0.1, scene.images[0]))
+    assert figures.lpips == pytest.approx(float(lpips(2 * a - 1, 2 * b - 1)), rel=1e-6)
+    assert figures.lpips_release == pytest.approx(float(lpips(a, b)), rel=1e-6)
+
+
+def test_pictures_of_each_view_are_written(tmp_path):
+    scene = made_scene()
+    evaluate_views(made_render(scene), scene, [1], tmp_path / "views")
+    files = {f"view_1_{kind}.png" for kind in KINDS}
+    assert {path.name for path in (tmp_path / "views").iterdir()} == files
+    pictures = {kind: iio.imread(tmp_path / "views" / f"view_1_{kind}.png") for kind in KINDS}
+    assert all(picture.shape == (HEIGHT, WIDTH, 3) for picture in pictures.values())
+    photograph = scene.images[1].permute(1, 2, 0).numpy() * 255
+    # bytes are rounded
+    assert np.abs(pictures["photograph"] - photograph).max() <= 0.51
+    mask = scene.masks[1, 0].numpy()
+    assert np.abs(pictures["prediction"] - photograph - 25.5)[mask].max() <= 0.51
+    assert (pictures["prediction"][~mask] == 255).all()       # D's colour there means nothing
+    error = pictures["error"]
+    assert (error[~mask] == error[0, 0]).all() and (error[mask] != error[0, 0]).any()
+
+
+def test_views_are_left_out_of_their_own_sources_only_when_asked():
+    scene, calls = made_scene(), []
+    evaluate_views(made_render(scene, calls=calls), scene, [0, 2])
+    evaluate_views(made_render(scene, calls=calls), scene, [0, 2], exclude_self=True)
+    assert calls == [(0, None), (2, None), (0, 0), (2, 2)]
+
+
+def test_perfect_view_is_capped_and_damaged_one_left_empty(caplog):
+    scene = made_scene()
+    perfect = evaluate_views(made_render(scene, offset=0.0), scene, [0])["view_0"]
+    assert perfect.psnr == pytest.approx(100, abs=1e-4) and perfect.lpips is None
+    with caplog.at_level(logging.WARNING):
+        damaged = evaluate_views(made_render(scene, offset=float("nan")), scene, [0],
+                                 lpips=small_lpips())["view_0"]
+    assert "view_0" in caplog.text
+    assert (damaged.psnr, damaged.psnr_foreground, damaged.lpips) == (None, None, None)
+    assert damaged.mask_iou > 0.4
+
+
+def example():
+    views = {"a": ViewMetrics(20.0, 17.0, 0.9, None, None, 0.5),
+             "b": ViewMetrics(30.0, None, 0.7, None, None, 1.0)}
+    return summarise(views, chamfer=Chamfer(0.02, 0.04), steps=400, train_seconds=12.34,
+                     history=[{"psnr": float("nan")}])
+
+
+def test_summary_has_means_of_what_is_available():
+    metrics = example()
+    expected = {"psnr": 25.0, "psnr_foreground": 17.0, "ssim": 0.8, "lpips": None,
+                "lpips_release": None, "mask_iou": 0.75, "chamfer": 0.03}
+    assert {key: metrics["mean"][key] for key in ("lpips", "lpips_release")} == {
+        "lpips": None, "lpips_release": None}
+    for key, value in expected.items():
+        assert metrics["mean"][key] == (None if value is None else pytest.approx(value))
+    assert metrics["views"]["b"]["psnr_foreground"] is None
+    assert metrics["chamfer"] == pytest.approx({"accuracy": 0.02, "completeness": 0.04,
+                                                "mean": 0.03})
+    assert metrics["steps"] == 400 and metrics["history"] == [{"psnr": None}]
+
+
+def test_summary_of_no_views_is_all_empty():
+    metrics = summarise({})
+    assert set(metrics["mean"].values()) == {None} and metrics["chamfer"] is None
+    assert "n/a" in format_table(metrics)
+
+
+def test_files_are_strict_json_and_csv(tmp_path):
+    json_path, csv_path = write_metrics(example(), tmp_path / "run")
+    text = json_path.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text) == example()
+    rows = list(csv.DictReader(csv_path.open(newline="")))
+    assert [row["view"] for row in rows] == ["a", "b", "mean"]
+    assert float(rows[2]["psnr"]) == 25 and rows[1]["psnr_foreground"] == ""
+    assert [row["chamfer"] for row in rows[:2]] == ["", ""]
+    assert float(rows[2]["chamfer"]) == pytest.approx(0.03)
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError, match="metrics.json"):
+        write_metrics(example(), tmp_path / "file")
+
+
+def test_table_lines_up_and_marks_what_is_missing():
+    lines = format_table(example()).splitlines()
+    assert lines[0].split()[:2] == ["view", "PSNR"]
+    assert lines[2].split() == ["a", "20.00", "17.00", "0.9000", "n/a", "n/a", "0.5000"]
+    assert lines[-2].split() == ["mean", "25.00", "17.00", "0.8000", "n/a", "n/a", "0.7500",
+                                 "0.03000"]
+    assert lines[-1] == "400 steps, 12 s of training"
+    column = lines[0].index("PSNR") + 4
+    assert all(line[column - 1] in "0123456789" for line in (lines[2], lines[3], lines[-2]))
+
+
+def test_view_names_cannot_leave_the_folder():
+    assert file_name("../../etc/passwd") == "_.._etc_passwd"
+    assert file_name("rect_001.a-b") == "rect_001.a-b"
+    assert file_name("..") == "view"

@@ -1,0 +1,35 @@
+"""Values of flags that are written as one word and mean several."""
+from __future__ import annotations
+
+import re
+
+from utils.errors import ConfigError
+
+MESH_FORMATS = ("ply", "obj", "glb")
+
+
+def mesh_formats(text: str) -> list[str]:
+    """The formats of `--mesh_formats`; ConfigError for one that is not known."""
+    formats = [word for word in text.replace(",", " ").split() if word != "none"]
+    unknown = sorted(set(formats) - set(MESH_FORMATS))
+    if unknown:
+        raise ConfigError(f"--mesh_formats has {', '.join(unknown)}, needed any of "
+                          f"{', '.join(MESH_FORMATS)}, or none")
+    return formats
+
+
+def parse_resolution(text: str, *, flag: str = "resolution") -> tuple[int, int]:
+    """(W, H) of a text such as `128x96`; ConfigError, which names the flag, for anything else."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
+    if not found:
+        raise ConfigError(f"--{flag} is {text!r}, need WIDTHxHEIGHT in pixels, e.g. 128x96")
+    return int(found[1]), int(found[2])
+
+
+def crop_size(text: str) -> tuple[int, int]:
+    """`--target_crop` as (w, h); ConfigError for what is no size."""
+    words = text.lower().split("x")
+    if len(words) not in (1, 2) or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise ConfigError(f"--target_crop is '{text}', needed N or WxH in pixels, such as 256 or "
+                          "320x240")
+    return int(words[0]), int(words[-1])
