@@ -1,9 +1,9 @@
 """The release's recorded outputs: the full files where they lie, else the excerpt kept here.
 
 The full files are in ../shared/golden. Where they are, `python tests/support/golden_files.py`
-writes the excerpt anew from them: names and shapes of the release's checkpoints, the aggregation and the SDF
-with some of their inputs and outputs (the SDF's hidden weights rounded to 16 bits; encoder and
-decoder are too big).
+writes the excerpt anew from them: names and shapes of the release's checkpoints, the aggregation
+and the SDF with some of their inputs and outputs (the SDF's hidden weights rounded to 16 bits;
+encoder and decoder are too big).
 """
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 The same as the plain forms in `utils.fast.tracing` (`sdf_grid`, `grid_march`), to rounding, in a
 fifth of the time: a ray is followed to its end here, where operations on all rays read and write
-each of its numbers at every step. They work on float32 without Python's lock, so that threads can share rays.
+each of its numbers at every step. They work on float32 without
+Python's lock, so that threads can share rays.
 
 Grids are (n, n, n), x last, over [-1, 1]^3; what lies outside has the value at the border. A line
 is a row (8,): origin, unit direction, first and last distance.
