@@ -1,15 +1,26 @@
-"""Unweighted losses (METHOD 6). Each returns one scalar; weights are configuration."""
+"""All losses, unweighted (docs/method.md, section 6). Weights are configuration.
+
+`image_loss` compares images. The shape's losses take an evaluator of the SDF (a `Tracer`), the SDF
+and what it is compared with; each is one scalar.
+"""
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from utils.errors import ConfigError
+from utils.geometry.rays import Rays, Tracer
+from utils.geometry.sdf import Sdf, gradient
 
-#: Weights of the losses at known surface points (METHOD 6); those of the others are flags.
+#: Weights of the losses at known surface points (docs/method.md, section 6); others are flags.
 CLOUD_WEIGHTS = {"on_surface": 60.0, "off_surface": 2.0, "normal": 2.0}
 OFF_SURFACE_SHARPNESS = 100.0      # exp(-100 |Phi|): pushes Phi away from 0 off the surface
+#: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
+#: third of the points, for 0.1 % of the gradient.
+NEGLIGIBLE = 8.0
 
 
 def image_loss(prediction: Tensor, photograph: Tensor, mask: Tensor, metric: str = "l1",
@@ -39,21 +50,59 @@ def image_loss(prediction: Tensor, photograph: Tensor, mask: Tensor, metric: str
     return per_target.sum()
 
 
-def soft_mask_terms(least_sdf: Tensor, mask: Tensor, alpha: float) -> Tensor:
-    """Silhouette loss of each ray: BCE(sigmoid(-alpha Phi_min), mask).
+def soft_mask_loss(evaluator: Tracer, sdf: Sdf, rays: Rays, masks: Tensor, *,
+                   hit_mask: Tensor, alpha: float, weight: Tensor | None = None) -> Tensor:
+    """Silhouette loss: mean over R rays of BCE(sigmoid(-alpha min Phi), mask).
 
-    Its mean runs over all rays of the image, also over those whose term is zero by definition:
-    rays that hit inside the mask, and rays that miss the unit sphere.
+    The mean runs over all rays, also over those whose term is zero by definition: rays that hit
+    inside the mask, and rays that miss the unit sphere.
 
     Args:
-        least_sdf: (R,) least SDF along each ray.
+        evaluator: finds the minimum SDF and evaluates Phi there.
+        rays: R rays; where they are differentiable, so is the loss in them.
+        masks: (R,) bool, object in the photograph.
+        hit_mask: (R,) bool, the ray meets the surface.
+        alpha: sharpness, 1 / object unit.
+        weight: (R,) of the rays in the mean; None: all 1.
+    Returns:
+        Scalar, differentiable in the SDF's parameters.
+    """
+    counts = rays.sphere_mask & ~(hit_mask & masks)
+    # off the mask a far ray's term vanishes; on it, it is the greatest of all
+    limits = torch.where(masks, torch.inf, NEGLIGIBLE / alpha)
+    index, points = evaluator.minimum_sdf(sdf, rays, counts, limits)
+    weights = counts[index] if weight is None else counts[index] * weight[index]
+
+    def terms(values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        return soft_mask_terms(values, mask, alpha) * weight
+
+    if rays.dirs_obj.requires_grad:
+        points = rays[index].through(points)
+    return evaluator.sum_of_values(sdf, terms, points, masks[index], weights) / len(rays)
+
+
+def soft_mask_terms(minimum_sdf: Tensor, mask: Tensor, alpha: float) -> Tensor:
+    """Silhouette loss of each ray: BCE(sigmoid(-alpha Phi_min), mask).
+
+    Args:
+        minimum_sdf: (R,) minimum SDF along each ray, object units.
         mask: (R,) bool, object in the photograph.
         alpha: sharpness, 1 / object unit.
     Returns:
-        (R,). Differentiable in least_sdf.
+        (R,). Differentiable in minimum_sdf.
     """
-    return F.binary_cross_entropy_with_logits(-alpha * least_sdf, mask.to(least_sdf.dtype),
+    return F.binary_cross_entropy_with_logits(-alpha * minimum_sdf, mask.to(minimum_sdf.dtype),
                                               reduction="none")
+
+
+def eikonal_loss(evaluator: Tracer, sdf: Sdf, points_obj: Tensor, metric: str = "l2") -> Tensor:
+    """Eikonal term: mean over points (N, 3) of how far |grad Phi| is from 1.
+
+    Returns:
+        Scalar, 0 without points; differentiable in the SDF's parameters.
+    """
+    terms = partial(eikonal_terms, metric=metric)
+    return evaluator.sum_of_gradients(sdf, terms, points_obj) / max(len(points_obj), 1)
 
 
 def eikonal_terms(gradient: Tensor, metric: str = "l2") -> Tensor:
@@ -66,6 +115,23 @@ def eikonal_terms(gradient: Tensor, metric: str = "l2") -> Tensor:
     """
     deviation = gradient.norm(dim=-1) - 1
     return deviation.square() if metric == "l2" else deviation.abs()
+
+
+def surface_point_losses(sdf: Sdf, points_obj: Tensor,
+                         normals_obj: Tensor | None) -> dict[str, Tensor]:
+    """Losses at known points of the surface: "on_surface", and "normal" where normals are known.
+
+    Args:
+        points_obj: (N, 3) on the surface.
+        normals_obj: (N, 3) unit, outward; None: not known.
+    Returns:
+        Scalars, differentiable in the SDF's parameters.
+    """
+    values, gradients = gradient(sdf, points_obj, create_graph=True)
+    losses = {"on_surface": on_surface_loss(values)}
+    if normals_obj is not None:
+        losses["normal"] = normal_loss(gradients, normals_obj)
+    return losses
 
 
 def on_surface_loss(sdf: Tensor) -> Tensor:

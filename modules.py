@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from utils.errors import ConfigError
 from utils.geometry import sdf as derivatives
 
-#: Factor on every sine layer's argument (SIREN, section 3.2; METHOD 3).
+#: Factor on every sine layer's argument (SIREN, section 3.2; docs/method.md, section 3).
 OMEGA = 30.0
 #: Sharpness of the softplus that stands in for ReLU where second derivatives are needed (IDR).
 SOFTPLUS_BETA = 100.0

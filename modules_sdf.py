@@ -1,27 +1,20 @@
-"""The image-based model: SDF, encoder, aggregation and decoder joined (METHOD 5).
+"""Phi, E, G and D, and how they become an image (docs/method.md, sections 3 and 5).
 
-A target view's way through it: its surface points are projected into the source views
+A target view's way: its surface points are projected into the source views
 (`ImageBasedModel.correspond`), source features are sampled there and blended (`blend`), and the
-blend is decoded to an image (`decode`).
+blend is decoded to an image (`decode`). How the networks are executed (precision, parts of maps,
+samples that count) is handed in; `PlainExecution` is the reference.
 """
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from modules import (
-    OMEGA,
-    GeometricSDF,
-    MlpSDF,
-    SdfArchitecture,
-    SineLayer,
-    SoftplusSDF,
-)
+from modules import OMEGA, GeometricSDF, MlpSDF, SdfArchitecture, SineLayer, SoftplusSDF
 from modules_unet import FeatureDecoder
 from sdf_rendering import (
     correlated_in_sources,
@@ -30,99 +23,137 @@ from sdf_rendering import (
     sample_maps,
     visible_in_sources,
 )
-from stages.view_rendering import ViewRenderer, evaluating, trace_views
-from utils.fast.image_networks.precision import LEAST_BF16_WIDTH
-from utils.fast.image_networks.regions import ViewWindows, Window
-from utils.fast.image_networks.sparse_blending import BF16_SAMPLES, sample_points, surface_of_pixels
-from utils.geometry.rays import Tracer
-from utils.views.source_crops import source_windows
-from utils.views.training_views import Correspondence, Sources, Targets, TrainingViews
+from utils.geometry.rays import Surface
+from utils.views.regions import Region, ViewRegions
+from utils.views.source_crops import source_crops
+from utils.views.training_views import Correspondence, Sources, Targets
 
 #: What D gives before training. On the way from black to it, most features of E would die: their
 #: ReLUs, the last of E, all learn at once to give less.
 GREY = 0.5
-#: Share of all pixels that windows may hold where maps are computed in windows, one after another,
-#: not whole and at once.
-WINDOWS_PAY = 0.75
+
+
 @dataclass(frozen=True)
 class BlendSettings:
-    """How source views become a target view; the values are those of the flags.
-
-    Attributes:
-        is_compact: on a CPU, only the samples that count are taken and weighed, and no more of a
-            map is computed than is read: the same result for less work. Elsewhere the host would
-            have to wait until it knows how many there are.
-        precision: of E, G and D in training, fp32 or bf16; evaluation is fp32.
-    """
+    """How source views become a target view; the values are those of the flags."""
 
     feature_type: str = "learned"
     aggregation: str = "learned"
     occlusion: str = "raytrace"
-    is_compact: bool = False
-    precision: str = "fp32"
+
+
+class Execution(Protocol):
+    """How E, G and D are computed; all ways give the same numbers to rounding."""
+
+    def run(self, network: nn.Module, maps: Tensor, regions: list[Region] | None, *,
+            is_training: bool) -> Tensor:
+        """Return network(maps), (B, C, H, W) to (B, C', H, W); outside the regions it may be 0."""
+        ...
+
+    def aggregate(self, network: nn.Module, features: Tensor, dirs: Tensor, *,
+                  is_training: bool) -> Tensor:
+        """Return G of features (..., C) and directions (..., 3), (...,)."""
+        ...
+
+    def lay_out(self, *networks: nn.Module) -> None:
+        """Put the weights of convolutions into the memory layout that `run` uses."""
+        ...
+
+    def is_sparse(self, like: Tensor, occlusion: str) -> bool:
+        """Whether only samples that count are taken from maps like this tensor."""
+        ...
+
+    def surface_hits(self, targets: Targets) -> tuple[Surface, Tensor, Tensor | None]:
+        """Return the targets' pixels that see the surface, as one map of one row.
+
+        Returns:
+            Their surface, own_source_mask (K, 1, 1, P) and the numbers of the pixels (P,).
+        """
+        ...
+
+    def blend_samples(self, features: Tensor, correspondence: Correspondence, weigh: SampleWeights,
+                      *, shape: tuple[int, ...], is_normalised: bool) -> tuple[Tensor, Tensor]:
+        """Blend only the samples that count; see `ImageBasedModel.blend`.
+
+        Args:
+            weigh: features (N, C), source (N,) and pixel (N,) of samples to their weights (N,).
+            shape: (K, T, H, W).
+            is_normalised: the weights of a pixel are made to sum to 1.
+        """
+        ...
+
+
+class SampleWeights(Protocol):
+    """Weights (N,) of N samples: features (N, C), their sources (N,) and target pixels (N,)."""
+
+    def __call__(self, sampled: Tensor, source: Tensor, pixel: Tensor) -> Tensor:
+        """Return the weights, not normalised."""
+        ...
+
+
+class PlainExecution:
+    """The reference: whole maps, every sample, the precision of the weights."""
+
+    def run(self, network: nn.Module, maps: Tensor, regions: list[Region] | None, *,
+            is_training: bool) -> Tensor:
+        """See `Execution.run`; regions are not looked at."""
+        return network(maps)
+
+    def aggregate(self, network: nn.Module, features: Tensor, dirs: Tensor, *,
+                  is_training: bool) -> Tensor:
+        """See `Execution.aggregate`."""
+        return network(features, dirs)
+
+    def lay_out(self, *networks: nn.Module) -> None:
+        """Leave the weights as they are."""
+
+    def is_sparse(self, like: Tensor, occlusion: str) -> bool:
+        """Every sample is taken."""
+        return False
+
+    def surface_hits(self, targets: Targets) -> tuple[Surface, Tensor, Tensor | None]:
+        """Not asked for, as `is_sparse` is False."""
+        raise NotImplementedError
+
+    def blend_samples(self, features: Tensor, correspondence: Correspondence, weigh: SampleWeights,
+                      *, shape: tuple[int, ...], is_normalised: bool) -> tuple[Tensor, Tensor]:
+        """Not asked for, as `is_sparse` is False."""
+        raise NotImplementedError
 
 
 class ImageNetworks(nn.Module):
-    """E and D as they are called: images in [0, 1], any precision; pre-training needs no more.
+    """E and D as they are called: images in [0, 1]; pre-training needs no more.
 
     Args:
-        settings: alternatives of METHOD 5.
+        settings: alternatives of docs/method.md, section 5.
+        execution: how the networks are computed; None: plainly.
         networks: encoder, images in [-1, 1] (K, 3, H, W) to features (K, C, H, W); decoder,
             features (T, C, H, W) to images (T, 3, H, W); and what else there is. Parameters keep
             the order in which they are given.
     """
 
-    def __init__(self, settings: BlendSettings, **networks: nn.Module) -> None:
+    def __init__(self, settings: BlendSettings, execution: Execution | None = None,
+                 **networks: nn.Module) -> None:
         super().__init__()
         for name, network in networks.items():
             self.add_module(name, network)
-        self.settings = settings
+        self.settings, self.execution = settings, execution or PlainExecution()
 
-    def encode(self, images: Tensor, windows: list[Window] | None = None) -> Tensor:
-        """(K, 3, H, W) images in [0, 1] to (K, C, H, W) features; plain RGB has no encoder.
+    def encode(self, images: Tensor, regions: list[Region] | None = None) -> Tensor:
+        """Return features (K, C, H, W) of images (K, 3, H, W) in [0, 1]; plain RGB as it is.
 
-        With a window of each, everything else is not computed, and 0.
+        With a region of each, everything outside may be 0.
         """
         if self.settings.feature_type == "rgb":
             return images
-        return self._run(self.encoder, images * 2 - 1, windows)
+        return self.execution.run(self.encoder, images * 2 - 1, regions,
+                                  is_training=self.training)
 
-    def decode(self, blended: Tensor, windows: list[Window] | None = None) -> Tensor:
-        """(T, C, H, W) blended features to (T, 3, H, W) images, not clamped; see `encode`."""
+    def decode(self, blended: Tensor, regions: list[Region] | None = None) -> Tensor:
+        """Return images (T, 3, H, W), not clamped, of blended features (T, C, H, W)."""
         if self.settings.feature_type == "rgb":
             return blended
-        return self._run(self.decoder, blended, windows)
-
-    def _run(self, network: nn.Module, maps: Tensor, windows: list[Window] | None) -> Tensor:
-        with self._precision(maps):
-            laid_out = self._layout(maps)
-            found = network.in_windows(laid_out, windows) if windows else network(laid_out)
-            return found.to(maps.dtype)
-
-    def _precision(self, like: Tensor) -> AbstractContextManager:
-        """Of convolutions of maps."""
-        return self._low_precision(like) if like.shape[-1] >= LEAST_BF16_WIDTH else nullcontext()
-
-    def _low_precision(self, like: Tensor) -> AbstractContextManager:
-        if not self._is_low:
-            return nullcontext()
-        return torch.autocast(like.device.type, dtype=torch.bfloat16)
-
-    @property
-    def _is_low(self) -> bool:
-        return self.settings.precision == "bf16" and self.training     # figures are fp32
-
-    def _layout(self, maps: Tensor) -> Tensor:
-        """Channels last where convolutions are faster so."""
-        if self.settings.precision == "bf16":
-            return maps.contiguous(memory_format=torch.channels_last)
-        return maps
-
-    def lay_out_weights(self) -> None:
-        """The same for the weights of both."""
-        if self.settings.precision == "bf16":
-            self.encoder.to(memory_format=torch.channels_last)
-            self.decoder.to(memory_format=torch.channels_last)
+        return self.execution.run(self.decoder, blended, regions, is_training=self.training)
 
 
 class ImageBasedModel(ImageNetworks):
@@ -130,29 +161,48 @@ class ImageBasedModel(ImageNetworks):
 
     Args:
         sdf: points (..., 3) to (...,).
-        encoder, decoder, settings: as in `ImageNetworks`.
+        encoder, decoder, settings, execution: as in `ImageNetworks`.
         aggregation: features (..., C) and directions (..., 3) to weights (...,).
     """
 
     def __init__(self, sdf: nn.Module, encoder: nn.Module, aggregation: nn.Module,
-                 *, decoder: nn.Module, settings: BlendSettings) -> None:
-        super().__init__(settings, sdf=sdf, encoder=encoder, aggregation=aggregation,
+                 *, decoder: nn.Module, settings: BlendSettings,
+                 execution: Execution | None = None) -> None:
+        super().__init__(settings, execution, sdf=sdf, encoder=encoder, aggregation=aggregation,
                          decoder=decoder)
+
+    def forward(self, targets: Targets, sources: Sources, occ_threshold: float,
+                *, crops_sources: bool = False, regions: ViewRegions | None = None) -> Tensor:
+        """Render the targets from the sources' photographs.
+
+        Args:
+            occ_threshold: squared distance in object units, see `visible_in_sources`.
+            crops_sources: encode no more of the sources than the targets show (`SourceCrops`).
+            regions: what of the images and of the sources' features is read; what lies outside may
+                be 0. None: all.
+        Returns:
+            Images (T, 3, H, W), not clamped.
+        """
+        found, images = self.correspond(targets, sources, occ_threshold), sources.images
+        if crops_sources:
+            crops = source_crops(found.uv_grid, found.counts_mask, sources.cameras.resolution)
+            found = replace(found, uv_grid=crops.uv_grid(found.uv_grid))
+            images = crops.cut(images)
+        features = self.encode(images, regions and regions.sources)
+        blended, _ = self.blend(features, targets, sources, found)
+        return self.decode(blended, regions and regions.targets)
 
     def correspond(self, targets: Targets, sources: Sources,
                    occ_threshold: float) -> Correspondence:
-        """Project targets into sources and test which samples count (METHOD 5).
+        """Project targets into sources and test which samples count.
 
         Returns:
             Correspondence; uv_grid is differentiable in the target points, counts_mask is not.
         """
         surface, pixels = targets.surface, None
         own = targets.own_source_mask[:, :, None, None]                # (K, T, 1, 1)
-        if self._is_compact(surface.points_obj) and surface.hit_mask.any():    # maps are not empty
-            pixels = surface.hit_mask.flatten().nonzero()[:, 0]
-            surface = surface_of_pixels(surface, pixels)
-            per_target = targets.surface.hit_mask[0].numel()
-            own = targets.own_source_mask[:, pixels // per_target][:, None, None]
+        if self._is_sparse(surface.points_obj) and surface.hit_mask.any():     # maps are not empty
+            surface, own, pixels = self.execution.surface_hits(targets)
         uv_grid, inside_mask = project_to_sources(surface.points_obj, sources.cameras)
         if self.settings.occlusion == "raytrace":
             counts = visible_in_sources(surface, sources.surface, sources.masks, uv_grid,
@@ -173,9 +223,9 @@ class ImageBasedModel(ImageNetworks):
         Returns:
             blended (T, C, H, W) and the normalised weights (K, T, H, W).
         """
+        if self._is_sparse(features):
+            return self._blend_samples(features, targets, sources, correspondence)
         counts = correspondence.counts_mask
-        if self._is_compact(features):
-            return self._blend_what_counts(features, targets, sources, correspondence)
         sampled = sample_maps(features, correspondence.uv_grid)        # (K, T, C, H, W)
         if self.settings.occlusion == "correlation":
             counts = correlated_in_sources(sampled, counts)
@@ -187,86 +237,42 @@ class ImageBasedModel(ImageNetworks):
 
     def _weights(self, sampled: Tensor, targets: Targets, sources: Sources,
                  counts: Tensor) -> Tensor:
+        """Weights (K, T, H, W) of samples (K, T, C, H, W), not normalised."""
         kind = self.settings.aggregation
         if kind in ("sum", "mean"):
             return counts.to(sampled.dtype)
         if kind == "learned":
             features = sampled.permute(0, 1, 3, 4, 2)                  # (K, T, H, W, C)
             dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
-            return self._aggregate(features, dirs.expand(*counts.shape, 3))
+            return self.execution.aggregate(self.aggregation, features,
+                                            dirs.expand(*counts.shape, 3),
+                                            is_training=self.training)
         return lumigraph_weights(targets.surface.points_obj.detach(), targets.dirs_obj,
                                  sources.cameras, counts, epipolar=kind == "lumigraph_epipolar")
 
-    def _aggregate(self, sampled: Tensor, dirs: Tensor) -> Tensor:
-        """G of features (..., C) and directions (..., 3), in the precision of this moment."""
-        with self._low_precision(sampled):
-            return self.aggregation(sampled, dirs).to(sampled.dtype)
-
-    def _blend_what_counts(self, features: Tensor, targets: Targets, sources: Sources,
-                           correspondence: Correspondence) -> tuple[Tensor, Tensor]:
-        """As `blend`, touching only the N samples that count: a fifth of all, usually."""
-        source, pixel, uv = correspondence.samples()
-        sampled = sample_points(features, source, uv)
+    def _blend_samples(self, features: Tensor, targets: Targets, sources: Sources,
+                       correspondence: Correspondence) -> tuple[Tensor, Tensor]:
+        """As `blend`, of the samples that count alone."""
         dirs = targets.dirs_obj.permute(0, 2, 3, 1)                    # (T, H, W, 3)
-        shape = (len(features), *dirs.shape[:3])                       # (K, T, H, W)
-        kind, num_pixels = self.settings.aggregation, dirs[..., 0].numel()
-        if kind in ("sum", "mean"):
-            found = torch.ones_like(sampled[:, 0])
-        elif kind == "learned":
-            filled = -len(sampled) % BF16_SAMPLES if self._is_low else 0
-            rows = (F.pad(x, (0, 0, 0, filled)) for x in (sampled, dirs.reshape(-1, 3)[pixel]))
-            found = self._aggregate(*rows)[:len(sampled)]
-        else:
-            counts = torch.zeros(len(features), num_pixels, dtype=torch.bool)
+        shape, kind = (len(features), *dirs.shape[:3]), self.settings.aggregation
+
+        def weigh(sampled: Tensor, source: Tensor, pixel: Tensor) -> Tensor:
+            if kind in ("sum", "mean"):
+                return torch.ones_like(sampled[:, 0])
+            if kind == "learned":
+                return self.execution.aggregate(self.aggregation, sampled,
+                                                dirs.reshape(-1, 3)[pixel],
+                                                is_training=self.training)
+            counts = torch.zeros(len(features), dirs[..., 0].numel(), dtype=torch.bool)
             counts[source, pixel] = True
             weights = self._weights(sampled, targets, sources, counts.reshape(shape))
-            found = weights.flatten(1)[source, pixel]
-        none = sampled.new_zeros(num_pixels)
-        if kind != "sum":
-            total = none.index_add(0, pixel, found)
-            found = found / torch.where(total > 0, total, torch.ones_like(total))[pixel]
-        blended = none[:, None].repeat(1, features.shape[1])
-        blended = blended.index_add(0, pixel, sampled * found[:, None])
-        blended = blended.reshape(*shape[1:], -1).permute(0, 3, 1, 2)
-        weights = found.new_zeros(shape).flatten(1).index_put((source, pixel), found)
-        return blended, weights.reshape(shape)
+            return weights.flatten(1)[source, pixel]
 
-    def renderer(self, views: TrainingViews, *, occ_threshold: float,
-                 tracer: Tracer) -> ViewRenderer:
-        """Renders new views from these, with the surface and weights of this moment."""
-        with evaluating(self):
-            surface, _ = trace_views(self.sdf, views.cameras, tracer)
-        sources = Sources(views.cameras, views.images, views.masks, surface)
-        return ViewRenderer(self, sources, occ_threshold=occ_threshold, tracer=tracer)
+        return self.execution.blend_samples(features, correspondence, weigh, shape=shape,
+                                            is_normalised=kind != "sum")
 
-    def forward(self, targets: Targets, sources: Sources, occ_threshold: float,
-                *, in_windows: bool = False, read: ViewWindows | None = None) -> Tensor:
-        """Images (T, 3, H, W) of the targets from the sources' photographs.
-
-        Args:
-            in_windows: encode no more of the sources than the targets show (`SourceWindows`).
-            read: parts of the images and of the sources' features that are read; what lies outside
-                may be 0. None: all.
-        """
-        found, images = self.correspond(targets, sources, occ_threshold), sources.images
-        if in_windows:
-            windows = source_windows(found.uv_grid, found.counts_mask, sources.cameras.resolution)
-            found = replace(found, uv_grid=windows.uv_grid(found.uv_grid))
-            images = windows.cut(images)
-        features = self.encode(images, self._worth(read and read.sources, images))
-        blended, _ = self.blend(features, targets, sources, found)
-        return self.decode(blended, self._worth(read and read.targets, blended))
-
-    def _worth(self, windows: list[Window] | None, maps: Tensor) -> list[Window] | None:
-        """Windows of maps, where it pays to compute no more of these."""
-        if windows is None or not self._is_compact(maps):
-            return None
-        num_read = sum(window.num_pixels for window in windows)
-        return windows if num_read < WINDOWS_PAY * maps[:, 0].numel() else None
-
-    def _is_compact(self, like: Tensor) -> bool:
-        is_allowed = self.settings.is_compact and self.settings.occlusion == "raytrace"
-        return is_allowed and like.device.type == "cpu"
+    def _is_sparse(self, like: Tensor) -> bool:
+        return self.execution.is_sparse(like, self.settings.occlusion)
 
 
 def grey_decoder(num_features: int, convolution: str) -> FeatureDecoder:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from utils.checkpoints.storage import load_checkpoint
 from utils.errors import CheckpointError, ConfigError
 from utils.fast.image_networks.joined_convolution import JoinedConvolution
-from utils.fast.image_networks.regions import Part, Size, Window, on_window, reach, whole
+from utils.fast.image_networks.parts import Part, on_region, reach, whole
+from utils.views.regions import Region, Size
 
 #: Mean and standard deviation of ImageNet's RGB in [0, 1], which ResNet weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,9 +36,9 @@ CONVOLUTIONS = ("standard", "partial", "meta")
 class PartialConv2d(nn.Conv2d):
     """Convolution over valid pixels only, without bias (Liu et al. 2018, equation 1).
 
-    y = W * x times (pixels under the window / valid pixels under it), 0 where none is valid. A
+    y = W * x times (pixels under the region / valid pixels under it), 0 where none is valid. A
     pixel is valid if any of its channels is non-zero, as an unseen sample has features of zero
-    (METHOD 5); pixels beyond the border are invalid.
+    (docs/method.md, section 5); pixels beyond the border are invalid.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
@@ -48,8 +49,8 @@ class PartialConv2d(nn.Conv2d):
         """(B, C, H, W) to (B, C', H, W); no gradient through which pixels are valid."""
         size = self.kernel_size[0]
         valid = (inputs.detach() != 0).any(dim=1, keepdim=True).to(inputs.dtype)  # (B, 1, H, W)
-        share = F.avg_pool2d(valid, size, stride=1, padding=size // 2)
-        return super().forward(inputs) / share.clamp(min=0.5 / size**2)
+        valid_fraction = F.avg_pool2d(valid, size, stride=1, padding=size // 2)
+        return super().forward(inputs) / valid_fraction.clamp(min=0.5 / size**2)
 
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int, *,
@@ -129,7 +130,7 @@ class ResNetTrunk(nn.Module):
             levels.append(hidden)
         return levels
 
-    def parts(self, images: Tensor, needed: list[list[Window]]) -> list[list[Part]]:
+    def parts(self, images: Tensor, needed: list[list[Region]]) -> list[list[Part]]:
         """For each image its levels, whole: batch normalisation needs all of them."""
         return [list(own) for own in zip(*(whole(level).split() for level in self(images)))]
 
@@ -152,10 +153,10 @@ class PlainDown(nn.Module):
             levels.append(stage(F.avg_pool2d(levels[-1], 2, ceil_mode=True)))
         return levels
 
-    def parts(self, features: Tensor, needed: list[list[Window]]) -> list[list[Part]]:
-        """For each map, of each level no more than holds a window of its own, (B, levels); maps of
+    def parts(self, features: Tensor, needed: list[list[Region]]) -> list[list[Part]]:
+        """For each map, of each level no more than holds a region of its own, (B, levels); maps of
         which the same is read are convolved at once."""
-        reads = [self._reads(windows) for windows in needed]
+        reads = [self._reads(regions) for regions in needed]
         found: list[list[Part]] = [[] for _ in reads]
         for read in dict.fromkeys(reads):
             rows = [row for row, own in enumerate(reads) if own == read]
@@ -164,8 +165,8 @@ class PlainDown(nn.Module):
                 found[row] = list(own)
         return found
 
-    def _reads(self, needed: list[Window]) -> tuple[Window, ...]:
-        """What each stage computes for the levels' windows, finest first."""
+    def _reads(self, needed: list[Region]) -> tuple[Region, ...]:
+        """What each stage computes for the levels' regions, finest first."""
         kept, read = needed[-1], []
         for level, stage in reversed(list(enumerate(self.stages))):
             read.insert(0, kept.grown(reach(stage)))
@@ -173,13 +174,13 @@ class PlainDown(nn.Module):
                 kept = needed[level - 1].joined(read[0].unpooled(needed[level - 1].size))
         return tuple(read)
 
-    def _levels(self, features: Tensor, read: tuple[Window, ...]) -> list[Part]:
-        """The stages on these windows."""
+    def _levels(self, features: Tensor, read: tuple[Region, ...]) -> list[Part]:
+        """The stages on these regions."""
         levels: list[Part] = []
-        for stage, window in zip(self.stages, read, strict=True):
-            maps = whole(features).cut(window) if not levels else F.avg_pool2d(
-                levels[-1].cut(window.unpooled(levels[-1].window.size)), 2, ceil_mode=True)
-            levels.append(Part(stage(maps), window))
+        for stage, region in zip(self.stages, read, strict=True):
+            maps = whole(features).cut(region) if not levels else F.avg_pool2d(
+                levels[-1].cut(region.unpooled(levels[-1].region.size)), 2, ceil_mode=True)
+            levels.append(Part(stage(maps), region))
         return levels
 
 
@@ -214,45 +215,45 @@ class UNet(nn.Module):
             hidden = up(torch.cat([hidden, skip], dim=1))
         return self.out(hidden)
 
-    def in_windows(self, inputs: Tensor, windows: list[Window]) -> Tensor:
-        """A window of each map's result, from no more than it depends on.
+    def in_regions(self, inputs: Tensor, regions: list[Region]) -> Tensor:
+        """A region of each map's result, from no more than it depends on.
 
         The numbers and gradients of `forward`, to rounding, where nothing else is read.
 
         Args:
             inputs: (B, C, H, W).
-            windows: B of them.
+            regions: B of them.
         Returns:
-            (B, C', H, W), zero outside the windows.
+            (B, C', H, W), zero outside the regions.
         """
         sizes = [tuple(inputs.shape[-2:])]
         while len(sizes) < len(self.skips):
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
-        joins = [self._joins(window, sizes) for window in windows]
+        joins = [self._joins(region, sizes) for region in regions]
         needed = [[join.grown(reach(skip)) for join, skip in zip(own, self.skips, strict=True)]
                   for own in joins]
         ups = [(JoinedConvolution(up[0]), up[1:]) for up in self.ups]
         levels = self.down.parts(inputs, needed)
-        found = [self._up(ups, *own).cut(window)
-                 for *own, window in zip(levels, joins, windows, strict=True)]
-        return torch.cat([Part(maps, window).padded()
-                          for maps, window in zip(found, windows, strict=True)])
+        found = [self._up(ups, *own).cut(region)
+                 for *own, region in zip(levels, joins, regions, strict=True)]
+        return torch.cat([Part(maps, region).padded()
+                          for maps, region in zip(found, regions, strict=True)])
 
-    def _joins(self, window: Window, sizes: list[Size]) -> list[Window]:
-        """Where each level, finest first, is joined for the result in a window."""
-        joins, window = [], window.grown(reach(self.out))
+    def _joins(self, region: Region, sizes: list[Size]) -> list[Region]:
+        """Where each level, finest first, is joined for the result in a region."""
+        joins, region = [], region.grown(reach(self.out))
         for up, size in zip(reversed(self.ups), sizes[1:], strict=True):
-            joins.append(window.grown(reach(up)))
-            window = joins[-1].unresized(size)
-        return [*joins, window]
+            joins.append(region.grown(reach(up)))
+            region = joins[-1].unresized(size)
+        return [*joins, region]
 
-    def _up(self, ups: list[tuple], levels: list[Part], joins: list[Window]) -> Part:
+    def _up(self, ups: list[tuple], levels: list[Part], joins: list[Region]) -> Part:
         """Skips and up path of one map, from its levels to the result on the finest join."""
-        skipped = [on_window(*of_level) for of_level in zip(self.skips, levels, joins, strict=True)]
+        skipped = [on_region(*of_level) for of_level in zip(self.skips, levels, joins, strict=True)]
         hidden = skipped.pop()
         for (join, others), skip in zip(ups, reversed(skipped), strict=True):
-            hidden = Part(others(join(hidden, skip)), skip.window)
-        return Part(self.out(hidden.maps), hidden.window)
+            hidden = Part(others(join(hidden, skip)), skip.region)
+        return Part(self.out(hidden.maps), hidden.region)
 
 
 def _in_channels_last(grad: Tensor) -> Tensor:
@@ -330,10 +331,10 @@ class ImageEncoder(UNet):
         _check_images(images, 3, "images")
         return super().forward(self._normalised(images))
 
-    def in_windows(self, inputs: Tensor, windows: list[Window]) -> Tensor:
-        """See `UNet.in_windows`; the trunk takes whole images: its batch statistics need them."""
+    def in_regions(self, inputs: Tensor, regions: list[Region]) -> Tensor:
+        """See `UNet.in_regions`; the trunk takes whole images: its batch statistics need them."""
         _check_images(inputs, 3, "images")
-        return super().in_windows(self._normalised(inputs), windows)
+        return super().in_regions(self._normalised(inputs), regions)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return ((images + 1) / 2 - self.mean) / self.std

@@ -33,6 +33,7 @@ class StepPlan:
         lr_sdf, lr: rates of Phi and of E, G, D.
         lr_cameras: rate of refined cameras; 0 in the warm-up, when the surface is still that of no
             object and masks would move cameras to fit it.
+        average_decay: of the moving average of E, G and D, in which views are rendered.
     """
 
     train_shape: bool
@@ -41,6 +42,7 @@ class StepPlan:
     lr_sdf: float
     lr: float
     lr_cameras: float = 0.0
+    average_decay: float = 0.0
 
     def scaled(self, factor: float) -> StepPlan:
         """The same with all rates times a factor."""
@@ -105,7 +107,8 @@ def plan_step(step: int, rates: RatesConfig, tracing: TracingConfig, *, dataset_
         lr_sdf=rates.lr_sdf * learning_rate_factor(step, rates.lr_sdf_decay_steps, decay),
         lr=rates.lr * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay),
         lr_cameras=0.0 if step < schedule.warmup else
-        lr_cameras * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay))
+        lr_cameras * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay),
+        average_decay=rates.average_decay)
 
 
 def is_shape_step(step: int, schedule: ShapeSchedule) -> bool:

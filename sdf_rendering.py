@@ -1,10 +1,10 @@
-"""Tracing an SDF, and sampling source views at the surface (METHOD 4 and 5).
+"""Tracing an SDF, and sampling source views at the surface (docs/method.md, sections 4 and 5).
+
+In this order: trace, minimum SDF, differentiable hits, projection and sampling, tracers.
 
 The SDF comes in as a callable `points (N, 3) -> sdf (N,)`; nothing here knows networks.
 """
 from __future__ import annotations
-
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -15,21 +15,20 @@ from utils.fast.siren.evaluator import fast_evaluator
 from utils.fast.tracing.cpu_tracer import FastTracer
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 from utils.geometry.cameras import Cameras, ndc_to_grid
-from utils.geometry.rays import Rays, Surface, Tangents, Tracer, TraceResult
-from utils.geometry.sdf import Sdf, Terms, gradient
+from utils.geometry.rays import Rays, Surface, Tracer, TraceResult
+from utils.geometry.sdf import SDF_THRESHOLD, Sdf, Terms, gradient
 
-SDF_THRESHOLD = 5e-5        # object units; |SDF| below it is on the surface (IDR's tracer)
-NUM_SPHERE_STEPS = 10       # the release's config says 8, its code takes 10 (METHOD 9)
+NUM_SPHERE_STEPS = 10       # the release's code takes 10 (docs/method.md, section 9)
 NUM_SECTION_SAMPLES = 100
 NUM_SECANT_STEPS = 8
 NUM_MASK_SAMPLES = 40
-MIN_SLOPE = 1e-2            # least |<grad Phi, d>| of the differentiable hit
+MIN_DERIVATIVE = 1e-2       # least |<grad Phi, d>| of the differentiable hit
 
 
 def trace_reference(sdf: Sdf, rays: Rays) -> TraceResult:
-    """IDR's tracer, the plain form (METHOD 4): no gradient, everything in one batch.
+    """Trace rays with IDR's tracer (docs/method.md, section 4): no gradient, all in one batch.
 
-    Marches from both ends of the sphere's chord at once; what has not settled after
+    Marches from both ends of the sphere's chord at once; what has not converged after
     NUM_SPHERE_STEPS is sampled at NUM_SECTION_SAMPLES points between the ends, and the first
     change of sign refined by secant steps.
 
@@ -40,10 +39,10 @@ def trace_reference(sdf: Sdf, rays: Rays) -> TraceResult:
         TraceResult with (R,) tensors.
     """
     with torch.no_grad():
-        front, back, settled_mask, spent = _march_both_ends(sdf, rays)
-        hit_mask = settled_mask.clone()
+        front, back, converged_mask, spent = _march_both_ends(sdf, rays)
+        hit_mask = converged_mask.clone()
         t = torch.where(rays.sphere_mask, front, rays.t_near)
-        index = (rays.sphere_mask & ~settled_mask & (front < back)).nonzero()[:, 0]
+        index = (rays.sphere_mask & ~converged_mask & (front < back)).nonzero()[:, 0]
         if len(index):
             found = _section_search(sdf, rays[index], front[index], back[index])
             t[index], hit_mask[index] = found.t, found.hit_mask
@@ -56,20 +55,20 @@ def _march_both_ends(sdf: Sdf, rays: Rays) -> tuple[Tensor, Tensor, Tensor, int]
 
     Returns:
         front (R,): where the near march stands, not past the last point known to be outside when
-        it has not settled; back (R,); settled_mask (R,): the near march is on the surface; the
+        it has not converged; back (R,); converged_mask (R,): the near march is on the surface; the
         number of SDF evaluations.
     """
     active = rays.sphere_mask.nonzero()[:, 0]
     front, back = rays.t_near.clone(), rays.t_far.clone()
-    settled_mask = torch.zeros_like(rays.sphere_mask)
+    converged_mask = torch.zeros_like(rays.sphere_mask)
     sdf_front, sdf_back = torch.zeros_like(front), torch.zeros_like(back)
     sdf_front[active] = sdf(rays[active].points(front[active]))
     sdf_back[active] = sdf(rays[active].points(back[active]))
     spent, last_outside = 2 * len(active), front.clone()
-    settled_mask |= sdf_front < -SDF_THRESHOLD           # begins inside: hits where it begins
+    converged_mask |= sdf_front < -SDF_THRESHOLD           # begins inside: hits where it begins
     for _ in range(NUM_SPHERE_STEPS):
-        settled_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
-        near_open = rays.sphere_mask & ~settled_mask & (front < back)
+        converged_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
+        near_open = rays.sphere_mask & ~converged_mask & (front < back)
         far_open = near_open & (sdf_back > SDF_THRESHOLD)
         ends = ((front, sdf_front, near_open, 1), (back, sdf_back, far_open, -1))
         for t, value, open_mask, sign in ends:
@@ -79,9 +78,9 @@ def _march_both_ends(sdf: Sdf, rays: Rays) -> tuple[Tensor, Tensor, Tensor, int]
                 t[index], value[index], used = _one_step(sdf, rays[index], t[index], step)
                 spent += used
         last_outside = torch.where(sdf_front > 0, front, last_outside)
-    settled_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
-    stuck_inside = ~settled_mask & (sdf_front < 0)
-    return torch.where(stuck_inside, last_outside, front), back, settled_mask, spent
+    converged_mask |= (sdf_front.abs() <= SDF_THRESHOLD) & rays.sphere_mask & (front < back)
+    stuck_inside = ~converged_mask & (sdf_front < 0)
+    return torch.where(stuck_inside, last_outside, front), back, converged_mask, spent
 
 
 def _one_step(sdf: Sdf, rays: Rays, t: Tensor, step: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -98,7 +97,7 @@ def _one_step(sdf: Sdf, rays: Rays, t: Tensor, step: Tensor) -> tuple[Tensor, Te
 def _section_search(sdf: Sdf, rays: Rays, start: Tensor, stop: Tensor) -> TraceResult:
     """First change of sign among uniform samples of [start, stop], refined by secant steps.
 
-    Without a change of sign the point of least SDF is returned as a miss.
+    Without a change of sign the point of minimum SDF is returned as a miss.
     """
     fractions = torch.linspace(0, 1, NUM_SECTION_SAMPLES).to(start)
     t = start[:, None] + (stop - start)[:, None] * fractions           # (R, S)
@@ -137,8 +136,8 @@ def _false_position(low: Tensor, high: Tensor, value_low: Tensor, value_high: Te
     return low + (high - low) * (value_low / drop).clamp(0, 1)
 
 
-def least_sdf_reference(sdf: Sdf, rays: Rays, num_samples: int = NUM_MASK_SAMPLES) -> Tensor:
-    """(R,) distance of the least SDF among uniform samples of each ray's chord; no gradient."""
+def minimum_sdf_reference(sdf: Sdf, rays: Rays, num_samples: int = NUM_MASK_SAMPLES) -> Tensor:
+    """(R,) distance of the minimum SDF among uniform samples of each ray's chord; no gradient."""
     with torch.no_grad():
         fractions = torch.linspace(0, 1, num_samples).to(rays.t_near)
         t = rays.t_near[:, None] + (rays.t_far - rays.t_near)[:, None] * fractions   # (R, S)
@@ -146,83 +145,9 @@ def least_sdf_reference(sdf: Sdf, rays: Rays, num_samples: int = NUM_MASK_SAMPLE
         return t.gather(1, values.argmin(1, keepdim=True))[:, 0]
 
 
-class ReferenceTracer:
-    """The plain path: slow, obvious, the twin of everything faster.
-
-    Args:
-        num_mask_samples: samples of each ray in the search for its least SDF.
-        rays_at_once: those of one view, usually; 0: all.
-    """
-
-    def __init__(self, num_mask_samples: int = NUM_MASK_SAMPLES, rays_at_once: int = 0) -> None:
-        self.num_mask_samples, self.rays_at_once = num_mask_samples, rays_at_once
-
-    def _parts(self, rays: Rays) -> list[Rays]:
-        size = self.rays_at_once or max(len(rays), 1)
-        return [rays[start:start + size] for start in range(0, max(len(rays), 1), size)]
-
-    def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
-        """See `trace_reference`; one view at a time."""
-        found = [trace_reference(sdf, part) for part in self._parts(rays)]
-        return TraceResult(torch.cat([part.t for part in found]),
-                           torch.cat([part.hit_mask for part in found]),
-                           sum(part.num_evaluations for part in found))
-
-    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
-                  ignore_above: Tensor) -> tuple[Tensor, Tensor]:
-        """See `least_sdf_reference`; every ray, whether it matters or not."""
-        t = torch.cat([least_sdf_reference(sdf, part, self.num_mask_samples)
-                       for part in self._parts(rays)])
-        return torch.arange(len(rays), device=t.device), rays.points(t)
-
-    def threads(self, sdf: Sdf) -> AbstractContextManager:
-        """torch's, as ever."""
-        return nullcontext()
-
-    def rows(self, mask: Tensor) -> Tensor:
-        """Those that are True."""
-        return mask.nonzero()[:, 0]
-
-    def value_and_slope(self, sdf: Sdf, points_obj: Tensor,
-                        dirs_obj: Tensor) -> tuple[Tensor, Tensor]:
-        """By automatic differentiation."""
-        value, grad = gradient(sdf, points_obj, create_graph=False)
-        return value, (grad * dirs_obj).sum(-1)
-
-    def tangents(self, sdf: Sdf, rays: Rays, t: Tensor, known: Tangents | None) -> Tangents:
-        """All at t."""
-        return Tangents(t, *self.value_and_slope(sdf, rays.points(t), rays.dirs_obj))
-
-    def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
-        """In one batch, computed again."""
-        return sdf(points_obj)
-
-    def total_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
-                        *inputs: Tensor) -> Tensor:
-        """In one batch."""
-        return terms(sdf(points_obj), *inputs).sum()
-
-    def total_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
-        """In one batch, by automatic differentiation with a graph for a second one."""
-        return terms(gradient(sdf, points_obj, create_graph=True)[1]).sum()
-
-    def eikonal_points(self, points_obj: Tensor) -> Tensor:
-        """All of them."""
-        return points_obj
-
-
-def make_tracer(tracing: TracingConfig, pixels: int = 0,
-                device: torch.device | str = "cpu") -> Tracer:
-    """The tracer of the flags on a device; the plain one traces `pixels` of one view at once."""
-    if tracing.tracer == "reference":
-        return ReferenceTracer(tracing.rt_num_mask_steps, pixels)
-    if torch.device(device).type != "cpu":
-        return DeviceTracer(tracing.rt_num_mask_steps, fast_evaluator)
-    return FastTracer(trace_reference, tracing.rt_num_mask_steps, fast_evaluator)
-
-
-def differentiable_hits(sdf: Sdf, rays: Rays, t: Tensor, slope: Tensor) -> Tensor:
-    """Hit points as a function of network, ray and camera (METHOD 4).
+def differentiable_hits(sdf: Sdf, rays: Rays, t: Tensor,
+                        derivative: Tensor) -> Tensor:
+    """Return hit points as functions of network, ray and camera (docs/method.md, section 4).
 
     x = o + d (t0 - Phi(o + t0 d) / g), with g = <grad Phi, d> kept away from zero.
 
@@ -230,15 +155,15 @@ def differentiable_hits(sdf: Sdf, rays: Rays, t: Tensor, slope: Tensor) -> Tenso
         sdf: differentiable SDF.
         rays: R rays that hit.
         t: (R,) distances at the hits, or one Newton step from them; taken as constants.
-        slope: (R,) <grad Phi, d> there, taken as constants.
+        derivative: (R,) <grad Phi, d> there, taken as constants.
     Returns:
         points_obj (R, 3), differentiable in sdf's parameters and in the rays. A point that would
         leave the unit sphere (a ray that begins inside the object) stays at t.
     """
-    t, slope = t.detach(), slope.detach()
-    sign = torch.where(slope < 0, -1.0, 1.0).to(slope)
-    slope = sign * slope.abs().clamp(min=MIN_SLOPE)
-    refined = t - sdf(rays.points(t)) / slope
+    t, derivative = t.detach(), derivative.detach()
+    sign = torch.where(derivative < 0, -1.0, 1.0).to(derivative)
+    derivative = sign * derivative.abs().clamp(min=MIN_DERIVATIVE)
+    refined = t - sdf(rays.points(t)) / derivative
     inside = (refined >= rays.t_near) & (refined <= rays.t_far)
     return rays.points(torch.where(inside, refined, t))
 
@@ -277,7 +202,7 @@ def sample_maps(maps: Tensor, uv_grid: Tensor) -> Tensor:
 
 def visible_in_sources(targets: Surface, sources: Surface, source_masks: Tensor, uv_grid: Tensor,
                        *, inside_mask: Tensor, occ_threshold: float) -> Tensor:
-    """Which samples count (METHOD 5, tests 1 to 3), occlusion by traced surfaces; no gradient.
+    """Tell which samples count, with traced surfaces (docs/method.md, section 5, tests 1-3).
 
     Args:
         targets, sources: surfaces of T and K views.
@@ -285,7 +210,7 @@ def visible_in_sources(targets: Surface, sources: Surface, source_masks: Tensor,
         uv_grid, inside_mask: from `project_to_sources`.
         occ_threshold: squared distance in object units that still is the same surface point.
     Returns:
-        (K, T, H, W) bool.
+        (K, T, H, W) bool; no gradient.
     """
     with torch.no_grad():
         packed = torch.cat([sources.points_obj, source_masks.to(sources.points_obj.dtype)], 1)
@@ -313,7 +238,7 @@ def correlated_in_sources(features: Tensor, in_view_mask: Tensor, threshold: flo
 
 def lumigraph_weights(points_obj: Tensor, target_dirs: Tensor, sources: Cameras,
                       counts_mask: Tensor, *, epipolar: bool) -> Tensor:
-    """Blending weights from directions alone (unstructured lumigraph; METHOD 5).
+    """Blending weights from directions alone (unstructured lumigraph; docs/method.md, section 5).
 
     Args:
         points_obj: (T, 3, H, W) surface.
@@ -335,3 +260,68 @@ def lumigraph_weights(points_obj: Tensor, target_dirs: Tensor, sources: Cameras,
     # a single source that counts has a = max a, hence weight 0 by the formula: keep it alive
     weight = (1 - angle / largest.clamp(min=1e-6)).clamp(min=1e-3) / angle.clamp(min=1e-3)
     return weight * counts_mask
+
+
+class ReferenceTracer:
+    """The reference: slow and obvious, the twin of everything in `utils/fast/tracing`.
+
+    Args:
+        num_mask_samples: samples of each ray in the search for its minimum SDF.
+        rays_at_once: those of one view, usually; 0: all.
+    """
+
+    def __init__(self, num_mask_samples: int = NUM_MASK_SAMPLES, rays_at_once: int = 0) -> None:
+        self.num_mask_samples, self.rays_at_once = num_mask_samples, rays_at_once
+
+    def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
+        """See `trace_reference`; one view at a time."""
+        found = [trace_reference(sdf, part) for part in self._parts(rays)]
+        return TraceResult(torch.cat([part.t for part in found]),
+                           torch.cat([part.hit_mask for part in found]),
+                           sum(part.num_evaluations for part in found))
+
+    def hits(self, sdf: Sdf, rays: Rays, found: TraceResult) -> tuple[Tensor, Tensor]:
+        """See `Tracer.hits`; the derivative along the rays by automatic differentiation."""
+        index = found.hit_mask.nonzero()[:, 0]
+        hit_rays, t = rays[index], found.t[index]
+        _, grad = gradient(sdf, hit_rays.points(t), create_graph=False)
+        hit_points = differentiable_hits(sdf, hit_rays, t, (grad * hit_rays.dirs_obj).sum(-1))
+        refined = ((hit_points.detach() - hit_rays.origins_obj) * hit_rays.dirs_obj).sum(-1)
+        points = rays.points(found.t).index_copy(0, index, hit_points)
+        return points, found.t.index_copy(0, index, refined.detach())
+
+    def minimum_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
+                    ignore_above: Tensor) -> tuple[Tensor, Tensor]:
+        """See `minimum_sdf_reference`; every ray, whether it matters or not."""
+        t = torch.cat([minimum_sdf_reference(sdf, part, self.num_mask_samples)
+                       for part in self._parts(rays)])
+        return torch.arange(len(rays), device=t.device), rays.points(t)
+
+    def sum_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
+                      *inputs: Tensor) -> Tensor:
+        """See `Tracer.sum_of_values`; all points in one batch."""
+        return terms(sdf(points_obj), *inputs).sum()
+
+    def sum_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
+        """See `Tracer.sum_of_gradients`; by automatic differentiation, twice differentiable."""
+        return terms(gradient(sdf, points_obj, create_graph=True)[1]).sum()
+
+    def _parts(self, rays: Rays) -> list[Rays]:
+        """The rays in groups of `rays_at_once`."""
+        size = self.rays_at_once or max(len(rays), 1)
+        return [rays[start:start + size] for start in range(0, max(len(rays), 1), size)]
+
+
+def make_tracer(tracing: TracingConfig, pixels: int = 0,
+                device: torch.device | str = "cpu") -> Tracer:
+    """Return the tracer of the flags: the reference, or its faster twin for the device.
+
+    Args:
+        pixels: of one view, which the reference traces at once; 0: all rays.
+    """
+    if tracing.tracer == "reference":
+        return ReferenceTracer(tracing.rt_num_mask_steps, pixels)
+    if torch.device(device).type != "cpu":
+        return DeviceTracer(differentiable_hits, tracing.rt_num_mask_steps, fast_evaluator)
+    return FastTracer(differentiable_hits, tracing.rt_num_mask_steps, fast_evaluator,
+                      reference=trace_reference)

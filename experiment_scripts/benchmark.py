@@ -25,10 +25,11 @@ from data_processing.scenes.scene import load_scene  # noqa: E402
 from data_processing.scenes.splits import resolve_split  # noqa: E402
 from data_processing.scenes.writing import write_scene  # noqa: E402
 from data_processing.synthetic.scenes import make_scene  # noqa: E402
+from loss_functions import eikonal_loss  # noqa: E402
 from sdf_rendering import ReferenceTracer  # noqa: E402
 from stages.models import build_model  # noqa: E402
 from stages.scene import build_scene_trainer  # noqa: E402
-from stages.view_rendering import trace_views  # noqa: E402
+from stages.view_rendering import make_renderer, trace_views  # noqa: E402
 from utils.benchmarking.point_counts import CountedPoints  # noqa: E402
 from utils.benchmarking.variants import Jobs, Variant, interleaved, matmul_rate, median_seconds  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, parse_config  # noqa: E402
@@ -36,7 +37,7 @@ from utils.config.tool_sections import BenchmarkConfig  # noqa: E402
 from utils.config.values import parse_resolution  # noqa: E402
 from utils.devices import pick_device  # noqa: E402
 from utils.fast.chunked_autograd import chunk_size  # noqa: E402
-from utils.fast.image_networks.precision import network_precision  # noqa: E402
+from utils.fast.image_networks.execution import network_precision  # noqa: E402
 from utils.fast.memory import keep_freed_memory  # noqa: E402
 from utils.fast.siren.evaluator import fast_evaluator  # noqa: E402
 from utils.files.atomic import write_text_atomic  # noqa: E402
@@ -114,8 +115,8 @@ class Subject:
         self.frame_camera = scene.cameras[len(scene) // 4]
         self.counter = CountedPoints(self.trainer)
         self.trainer.trace_all()
-        self.renderer = self.trainer.model.renderer(self.trainer.views, occ_threshold=1e-3,
-                                                    tracer=self.trainer.tracer)
+        self.renderer = make_renderer(self.trainer.model, self.trainer.views, occ_threshold=1e-3,
+                                      tracer=self.trainer.tracer)
 
     def jobs(self) -> Jobs:
         """All measurements by name."""
@@ -192,7 +193,8 @@ class Subject:
 
     def eikonal(self) -> None:
         """The eikonal term of a shape step with its gradient."""
-        self.trainer.eikonal_loss().backward()
+        eikonal_loss(self.trainer.tracer, self.trainer.model.sdf,
+                     self.trainer.eikonal_points()).backward()
 
     def render_frame(self) -> None:
         """A new view from stored source features, of a surface that stands still."""

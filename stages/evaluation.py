@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.view_rendering import make_renderer
 from training import SceneTrainer
 from utils.geometry.cameras import Cameras
 from utils.results.evaluation import evaluate_views, summarise
@@ -98,7 +99,7 @@ def exhibit_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,
     """
     occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
     model, views = trainer.average.averaged_model(), trainer.current_views()
-    renderer = model.renderer(views, occ_threshold=occ_threshold, tracer=trainer.tracer)
+    renderer = make_renderer(model, views, occ_threshold=occ_threshold, tracer=trainer.tracer)
     if trainer.is_refined:
         scene = _with_refined(scene, list(split.train), views.cameras.to("cpu"))
     scored = tuple(range(len(scene))) if all_views else split.test or split.train
@@ -117,12 +118,26 @@ def _with_refined(scene: Any, train: list[int], refined: Cameras) -> Any:
     return replace(scene, cameras=replace(scene.cameras, view=view))
 
 
-def watch(trainer: SceneTrainer, scene: Any, split: Any, *, all_views: bool = False) -> None:
-    """Let the loop score the scene's withheld views and draw its picture sheets."""
+class SceneEvaluation:
+    """Scores a scene's held-out views and draws its image grids; an `Evaluation` of `training`.
 
-    def exhibit(step: int) -> Exhibit:
-        return exhibit_of(trainer, scene, split, step=step, all_views=all_views)
+    Args:
+        scene, split: `data_processing`'s.
+        all_views: score every view, not the held-out ones alone.
+    """
 
-    trainer.split = {"train": list(split.train), "test": list(split.test)}
-    trainer.score = lambda step: mean_figures(exhibit(step))
-    trainer.pictures = lambda step: picture_sheets(exhibit(step))
+    def __init__(self, scene: Any, split: Any, *, all_views: bool = False) -> None:
+        self.scene, self.views, self.all_views = scene, split, all_views
+        self.split = {"train": list(split.train), "test": list(split.test)}
+
+    def score(self, trainer: SceneTrainer, step: int) -> dict[str, float]:
+        """Return mean metrics of the held-out views after `step` steps."""
+        return mean_figures(self.exhibit(trainer, step))
+
+    def pictures(self, trainer: SceneTrainer, step: int) -> dict[str, np.ndarray]:
+        """Return image grids by name after `step` steps."""
+        return picture_sheets(self.exhibit(trainer, step))
+
+    def exhibit(self, trainer: SceneTrainer, step: int) -> Exhibit:
+        """Return the model as it is after `step` steps, in front of the scene."""
+        return exhibit_of(trainer, self.scene, self.views, step=step, all_views=self.all_views)

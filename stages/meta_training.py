@@ -8,7 +8,6 @@ batch alone: not on the number of processes, nor on where a run was stopped.
 """
 from __future__ import annotations
 
-import gc
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from meta_modules import (
     reptile_update,
 )
 from scheduler import OuterPlan, StepPlan, plan_outer_step
-from stages.evaluation import watch
+from stages.evaluation import SceneEvaluation
 from stages.scene import build_scene_trainer, check_memory
 from training import SceneTrainer
 from utils.checkpoints.storage import load_state, name_some
@@ -63,8 +62,6 @@ class InnerTask(Protocol):
     """One scene's training, as `training.SceneTrainer` does it."""
 
     plan: Callable[[int], StepPlan]
-    rate_factor: float
-    score: Callable[[int], dict[str, float]]
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One step of the model with this task's own optimiser."""
@@ -72,9 +69,14 @@ class InnerTask(Protocol):
     def losses(self, plan: StepPlan) -> dict[str, Tensor]:
         """Losses of a fresh batch, "total" with its graph."""
 
+    def score(self, step: int) -> dict[str, float]:
+        """Mean metrics of the held-out views after `step` steps."""
 
-#: Model, scene and generator to the training of that scene.
-MakeTask = Callable[[nn.Module, PoolScene, torch.Generator], InnerTask]
+
+#: What a single scene's plan of a step becomes; None: it stays.
+Adjust = Callable[[StepPlan], StepPlan] | None
+#: Model, scene, generator and adjustment of its plan to the training of that scene.
+MakeTask = Callable[[nn.Module, PoolScene, torch.Generator, Adjust], InnerTask]
 
 
 class MetaTrainer:
@@ -161,10 +163,9 @@ class MetaTrainer:
         """k inner steps on one scene of the batch: its update and its FIGURES."""
         scene = self.pool[self.scene_of(step, position)]
         self._read_ahead(step, position)
-        task = self.make_task(self.model, scene, self.generator("inner", step, position))
-        single, k = task.plan, self.meta.num_meta_steps
-        task.plan = lambda number: plan.inner(single(number))
-        task.rate_factor = self.rate_factor
+        task = self.make_task(self.model, scene, self.generator("inner", step, position),
+                              lambda single: plan.inner(single).scaled(self.rate_factor))
+        k = self.meta.num_meta_steps
         losses: list[dict[str, Tensor]] = []
         try:
             adapt(self.model, self.slow, lambda number: losses.append(task.train_step(number)), k)
@@ -228,15 +229,18 @@ class MetaTrainer:
                 if name in names}
 
     def _try_on(self, index: int) -> dict[str, float]:
-        gc.collect()                           # tasks that can score refer to themselves
         scene, num_steps = self.trials[index], self.meta.meta_eval_steps
         put_weights(self.model, self.slow)
-        task = self.make_trial(self.model, scene, self.generator("trial", index))
+        task = self.make_trial(self.model, scene, self.generator("trial", index), None)
         before = task.score(0)
         for number in range(num_steps):
             task.train_step(number)
         start = {"start_psnr": before["psnr"]} if "psnr" in before else {}
         return start | task.score(num_steps)
+
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of all following steps by a factor, instead of the last."""
+        self.rate_factor = factor
 
     def notices(self) -> dict[str, str]:
         """None: the slow weights are of no scene."""
@@ -300,16 +304,15 @@ def check_meta(config: Config) -> None:
                               "leave it out, and give it to test_sdf_ibr_meta.py")
 
 
-def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator, *,
-                  config: Config) -> SceneTrainer:
-    """Training of a pool's scene that can be scored where the scene has withheld views.
+def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator,
+                  adjust: Adjust = None, *, config: Config) -> SceneTrainer:
+    """Return the training of a pool's scene, scored where the scene has held-out views.
 
     Nothing is traced yet: a view is when it first serves.
     """
     device = next(model.parameters()).device
+    evaluation = None if scene.scene is None else SceneEvaluation(scene.scene, scene.split)
     trainer = build_scene_trainer(model, scene.views.to(device), config, generator=generator,
-                                  cloud=scene.cloud)
+                                  cloud=scene.cloud, evaluation=evaluation, adjust=adjust)
     check_memory(trainer)
-    if scene.scene is not None:
-        watch(trainer, scene.scene, scene.split)
     return trainer

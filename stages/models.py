@@ -11,7 +11,7 @@ from utils.checkpoints.weights import convolution_kinds, encoder_kind, load_firs
 from utils.config.parser import Config
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
-from utils.fast.image_networks.precision import network_precision
+from utils.fast.image_networks.execution import FastExecution, network_precision
 
 DEFAULT_ENCODER = "plain"      # from random weights
 
@@ -34,15 +34,15 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
         kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolutions["encoder"])
     decoder = nn.Identity() if is_rgb else grey_decoder(features, convolutions["decoder"])
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
-                             views.occlusion_method, is_compact=is_fast,
-                             precision=network_precision(cnn.precision, run.device, is_fast))
+                             views.occlusion_method)
+    execution = FastExecution(network_precision(cnn.precision, run.device, is_fast), is_fast)
     model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
                             AggregationMLP(3 if is_rgb else features), decoder=decoder,
-                            settings=settings)
+                            settings=settings, execution=execution)
     if cnn.resnet_weights and not is_rgb:
         load_resnet_weights(encoder, cnn.resnet_weights)
     load_first_weights(model, run, sdf)
-    model.lay_out_weights()
+    execution.lay_out(encoder, decoder)
     return model
 
 
@@ -61,12 +61,12 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
     encoder = ImageEncoder(num_features=features, depth=cnn.model_image_encoder_depth,
                            kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolution)
     decoder = grey_decoder(features, convolution)
-    precision = network_precision(cnn.precision, run.device, True)
-    model = ImageNetworks(BlendSettings(precision=precision), encoder=encoder, decoder=decoder)
+    execution = FastExecution(network_precision(cnn.precision, run.device, True))
+    model = ImageNetworks(BlendSettings(), execution, encoder=encoder, decoder=decoder)
     if cnn.resnet_weights:
         load_resnet_weights(encoder, cnn.resnet_weights)
     load_first_weights(model, run)
-    model.lay_out_weights()
+    execution.lay_out(encoder, decoder)
     return model
 
 

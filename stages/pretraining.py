@@ -130,6 +130,10 @@ class PairTrainer:
         """Tell the other processes that the run is over."""
         broadcast_int(STOP, self.ranks)
 
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of all following steps by a factor, instead of the last."""
+        self.rate_factor = factor
+
     def notices(self) -> dict[str, str]:
         """None."""
         return {}

@@ -116,6 +116,10 @@ class ShapeFit:
         share = min(step / max(self.num_steps, 1), 1.0)
         return self.lr * self.rate_factor * (1 + math.cos(math.pi * share)) / 2
 
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of all following steps by a factor, instead of the last."""
+        self.rate_factor = factor
+
     def notices(self) -> dict[str, str]:
         """None."""
         return {}

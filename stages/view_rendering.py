@@ -1,4 +1,4 @@
-"""Rendering new views from a trained model (METHOD 8): surface, blend, image, normals, depth.
+"""New views from a trained model (docs/method.md, section 8): image, normals, depth, weights.
 
 The model comes in as an `nn.Module` that encodes, corresponds, blends and decodes
 (`modules_sdf.ImageBasedModel`).
@@ -19,7 +19,7 @@ from utils.geometry.rays import Surface, Tracer, camera_rays
 from utils.geometry.sdf import gradient
 from utils.views.source_crops import MARGIN
 from utils.views.tiles import in_tiles
-from utils.views.training_views import Sources, Targets
+from utils.views.training_views import Sources, Targets, TrainingViews
 
 TRACE_CHUNK = 1 << 16          # rays traced at once when whole views are rendered
 
@@ -45,8 +45,17 @@ class Rendering:
     weights: Tensor
 
 
+def make_renderer(model: nn.Module, views: TrainingViews, *, occ_threshold: float,
+                  tracer: Tracer) -> ViewRenderer:
+    """Return a renderer of new views from these, with the surface and weights of this moment."""
+    with evaluating(model):
+        surface, _ = trace_views(model.sdf, views.cameras, tracer)
+    sources = Sources(views.cameras, views.images, views.masks, surface)
+    return ViewRenderer(model, sources, occ_threshold=occ_threshold, tracer=tracer)
+
+
 class ViewRenderer:
-    """New views from a trained model (METHOD 8): all sources, nothing drawn at random.
+    """Renders new views from a trained model: all sources, nothing drawn at random.
 
     Source features are computed once. The model is in evaluation mode while rendering, and back
     in its former mode afterwards.

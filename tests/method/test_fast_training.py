@@ -10,13 +10,13 @@ import torch
 from support.tiny_runs import config_of, flags_of
 
 from data_processing.scenes.opening import open_scene
+from loss_functions import soft_mask_loss
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
 from scheduler import StepPlan
 from sdf_rendering import make_tracer
 from stages.models import build_model
 from stages.scene import build_scene_trainer
-from utils.views.step_views import step_views
 from utils.views.training_views import Batch, Sources, Targets, views_of
 
 BATCH = Batch(torch.tensor([0, 1, 2]), torch.tensor([2, 0]))
@@ -77,14 +77,17 @@ def pair(request, fast_name, tiny_scene, tiny_sphere, fitted):
 
 
 def views_of_batch(trainer):
-    return step_views(BATCH, trainer.views.cameras, trainer.buffer)
+    trainer.sampled.sampler.draw = lambda generator: BATCH
+    return trainer.sampled.draw(trainer.generator, trainer.buffer)
 
 
 def soft_mask_and_gradient(trainer, alpha):
     views = views_of_batch(trainer)
     rays = views.target_rays()
+    masks = trainer.views.masks[views.batch.targets].reshape(-1)
     hit_mask = trainer.tracer.trace(trainer.model.sdf, rays).hit_mask
-    loss = trainer.soft_mask_loss(views, rays, hit_mask, alpha)
+    loss = soft_mask_loss(trainer.tracer, trainer.model.sdf, rays, masks, hit_mask=hit_mask,
+                          alpha=alpha)
     grads = torch.autograd.grad(loss, list(trainer.model.sdf.parameters()))
     return loss.item(), torch.cat([grad.reshape(-1) for grad in grads])
 
@@ -126,9 +129,8 @@ def test_image_loss_and_gradient_of_the_shape_agree(pair):
     found = []
     for trainer in pair:
         views = views_of_batch(trainer)
-        rays = views.target_rays()
-        traced = trainer.tracer.trace(trainer.model.sdf, rays)
-        surface = trainer.differentiable_surface(views.targets, rays, traced)
+        traced = trainer.tracer.trace(trainer.model.sdf, views.target_rays())
+        surface = trainer.traced_surface(views, traced)
         loss = trainer.image_loss(views, surface, plan)
         grads = torch.autograd.grad(loss, list(trainer.model.sdf.parameters()))
         found.append((loss.item(), torch.cat([grad.reshape(-1) for grad in grads])))
@@ -138,10 +140,9 @@ def test_image_loss_and_gradient_of_the_shape_agree(pair):
 
 
 def test_eikonal_points_of_the_fast_path_are_those_inside_the_sphere(pair):
-    points = torch.rand(500, 3) * 2 - 1
-    plain, fast = (t.tracer.eikonal_points(points) for t in pair)
-    assert torch.equal(plain, points)
-    assert torch.equal(fast, points[points.norm(dim=-1) < 1])
+    plain, fast = (trainer.eikonal_points() for trainer in pair)       # of equal generators
+    assert len(plain) == pair[0].shape.num_points
+    assert torch.equal(fast, plain[plain.norm(dim=-1) < 1])
 
 
 def test_step_with_nothing_to_train_but_the_shape(tiny_scene, tiny_sphere):

@@ -17,10 +17,10 @@ from stages.models import build_model
 from stages.view_rendering import trace_views
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
-from utils.fast.image_networks.precision import network_precision
-from utils.fast.image_networks.regions import view_windows
+from utils.fast.image_networks.execution import network_precision
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Surface
+from utils.views.regions import view_regions
 from utils.views.training_views import Correspondence, Sources, Targets, TrainingViews
 
 AGGREGATIONS = ("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned")
@@ -189,20 +189,20 @@ def test_image_is_differentiable_in_the_surface(views):
 def test_learned_features_train_every_network_and_compact_is_the_same(share, monkeypatch):
     """Float32: sums of some hundred terms in another order, 1e-4 of the greatest gradient.
 
-    share: of the width that the masks cover; small windows are computed alone.
+    share: of the width that the masks cover; small regions are computed alone.
     """
     views = views_of(cameras_at(EYES[:3], SIZE, dtype=torch.float32))
     views.masks[:] = torch.arange(SIZE[0]) < share * SIZE[0]
     targets, sources = batch_of(views, [0, 2])
     read_mask, grads, calls = views.masks[[0, 2]], [], []
-    read = view_windows(views.masks).of(torch.tensor([0, 2]), torch.arange(3))
-    in_windows = UNet.in_windows
-    monkeypatch.setattr(UNet, "in_windows", lambda *x: calls.append(x) or in_windows(*x))
+    read = view_regions(views.masks).of(torch.tensor([0, 2]), torch.arange(3))
+    in_regions = UNet.in_regions
+    monkeypatch.setattr(UNet, "in_regions", lambda *x: calls.append(x) or in_regions(*x))
     for is_compact in (False, True):
         model = built(precision="fp32")
-        model.settings = replace(model.settings, is_compact=is_compact)
+        model.execution = replace(model.execution, is_compact=is_compact)
         model.eval()
-        image = model(targets, sources, THRESHOLD, read=read)
+        image = model(targets, sources, THRESHOLD, regions=read)
         ((image - views.images[[0, 2]]) * read_mask).square().mean().backward()
         assert len(calls) == (2 if is_compact and share < 1 else 0)        # E and D
         grads.append([parameter.grad for net in (model.encoder, model.aggregation, model.decoder)
@@ -242,7 +242,7 @@ def test_low_precision_aggregation_gives_nearly_the_same_in_training_alone(is_co
     features, results = torch.rand(3, 16, SIZE[1], SIZE[0]), {}
     for precision, mode in itertools.product(("fp32", "bf16"), (True, False)):
         model = built(precision=precision).train(mode)
-        model.settings = replace(model.settings, is_compact=is_compact)
+        model.execution = replace(model.execution, is_compact=is_compact)
         found = model.correspond(targets, sources, THRESHOLD)
         blended, weights = model.blend(features, targets, sources, found)
         assert blended.dtype == weights.dtype == torch.float32 and weights.any()

@@ -1,4 +1,4 @@
-"""Tests of modules_unet.py: windows of E and D against whole maps."""
+"""Tests of modules_unet.py: regions of E and D against whole maps."""
 from __future__ import annotations
 
 import pytest
@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules_unet import FeatureDecoder, ImageEncoder
-from utils.fast.image_networks.regions import Window
+from utils.views.regions import Region
 
 
 @pytest.fixture(autouse=True)
@@ -16,16 +16,16 @@ def seed():
     torch.manual_seed(0)
 
 
-def windows_and_mask(size):
-    """One window in the middle, one at a corner, the first again, and where they are."""
+def regions_and_mask(size):
+    """One region in the middle, one at a corner, the first again, and where they are."""
     height, width = size
-    windows = [Window(height // 4, height // 2, width // 3, width // 3 + 5, size),
-               Window(height - height // 3, height, 0, width // 2, size)]
-    windows.append(windows[0])
+    regions = [Region(height // 4, height // 2, width // 3, width // 3 + 5, size),
+               Region(height - height // 3, height, 0, width // 2, size)]
+    regions.append(regions[0])
     mask = torch.zeros(3, 1, *size)
-    for inside, window in zip(mask, windows):
-        inside[:, window.top:window.bottom, window.left:window.right] = 1
-    return windows, mask
+    for inside, region in zip(mask, regions):
+        inside[:, region.top:region.bottom, region.left:region.right] = 1
+    return regions, mask
 
 
 @pytest.mark.parametrize("size", [(48, 64), (37, 53)])
@@ -34,14 +34,14 @@ def windows_and_mask(size):
     lambda: ImageEncoder(depth=4, convolution="partial"), FeatureDecoder,
     lambda: FeatureDecoder(convolution="partial")],
     ids=["plain E", "shallow E", "deep partial E", "D", "partial D"])
-def test_windows_are_those_of_whole_maps_with_the_same_gradients(network, size):
+def test_regions_are_those_of_whole_maps_with_the_same_gradients(network, size):
     """Float64, batch statistics included; zeros in the input, as unseen samples have them."""
     network = network().double().train()
     channels = 3 if isinstance(network, ImageEncoder) else 16
     seen = torch.rand(3, 1, *size) > 0.3
     inputs = (torch.rand(3, channels, *size).double() * seen).requires_grad_(True)
-    windows, mask = windows_and_mask(size)
-    whole, found = network(inputs), network.in_windows(inputs, windows)
+    regions, mask = regions_and_mask(size)
+    whole, found = network(inputs), network.in_regions(inputs, regions)
     torch.testing.assert_close(found, whole * mask, atol=1e-12, rtol=0)
     upstream = torch.randn_like(whole)
     wanted = [inputs, *network.parameters()]
@@ -51,14 +51,14 @@ def test_windows_are_those_of_whole_maps_with_the_same_gradients(network, size):
         torch.testing.assert_close(ours, true, atol=1e-11 * float(true.abs().max()) + 1e-14, rtol=0)
 
 
-def test_a_window_in_bf16_is_as_exact_as_the_whole():
+def test_a_region_in_bf16_is_as_exact_as_the_whole():
     """Resizing has weights of bf16 too; twice the error of the whole map would be too much."""
     decoder, maps = FeatureDecoder(), torch.rand(1, 16, 64, 80)
-    window = Window(10, 50, 20, 60, (64, 80))
+    region = Region(10, 50, 20, 60, (64, 80))
     with torch.no_grad():
         exact = decoder(maps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = [decoder(maps), decoder.in_windows(maps, [window])]
+            found = [decoder(maps), decoder.in_regions(maps, [region])]
     whole, ours = ((x - exact)[:, :, 10:50, 20:60].square().mean().sqrt() for x in found)
     assert 0 < ours < 1.5 * whole
 
@@ -76,12 +76,12 @@ class ShapesSeen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_shapes_of_all_convolutions_follow_from_the_shape_of_the_window():
+def test_shapes_of_all_convolutions_follow_from_the_shape_of_the_region():
     """Wherever it lies, at borders too: oneDNN prepares itself for each shape anew."""
     decoder, maps, seen = FeatureDecoder(), torch.rand(1, 16, 96, 128), []
     for top, left in ((0, 0), (30, 41), (56, 87), (3, 85)):
         with torch.no_grad(), ShapesSeen() as mode:
-            decoder.in_windows(maps, [Window(top, top + 40, left, left + 40, (96, 128))])
+            decoder.in_regions(maps, [Region(top, top + 40, left, left + 40, (96, 128))])
         seen.append(mode.shapes)
     assert len(seen[0]) == 16 and all(shapes == seen[0] for shapes in seen)
 
@@ -89,21 +89,21 @@ def test_shapes_of_all_convolutions_follow_from_the_shape_of_the_window():
 def test_stages_of_maps_of_which_the_same_is_read_run_at_once():
     """Of three maps two: six convolutions of D's stages on both, six on the other."""
     decoder, size = FeatureDecoder(), (64, 64)
-    windows = [Window(0, 8, 0, 8, size), Window(8, 30, 9, 40, size)]
+    regions = [Region(0, 8, 0, 8, size), Region(8, 30, 9, 40, size)]
     with torch.no_grad(), ShapesSeen() as mode:
-        decoder.in_windows(torch.rand(3, 16, 64, 64), [windows[0], windows[1], windows[0]])
+        decoder.in_regions(torch.rand(3, 16, 64, 64), [regions[0], regions[1], regions[0]])
     stages = {tuple(layer.weight.shape) for layer in decoder.down.modules()
               if isinstance(layer, torch.nn.Conv2d)}
     batches = [inputs[0] for inputs, weight in mode.shapes[:12] if tuple(weight) in stages]
     assert sorted(batches) == [1] * 6 + [2] * 6
 
 
-def test_a_small_window_takes_a_small_part_of_the_work():
+def test_a_small_region_takes_a_small_part_of_the_work():
     decoder, maps = FeatureDecoder(), torch.rand(1, 16, 256, 256)
     counts = []
     for run in (lambda: decoder(maps),
-                lambda: decoder.in_windows(maps, [Window(100, 140, 100, 140, (256, 256))])):
+                lambda: decoder.in_regions(maps, [Region(100, 140, 100, 140, (256, 256))])):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             run()
         counts.append(counter.get_total_flops())
-    assert counts[1] < 0.1 * counts[0]                 # the window is 2.4 %, with margins 12 %
+    assert counts[1] < 0.1 * counts[0]                 # the region is 2.4 %, with margins 12 %

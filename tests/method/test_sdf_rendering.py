@@ -11,12 +11,12 @@ from data_processing.synthetic import analytic_sdf as solids
 from modules import SdfArchitecture
 from modules_sdf import SirenSDF
 from sdf_rendering import (
-    MIN_SLOPE,
+    MIN_DERIVATIVE,
     SDF_THRESHOLD,
     ReferenceTracer,
     differentiable_hits,
-    least_sdf_reference,
     make_tracer,
+    minimum_sdf_reference,
     trace_reference,
 )
 from utils.config.sections import TracingConfig
@@ -150,12 +150,12 @@ def test_what_lies_outside_the_unit_sphere_is_not_traced():
     assert not trace_reference(recorded, rays[torch.tensor([], dtype=torch.long)]).hit_mask.any()
 
 
-def test_least_sdf_against_the_closest_approach():
+def test_minimum_sdf_against_the_closest_approach():
     """|x - c| - r along a ray is least at the foot of c; the samples are a chord / (S - 1) apart,
     and the foot may lie outside the chord, whose nearer end is the least point then."""
     centre = torch.tensor([0.2, 0.1, -0.3], dtype=DOUBLE)
     rays = rays_inwards(400, seed=8, dtype=DOUBLE)
-    t = least_sdf_reference(solids.sphere(0.3, centre.tolist()), rays, 40)
+    t = minimum_sdf_reference(solids.sphere(0.3, centre.tolist()), rays, 40)
     foot = ((centre - rays.origins_obj) * rays.dirs_obj).sum(-1)
     expected = foot.clamp(min=rays.t_near, max=rays.t_far)
     spacing = (rays.t_far - rays.t_near) / 39
@@ -166,13 +166,16 @@ def test_least_sdf_against_the_closest_approach():
 def test_the_reference_tracer_searches_every_ray():
     rays = rays_inwards(30, seed=8, dtype=DOUBLE)
     tracer, sdf = ReferenceTracer(25), SOLIDS["sphere"]
-    index, points = tracer.least_sdf(sdf, rays, rays.sphere_mask, torch.full((30,), 0.1))
+    index, points = tracer.minimum_sdf(sdf, rays, rays.sphere_mask, torch.full((30,), 0.1))
     assert torch.equal(index, torch.arange(30))
-    assert torch.equal(points, rays.points(least_sdf_reference(sdf, rays, 25)))
+    assert torch.equal(points, rays.points(minimum_sdf_reference(sdf, rays, 25)))
     assert torch.equal(tracer.trace(sdf, rays).t, trace_reference(sdf, rays).t)
-    hits = rays.points(rays.t_near)
-    torch.testing.assert_close(tracer.value_and_slope(sdf, hits, rays.dirs_obj)[1],
-                               slope_at(sdf, rays, rays.t_near), atol=1e-12, rtol=0)
+    found = tracer.trace(sdf, rays)
+    points, t = tracer.hits(sdf, rays, found)
+    newton = found.t - sdf(rays.points(found.t)) / slope_at(sdf, rays, found.t)
+    expected = torch.where(found.hit_mask, newton, found.t)
+    torch.testing.assert_close(t, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(points, rays.points(expected), atol=1e-12, rtol=0)
 
 
 def test_the_reference_tracer_takes_a_view_at_a_time():
@@ -187,11 +190,11 @@ def test_the_reference_tracer_takes_a_view_at_a_time():
     found, expected = parts.trace(sdf, rays), whole.trace(SOLIDS["sphere"], rays)
     assert torch.equal(found.t, expected.t) and torch.equal(found.hit_mask, expected.hit_mask)
     assert found.num_evaluations == expected.num_evaluations and max(seen) <= 7 * 100
-    index, points = parts.least_sdf(sdf, rays, rays.sphere_mask, limits)
-    assert torch.equal(points, whole.least_sdf(sdf, rays, rays.sphere_mask, limits)[1])
+    index, points = parts.minimum_sdf(sdf, rays, rays.sphere_mask, limits)
+    assert torch.equal(points, whole.minimum_sdf(sdf, rays, rays.sphere_mask, limits)[1])
     none = rays[torch.tensor([], dtype=torch.long)]
     assert len(parts.trace(sdf, none).t) == 0
-    assert len(parts.least_sdf(sdf, none, none.sphere_mask, limits[:0])[1]) == 0
+    assert len(parts.minimum_sdf(sdf, none, none.sphere_mask, limits[:0])[1]) == 0
 
 
 def test_tracer_of_the_flags():
@@ -298,14 +301,14 @@ def test_differentiable_hit_against_finite_differences(which):
 
 
 def test_flat_slopes_are_kept_away_from_zero_with_their_sign():
-    """x moves by -d Phi / g: with |g| under MIN_SLOPE by Phi / MIN_SLOPE, g >= 0 counts as +."""
+    """x moves by -d Phi / g: with |g| under the least by Phi over the least; g >= 0 counts as +."""
     rays = make_rays(*(torch.tensor([[0.0, 0, 2], [0, 0, 2], [0, 0, 2], [0, 0, 2]]).double(),
                        torch.tensor([[0.0, 0, -1]]).double().expand(4, 3)))
     value = 1e-3
     slope = torch.tensor([1e-5, -1e-5, 0.0, -0.5], dtype=DOUBLE)
     t = torch.full((4,), 1.5, dtype=DOUBLE)
     points = differentiable_hits(lambda points: points[:, 0] * 0 + value, rays, t, slope)
-    g = torch.tensor([MIN_SLOPE, -MIN_SLOPE, MIN_SLOPE, -0.5], dtype=DOUBLE)
+    g = torch.tensor([MIN_DERIVATIVE, -MIN_DERIVATIVE, MIN_DERIVATIVE, -0.5], dtype=DOUBLE)
     torch.testing.assert_close(points[:, 2], 2 - (t - value / g), atol=1e-12, rtol=0)
 
 

@@ -21,7 +21,13 @@ from torch import nn
 
 from sdf_rendering import ReferenceTracer
 from stages import view_rendering
-from stages.view_rendering import evaluating, surface_normals, trace_views, view_depth
+from stages.view_rendering import (
+    evaluating,
+    make_renderer,
+    surface_normals,
+    trace_views,
+    view_depth,
+)
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Surface
 from utils.views.training_views import TrainingViews
@@ -69,7 +75,7 @@ def test_excluded_source_counts_as_absent():
 def test_sources_that_see_a_point():
     """Cameras in front, to both sides and above: each sees its pole, two see what lies between."""
     views = views_of(cameras_at([(0.0, 0, 3), (3, 0, 0.1), (-3, 0, 0.1), (0, 3, 0.1)], (40, 32)))
-    renderer = rgb_model().renderer(views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
+    renderer = make_renderer(rgb_model(), views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
     half = math.sqrt(0.5)
     points = torch.tensor([[0.0, 0, 1], [1, 0, 0], [half, 0, half], [0, half, half], [0, 0, -1]])
     seen = renderer.visible(RADIUS * points.double())

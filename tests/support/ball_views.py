@@ -8,8 +8,9 @@ from data_processing.synthetic import analytic_sdf as solids
 from modules_sdf import BlendSettings, ImageBasedModel
 from sdf_rendering import ReferenceTracer
 from stages.models import build_model
-from stages.view_rendering import trace_views
+from stages.view_rendering import make_renderer, trace_views
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
+from utils.fast.image_networks.execution import FastExecution
 from utils.geometry.cameras import Cameras
 from utils.views.training_views import TrainingViews
 
@@ -40,9 +41,9 @@ class DirectionWeight(nn.Module):
 def rgb_model(aggregation: str = "mean", occlusion: str = "raytrace", *,
               is_compact: bool = False) -> ImageBasedModel:
     """Plain RGB features: no networks but the surface, float64."""
-    settings = BlendSettings("rgb", aggregation, occlusion, is_compact=is_compact)
+    settings = BlendSettings("rgb", aggregation, occlusion)
     return ImageBasedModel(Ball(), nn.Identity(), DirectionWeight(), decoder=nn.Identity(),
-                           settings=settings)
+                           settings=settings, execution=FastExecution(is_compact=is_compact))
 
 
 def texture(points: torch.Tensor) -> torch.Tensor:
@@ -57,7 +58,7 @@ def views_of(cameras: Cameras) -> TrainingViews:
 
 
 def rendered(model: ImageBasedModel, views: TrainingViews, cameras: Cameras, **kwargs):
-    renderer = model.renderer(views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
+    renderer = make_renderer(model, views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
     return renderer(cameras, **kwargs)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import torch
 
-from utils.fast.tracing.cpu_tracer import is_written_out
+from utils.fast.tracing.network_passes import has_analytic_gradients
 
 
 class CountedPoints:
@@ -22,8 +22,8 @@ class CountedPoints:
         sdf.value_and_gradient = value_and_gradient
         if hasattr(tracer, "make_evaluator"):
             tracer.make_evaluator = self.counted(tracer.make_evaluator)
-            if is_written_out(sdf, next(sdf.parameters())):
-                for name in ("values", "total_of_values", "total_of_gradients"):
+            if has_analytic_gradients(sdf, next(sdf.parameters())):
+                for name in ("_values", "sum_of_values", "sum_of_gradients"):
                     setattr(tracer, name, self.counted_loss(getattr(tracer, name)))
 
     def add(self, number: int) -> None:
@@ -49,15 +49,15 @@ class CountingEvaluator:
 
     def __init__(self, evaluate, add) -> None:
         self.evaluate, self.add = evaluate, add
-        if hasattr(evaluate, "value_and_slope"):
-            self.value_and_slope = self._value_and_slope
+        if hasattr(evaluate, "value_and_derivative"):
+            self.value_and_derivative = self._value_and_derivative
 
     def __call__(self, points):
         """As the evaluator."""
         self.add(len(points))
         return self.evaluate(points)
 
-    def _value_and_slope(self, points, dirs):
+    def _value_and_derivative(self, points, dirs):
         """As the evaluator."""
         self.add(2 * len(points))
-        return self.evaluate.value_and_slope(points, dirs)
+        return self.evaluate.value_and_derivative(points, dirs)

@@ -96,7 +96,7 @@ class Cameras:
         return float(torch.linalg.det(self.model[:3, :3]).abs() ** (1 / 3))
 
     def pixel_rays(self) -> tuple[Tensor, Tensor]:
-        """Rays through every pixel centre (METHOD 1).
+        """Rays through every pixel centre (docs/method.md, section 1).
 
         Returns:
             origins_obj (V, H, W, 3) and dirs_obj (V, H, W, 3), unit length, object space.

@@ -1,7 +1,6 @@
 """Rays in object space, their interval inside the unit sphere, and what tracing them returns."""
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,28 +43,35 @@ class Rays:
         return Rays(*(part.index_select(0, index) for part in parts))
 
     def points(self, t: Tensor) -> Tensor:
-        """(R, ..., 3) points at distances t (R, ...)."""
+        """Return the points (R, ..., 3) at distances t (R, ...)."""
         extra = (1,) * (t.ndim - 1)
         origins = self.origins_obj.reshape(-1, *extra, 3)
         return origins + t[..., None] * self.dirs_obj.reshape(-1, *extra, 3)
 
+    def through(self, points_obj: Tensor) -> Tensor:
+        """Return constant points (R, 3) on the rays as functions of the rays: t stays."""
+        with torch.no_grad():
+            t = ((points_obj - self.origins_obj) * self.dirs_obj).sum(-1)
+        return self.points(t)
+
 
 @dataclass(frozen=True)
 class Tangents:
-    """An SDF along R rays, next to where they hit: value + slope (t' - t) at distance t'.
+    """An SDF along R rays, next to where they hit: value + derivative (t' - t) at distance t'.
 
     Attributes:
         t: (R,) distance at which it was evaluated.
-        value, slope: (R,) Phi and <grad Phi, d> there; nan: not known.
+        value: (R,) Phi there; nan where it is not known.
+        derivative: (R,) directional derivative <grad Phi, d> there; nan where it is not known.
     """
 
     t: Tensor
     value: Tensor
-    slope: Tensor
+    derivative: Tensor
 
     def __getitem__(self, index: Tensor) -> Tangents:
-        """Those of an index tensor."""
-        return Tangents(self.t[index], self.value[index], self.slope[index])
+        """Return the tangents of the rays of an index tensor."""
+        return Tangents(self.t[index], self.value[index], self.derivative[index])
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class TraceResult:
     """Where rays meet the surface.
 
     Attributes:
-        t: (R,) distance of the hit; where the ray misses, of the last or least SDF that was seen.
+        t: (R,) distance of the hit; where the ray misses, of the last or minimum SDF that was seen.
         hit_mask: (R,) bool.
         num_evaluations: SDF evaluations that it took; a scalar tensor where the device counted.
         tangents: where the tracer took a Newton step to t, and where it did not, nan; None: it took
@@ -91,7 +97,8 @@ class Surface:
     """What V views see of the surface, a map each.
 
     Attributes:
-        points_obj: (V, 3, H, W) hit, or the point of least SDF where the ray misses; object space.
+        points_obj: (V, 3, H, W) hit, or the point of minimum SDF where the ray misses, object
+            space.
         hit_mask: (V, 1, H, W) bool.
     """
 
@@ -126,53 +133,54 @@ def camera_rays(cameras: Cameras) -> Rays:
 
 
 class Tracer(Protocol):
-    """How the surface is found, and how the SDF is evaluated for losses.
+    """How the surface is found, and how the SDF is evaluated for losses on it.
 
-    What `trace` and `least_sdf` give are constants: no gradient passes through them.
+    What `trace` and `minimum_sdf` return are constants: no gradient passes through them.
     """
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
-        """Where R rays meet the surface."""
+        """Find where R rays meet the surface."""
+        ...
 
-    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
-                  ignore_above: Tensor) -> tuple[Tensor, Tensor]:
-        """Points of least SDF on rays, for the soft mask.
+    def hits(self, sdf: Sdf, rays: Rays, found: TraceResult) -> tuple[Tensor, Tensor]:
+        """Return the points of R traced rays as functions of the network and of the rays.
+
+        Args:
+            found: what `trace` returned for these rays.
+        Returns:
+            points_obj (R, 3), differentiable where the rays hit, constant elsewhere; and the
+            distances t (R,) of the same points, constants.
+        """
+        ...
+
+    def minimum_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
+                    ignore_above: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points of minimum SDF on rays, for the soft mask.
 
         Args:
             counts_mask: (R,) bool, rays whose loss is not zero anyway.
-            ignore_above: (R,) rays whose least SDF is greater may be left out.
+            ignore_above: (R,) object units; rays whose minimum SDF is greater may be left out.
         Returns:
-            index (R',) of rays that hold all that matter, and their points (R', 3).
+            Indices (R',) of rays, among them all that matter, and their points (R', 3).
         """
+        ...
 
-    def threads(self, sdf: Sdf) -> AbstractContextManager:
-        """In which the shape is traced and its losses are taken: whose threads work."""
-
-    def rows(self, mask: Tensor) -> Tensor:
-        """Index of rows that hold all True ones of a mask (N,); others may be among them."""
-
-    def value_and_slope(self, sdf: Sdf, points_obj: Tensor,
-                        dirs_obj: Tensor) -> tuple[Tensor, Tensor]:
-        """Phi (N,) and <grad Phi, d> (N,) at points (N, 3) along directions; no gradient."""
-
-    def tangents(self, sdf: Sdf, rays: Rays, t: Tensor, known: Tangents | None) -> Tangents:
-        """The SDF along R rays at hits t (R,); those that `trace` knows, where it does."""
-
-    def values(self, sdf: Sdf, points_obj: Tensor, known: Tensor) -> Tensor:
-        """(N,) SDF at points (N, 3), differentiable in both; `known` are the same numbers, from
-        `value_and_slope` or `tangents`."""
-
-    def total_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
-                        *inputs: Tensor) -> Tensor:
-        """Sum of terms(Phi(points), *inputs) over points (N, 3), differentiable in the parameters.
+    def sum_of_values(self, sdf: Sdf, terms: Terms, points_obj: Tensor,
+                      *inputs: Tensor) -> Tensor:
+        """Return the sum of terms(Phi(points), *inputs) over points (N, 3).
 
         Args:
             terms: values (n,) and rows of the inputs to terms (n,), each of its own point alone.
-            inputs: tensors (N, ...).
+            inputs: tensors (N, ...), constants.
+        Returns:
+            Scalar, differentiable in the parameters, and in the points where they require it.
         """
+        ...
 
-    def total_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
-        """Sum of terms(grad Phi(points)), gradients (n, 3) to terms (n,); as `total_of_values`."""
+    def sum_of_gradients(self, sdf: Sdf, terms: Terms, points_obj: Tensor) -> Tensor:
+        """Return the sum of terms(grad Phi(points)), gradients (n, 3) to terms (n,).
 
-    def eikonal_points(self, points_obj: Tensor) -> Tensor:
-        """Those of uniform points (N, 3) at which the eikonal term is taken; on the host."""
+        Returns:
+            Scalar, differentiable in the parameters.
+        """
+        ...

@@ -6,6 +6,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+#: Points (N, 3) to signed distances (N,), object units, negative inside.
+Sdf = Callable[[Tensor], Tensor]
+#: Values or gradients of n points, and further rows of these points, to n terms of a sum.
+Terms = Callable[..., Tensor]
+#: Object units; where |SDF| is below it, a point is on the surface (IDR's tracer).
+SDF_THRESHOLD = 5e-5
+
 
 def gradient(sdf: Callable[[Tensor], Tensor], points: Tensor,
              create_graph: bool = False) -> tuple[Tensor, Tensor]:
@@ -33,7 +40,3 @@ def gradient(sdf: Callable[[Tensor], Tensor], points: Tensor,
     if create_graph:
         return values, slopes
     return values.detach(), slopes
-
-Terms = Callable[..., Tensor]
-
-Sdf = Callable[[Tensor], Tensor]

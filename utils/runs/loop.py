@@ -46,13 +46,10 @@ NOTICE_INTERVAL = 50      # steps between looks at whether the task is in troubl
 
 
 class Task(Protocol):
-    """What a loop trains.
+    """What a loop trains."""
 
-    Attributes:
-        rate_factor: what all its learning rates are multiplied with; 1 at first.
-    """
-
-    rate_factor: float
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of all following steps by a factor, instead of the last."""
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One step; detached scalars by name, "total" among them.
@@ -185,7 +182,7 @@ class Loop:
             self._restore(stored)
             self.progress.seconds = stored.get("seconds", 0.0)
             self.progress.setbacks = Setbacks.of(stored)
-            self.task.rate_factor = self.progress.setbacks.rate_factor
+            self.task.scale_rates(self.progress.setbacks.rate_factor)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -308,7 +305,7 @@ class Loop:
         setbacks.go_back(progress.step)
         path = latest_checkpoint(self.folder.checkpoints)
         self._restore(copy.deepcopy(self._first) if path is None else load_checkpoint(path))
-        self.task.rate_factor = setbacks.rate_factor
+        self.task.scale_rates(setbacks.rate_factor)
         log.warning("step %d: %s; goes back to step %d, with %g of the rates", setbacks.failed_at,
                     error, progress.step, setbacks.rate_factor)
 

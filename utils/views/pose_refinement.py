@@ -1,12 +1,12 @@
-"""Training cameras that are trained too: a small turn and shift of each, zero at the start.
+"""Training cameras that are trained too: a small rotation and translation, zero at the start.
 
 Camera v sees a point x of camera space, with the origin of object space at c, at
 
     x' = R(w_v) (x - c) + c + |c| s_v
 
-so that turns w_v (radians) and shifts s_v (shares of the distance) move the image alike, and do not
-stand in for each other: a turn about the camera itself would look like a shift. The first view is
-fixed, as otherwise all could turn together.
+so that rotations w_v (radians) and translations s_v (fractions of the distance) move the image
+alike, and do not stand in for each other: a rotation about the camera itself would look like a
+translation. The first view is fixed, as otherwise all could rotate together.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PoseRefinement(nn.Module):
     """V cameras and their corrections.
 
     Args:
-        cameras: as they are given; kept, so that a run goes on from them.
+        cameras: as they are given; kept, so that a run resumes from them.
     """
 
     def __init__(self, cameras: Cameras) -> None:
@@ -49,13 +49,14 @@ class PoseRefinement(nn.Module):
         return Cameras(self.view, self.projection, self.model, self.resolution)
 
     def forward(self) -> Cameras:
-        """The refined cameras, differentiable in turns and shifts."""
+        """The refined cameras, differentiable in rotations and translations."""
         center = self.given.object_to_camera[:, :3, 3]                 # (V, 3)
         distance = center.norm(dim=-1, keepdim=True)
-        turn = rotations(self.turn * self.free)                        # (V, 3, 3)
-        shift = center - (turn @ center[..., None])[..., 0] + distance * self.shift * self.free
-        last = self.view.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(turn), 1, 4)
-        change = torch.cat([torch.cat([turn, shift[..., None]], -1), last], 1)      # (V, 4, 4)
+        rotation = rotations(self.turn * self.free)                    # (V, 3, 3)
+        translation = center - (rotation @ center[..., None])[..., 0] \
+            + distance * self.shift * self.free
+        last = self.view.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(rotation), 1, 4)
+        change = torch.cat([torch.cat([rotation, translation[..., None]], -1), last], 1)
         return replace(self.given, view=change @ self.view)
 
     def refined(self) -> Cameras:
@@ -110,7 +111,7 @@ def moved_along(cameras: Cameras, given: Cameras, refined: Cameras) -> Cameras:
     """Other cameras in the frame of the refined ones.
 
     Refined cameras may differ from the given ones as a whole by a similarity, which no photograph
-    tells. Without it, withheld views would be rendered from the wrong place.
+    tells. Without it, held-out views would be rendered from the wrong place.
 
     Args:
         cameras: any, which belong to `given`.
@@ -127,8 +128,9 @@ def moved_along(cameras: Cameras, given: Cameras, refined: Cameras) -> Cameras:
 def similarity_between(given: Cameras, refined: Cameras) -> Tensor:
     """(4, 4) float64, S: the refined cameras see S x where the given ones see x, object space.
 
-    Least squares over images of points about the origin, by Gauss-Newton. Turns and centres of the
-    cameras would not do: errors that cancel in the image, as of depth against scale, count there.
+    Least squares over images of points about the origin, by Gauss-Newton. Rotations and centres of
+    the cameras would not do: errors that cancel in the image, as of depth against scale, count
+        there.
     """
     given, refined = (cameras.to("cpu", torch.float64) for cameras in (given, refined))
     ticks = torch.tensor([-PROBE_REACH, 0.0, PROBE_REACH], dtype=torch.float64)
@@ -149,7 +151,7 @@ def similarity_between(given: Cameras, refined: Cameras) -> Tensor:
 
 
 def _similarity(parameters: Tensor) -> Tensor:
-    """(4, 4) of turn (3), shift (3) and logarithm of the scale: the exponential of their sum."""
+    """(4, 4), the exponential of the sum of rotation (3), translation (3), logarithm of scale."""
     x, y, z, *shift, scale = parameters
     zero = torch.zeros_like(x)
     rows = [scale, -z, y, shift[0], z, scale, -x, shift[1], -y, x, scale, shift[2], *[zero] * 4]

@@ -1,7 +1,7 @@
 """The part of each source view that a step with target crops needs: no view is encoded whole.
 
-E sees MARGIN pixels around a feature; a window holds all samples of its source and that margin.
-What differs from whole images: the statistics of batch normalisation are those of the windows, and
+E sees MARGIN pixels around a feature; a crop holds all samples of its source and that margin.
+What differs from whole images: the statistics of batch normalisation are those of the crops, and
 E's resampling (`align_corners`) is that of their size.
 """
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 #: Half of E's receptive field, 131 pixels, down to a multiple of its stride.
 MARGIN = 64
 STRIDE = 8                # E halves three times
-STEP = 64                 # windows' sides are multiples of it: few sizes, so that memory is reused
+STEP = 64                 # crops' sides are multiples of it: few sizes, so that memory is reused
 
 
 @dataclass(frozen=True)
-class SourceWindows:
-    """Windows of one size in K images of W x H pixels.
+class SourceCrops:
+    """Crops of one size in K images of W x H pixels.
 
     Attributes:
         left, top: (K,) int64, first column and row.
@@ -43,7 +43,7 @@ class SourceWindows:
         return found.permute(0, 3, 1, 2)
 
     def uv_grid(self, uv_grid: Tensor) -> Tensor:
-        """Coordinates (K, ..., 2) of whole images as those of the windows; differentiable."""
+        """Coordinates (K, ..., 2) of whole images as those of the crops; differentiable."""
         shape = (-1, *[1] * (uv_grid.dim() - 2), 2)
         first = torch.stack([self.left, self.top], -1).to(uv_grid).reshape(shape)
         last_whole = uv_grid.new_tensor(self.whole) - 1
@@ -51,9 +51,9 @@ class SourceWindows:
         return ((uv_grid + 1) / 2 * last_whole - first) / last * 2 - 1
 
 
-def source_windows(uv_grid: Tensor, counts_mask: Tensor, whole: tuple[int, int],
-                   margin: int = MARGIN) -> SourceWindows:
-    """The smallest windows of one size that hold all samples which count, and a margin.
+def source_crops(uv_grid: Tensor, counts_mask: Tensor, whole: tuple[int, int],
+                   margin: int = MARGIN) -> SourceCrops:
+    """The smallest crops of one size that hold all samples which count, and a margin.
 
     The host waits for the size.
 
@@ -79,4 +79,4 @@ def source_windows(uv_grid: Tensor, counts_mask: Tensor, whole: tuple[int, int],
             start = (low[:, axis].long() - margin) // STRIDE * STRIDE
             first.append(start.clamp(min=0, max=length - side))
             size.append(side)
-        return SourceWindows(first[0], first[1], tuple(size), whole)
+        return SourceCrops(first[0], first[1], tuple(size), whole)

@@ -68,6 +68,7 @@ class SurfaceBuffer:
     """
 
     def __init__(self, cameras: Cameras) -> None:
+        self.cameras = cameras
         origins, dirs = cameras.pixel_rays()                           # (V, H, W, 3)
         self.origins = origins.permute(0, 3, 1, 2).contiguous()        # (V, 3, H, W)
         self.dirs = dirs.permute(0, 3, 1, 2).contiguous()

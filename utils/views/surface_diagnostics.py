@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NUM_SPHERE_POINTS = 2000
-MIN_MASK_SHARE = 0.01     # of a target's pixels: below it a target that shows nothing is no wonder
+MIN_MASK_FRACTION = 0.01  # of a target's pixels: below it a target may well show nothing
 
 
 class SurfaceWatch:
@@ -25,7 +25,7 @@ class SurfaceWatch:
         self.names = list(names)
         self.hits = torch.full((len(self.names),), -1.0, device=device)    # -1: not traced yet
         self.pixels = torch.zeros(len(self.names), device=device)          # of the mask
-        self.share = torch.zeros(len(self.names), device=device)           # that these are
+        self.mask_fraction = torch.zeros(len(self.names), device=device)           # that these are
         self.latest = torch.zeros(0, dtype=torch.long, device=device)      # the last targets
 
     def note(self, targets: Tensor, hit_mask: Tensor, masks: Tensor) -> None:
@@ -39,13 +39,14 @@ class SurfaceWatch:
         self.latest = targets
         self.hits[targets] = hit_mask.reshape(len(targets), -1).sum(1).float()
         self.pixels[targets] = masks.flatten(1).sum(1).float()
-        self.share[targets] = masks.flatten(1).float().mean(1)
+        self.mask_fraction[targets] = masks.flatten(1).float().mean(1)
 
     def notices(self, sdf: Callable[[Tensor], Tensor]) -> dict[str, str]:
         """What is wrong with the surface now: a short name and a sentence each."""
         found = self._left_sphere(sdf)
-        hits, pixels, share = (x.tolist() for x in (self.hits, self.pixels, self.share))
-        seen = [i for i, count in enumerate(hits) if count >= 0 and share[i] >= MIN_MASK_SHARE]
+        hits, pixels, fraction = (x.tolist() for x in (self.hits, self.pixels, self.mask_fraction))
+        seen = [i for i, count in enumerate(hits)
+                if count >= 0 and fraction[i] >= MIN_MASK_FRACTION]
         empty = [i for i in seen if hits[i] == 0]
         latest = [i for i in self.latest.tolist() if i in seen]
         if empty and (empty == seen or len(latest) > 1 and set(latest) <= set(empty)):

@@ -72,8 +72,8 @@ class WholeTargets:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """A window of each of T images.
+class Crops:
+    """A crop of each of T images.
 
     Attributes:
         rows, columns: (T, h) and (T, w) int64.
@@ -84,41 +84,34 @@ class Windows:
     columns: Tensor
     weight: Tensor
 
-    def to(self, device: torch.device) -> Windows:
+    def to(self, device: torch.device) -> Crops:
         """The same on a device."""
-        return Windows(*(to_device(x, device) for x in (self.rows, self.columns, self.weight)))
+        return Crops(*(to_device(x, device) for x in (self.rows, self.columns, self.weight)))
 
 
 class CropSampler:
-    """Draws windows.
+    """Draws crops.
 
     Args:
         size: (W, H) of the images.
-        crop: (w, h) of the windows; rounded up to multiples of STRIDE, at most the image.
+        crop: (w, h) of the crops; rounded up to multiples of STRIDE, at most the image.
     """
 
     def __init__(self, size: tuple[int, int], crop: tuple[int, int]) -> None:
         self.columns, self.rows = (_Side(whole, part) for whole, part in zip(size, crop,
                                                                              strict=True))
 
-    def draw(self, count: int, generator: torch.Generator) -> Windows:
-        """One window for each of `count` images; the generator lives on the CPU."""
+    def draw(self, count: int, generator: torch.Generator) -> Crops:
+        """One crop for each of `count` images; the generator lives on the CPU."""
         rows, row_weight = self.rows.draw(count, generator)
         columns, column_weight = self.columns.draw(count, generator)
-        return Windows(rows, columns, row_weight[:, None, :, None] * column_weight[:, None, None])
-
-    def windows(self) -> Windows:
-        """All that can be drawn, equally likely: the expectation is the mean over them."""
-        num_rows, num_columns = len(self.rows.starts), len(self.columns.starts)
-        rows, row_weight = self.rows.at(torch.arange(num_rows).repeat_interleave(num_columns))
-        columns, column_weight = self.columns.at(torch.arange(num_columns).repeat(num_rows))
-        return Windows(rows, columns, row_weight[:, None, :, None] * column_weight[:, None, None])
+        return Crops(rows, columns, row_weight[:, None, :, None] * column_weight[:, None, None])
 
 
 class _Side:
-    """Windows along one side of an image.
+    """Crops along one side of an image.
 
-    They may begin up to half a window before the image and end as much after it, and are then moved
+    They may begin up to half a crop before the image and end as much after it, and are then moved
     inside: pixels at the border are rendered half to one and a half times as often as others.
     """
 
@@ -130,30 +123,30 @@ class _Side:
         self.starts = starts.long().clamp(0, room)
         pixels = torch.arange(whole)
         inside = (self.starts[:, None] <= pixels) & (pixels < self.starts[:, None] + self.part)
-        share = inside.float().mean(0)                                 # of the windows, (whole,)
-        self.weight = self.part / whole / share
+        fraction = inside.float().mean(0)                              # of the crops, (whole,)
+        self.weight = self.part / whole / fraction
 
     def at(self, choice: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (T, part) of windows `choice` (T,), and their weights (T, part)."""
+        """Pixels (T, part) of crops `choice` (T,), and their weights (T, part)."""
         pixels = self.starts[choice][:, None] + torch.arange(self.part)
         return pixels, self.weight[pixels]
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The same of windows drawn at random."""
+        """The same of crops drawn at random."""
         return self.at(torch.randint(len(self.starts), (count,), generator=generator))
 
 
 class CroppedTargets:
-    """A window of each of views `index` (T,) of a buffer."""
+    """A crop of each of views `index` (T,) of a buffer."""
 
-    def __init__(self, buffer: SurfaceBuffer, index: Tensor, windows: Windows) -> None:
-        self.buffer, self.index, self.windows = buffer, index, windows
-        self.weight = windows.weight.to(buffer.t.dtype)
+    def __init__(self, buffer: SurfaceBuffer, index: Tensor, crops: Crops) -> None:
+        self.buffer, self.index, self.crops = buffer, index, crops
+        self.weight = crops.weight.to(buffer.t.dtype)
 
     def cut(self, maps: Tensor) -> Tensor:
         """(T, C, h, w) of (T, C, H, W); differentiable."""
         target = torch.arange(len(maps), device=maps.device)[:, None, None]
-        rows, columns = self.windows.rows[:, :, None], self.windows.columns[:, None]
+        rows, columns = self.crops.rows[:, :, None], self.crops.columns[:, None]
         return maps.permute(0, 2, 3, 1)[target, rows, columns].permute(0, 3, 1, 2)
 
     def rays(self) -> Rays:
@@ -173,7 +166,7 @@ class CroppedTargets:
     def _pixels(self) -> Tensor:
         """(T, h, w) index of the pixels among all V * H * W of the buffer."""
         height, width = self.buffer.t.shape[2:]
-        rows, columns = self.windows.rows[:, :, None], self.windows.columns[:, None]
+        rows, columns = self.crops.rows[:, :, None], self.crops.columns[:, None]
         return (self.index[:, None, None] * height + rows) * width + columns
 
 

@@ -16,7 +16,7 @@ from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Surface
 
 CAMERA_MATRICES = ("view", "projection", "model")
-#: Cameras are the same up to this share of their largest entry: files of one scene are read with
+#: Cameras are the same up to this fraction of their largest entry: files of one scene are read with
 #: other rounding on other machines, far below what a pixel is (1e-3).
 CAMERA_TOLERANCE = 1e-4
 
@@ -105,7 +105,7 @@ class Batch:
 
 
 class ViewSampler:
-    """Draws source and target views (METHOD 7): k sources, l of them also targets.
+    """Draws source and target views (docs/method.md, section 7): k sources, l of them also targets.
 
     Args:
         cameras: the training cameras.

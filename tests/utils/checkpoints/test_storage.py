@@ -14,6 +14,7 @@ from torch import nn
 
 from utils.checkpoints import storage as ckpt
 from utils.errors import CheckpointError, WriteError
+from utils.files.atomic import write_text_atomic
 from utils.runs.seeds import random_state, seed_everything, set_random_state
 
 
@@ -38,7 +39,7 @@ def test_what_was_saved_is_loaded_and_nothing_else_is_left(tmp_path):
 
 
 def test_files_have_the_usual_mode(tmp_path):
-    ckpt.write_text_atomic(tmp_path / "ours.txt", "ü")
+    write_text_atomic(tmp_path / "ours.txt", "ü")
     (tmp_path / "usual.txt").write_text("")
     assert (tmp_path / "ours.txt").stat().st_mode == (tmp_path / "usual.txt").stat().st_mode
     assert (tmp_path / "ours.txt").read_text(encoding="utf-8") == "ü"

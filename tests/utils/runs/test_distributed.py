@@ -25,7 +25,7 @@ PRELUDE = """
 import os, sys
 import torch
 from torch import nn
-from utils import distributed
+from utils.runs import distributed
 from utils.runs.distributed import *
 from utils.errors import RankError
 ranks = start_ranks("cpu")

@@ -17,13 +17,14 @@ from scheduler import StepPlan
 from sdf_rendering import ReferenceTracer
 from stages import scene as scene_run
 from stages.evaluation import exhibit_of
-from training import SceneTrainer
+from training import SceneTrainer, ShapeSupervision
 from utils.checkpoints.storage import checkpoints_in
 from utils.config.sections import LossConfig
 from utils.errors import CheckpointError
 from utils.geometry.cameras import rotations
 from utils.geometry.rays import TraceResult
 from utils.views.pose_refinement import PoseRefinement, PoseTrainer, moved_along
+from utils.views.step_views import ViewsInTraining
 from utils.views.target_crops import CropSampler
 from utils.views.training_views import TrainingViews, ViewSampler, views_of, with_poses
 
@@ -52,7 +53,7 @@ class BallTracer(ReferenceTracer):
             return TraceResult(middle - inside.clamp(min=0).sqrt(), inside > 0)
 
 
-def ball_trainer(*, plan, given=None, num_views=5, resolution=(48, 36)):
+def ball_trainer(*, plan, given=None, num_views=5, resolution=(48, 36), crops=None):
     """A trainer of plain colours on the exact ball, float64; and the true cameras."""
     how = {"num_views": num_views, "resolution": resolution, "arrangement": "nlr"}
     scene, truth = ball_scene(RADIUS, **how), ball_cameras(**how)
@@ -60,11 +61,11 @@ def ball_trainer(*, plan, given=None, num_views=5, resolution=(48, 36)):
                             decoder=nn.Identity(), settings=BlendSettings("rgb", "mean"))
     cameras = truth if given is None else given(truth)
     views = TrainingViews(scene.images.double(), scene.masks, cameras, scene.view_names)
-    trainer = SceneTrainer(
-        model, views, ViewSampler(cameras, -1, 3), tracer=BallTracer(200),
-        loss=LossConfig(color_loss="l2", opt_sdf_eikonal=0), plan=lambda step: plan,
-        generator=torch.Generator().manual_seed(0), num_eikonal_points=1)
-    trainer.refiner = PoseTrainer(cameras)
+    sampled = ViewsInTraining(views, ViewSampler(cameras, -1, 3), crops,
+                              refiner=PoseTrainer(cameras))
+    shape = ShapeSupervision(LossConfig(color_loss="l2", opt_sdf_eikonal=0), num_points=1)
+    trainer = SceneTrainer(model, sampled, tracer=BallTracer(200), shape=shape,
+                           plan=lambda step: plan, generator=torch.Generator().manual_seed(0))
     return trainer, truth
 
 
@@ -147,9 +148,8 @@ def test_gradients_are_those_of_finite_differences(train_shape, tolerance, is_cr
     their distance along the ray, which is exact at the least of the SDF: 200 samples are near it.
     """
     plan = plan_of(train_shape=train_shape)
-    trainer, _ = ball_trainer(plan=plan)
-    if is_cropped:
-        trainer.crops = CropSampler((48, 36), (24, 28))
+    trainer, _ = ball_trainer(
+        plan=plan, crops=CropSampler((48, 36), (24, 28)) if is_cropped else None)
     poses = trainer.refiner.poses
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():                          # a start that is not right, so that losses slope

@@ -10,38 +10,46 @@ from support.trainers import trainer_of
 from utils.config.values import crop_size
 from utils.errors import ConfigError
 from utils.views.surface_buffer import SurfaceBuffer
-from utils.views.target_crops import STRIDE, CroppedTargets, CropSampler, Windows, touched_pixels
+from utils.views.target_crops import STRIDE, CroppedTargets, Crops, CropSampler, touched_pixels
 from utils.views.training_views import Batch
 
-#: A side that the windows divide, one that they do not, one that is no multiple of the stride.
+#: A side that the crops divide, one that they do not, one that is no multiple of the stride.
 SIZES = [((48, 32), (24, 16)), ((50, 37), (20, 16)), ((33, 16), (16, 32)), ((20, 18), (99, 99))]
 
 
+def all_crops(sampler: CropSampler) -> Crops:
+    """All that can be drawn, equally likely: the expectation is the mean over them."""
+    num_rows, num_columns = len(sampler.rows.starts), len(sampler.columns.starts)
+    rows, row_weight = sampler.rows.at(torch.arange(num_rows).repeat_interleave(num_columns))
+    columns, column_weight = sampler.columns.at(torch.arange(num_columns).repeat(num_rows))
+    return Crops(rows, columns, row_weight[:, None, :, None] * column_weight[:, None, None])
+
+
 @pytest.mark.parametrize("size, crop", SIZES)
-def test_the_mean_over_windows_is_that_of_the_image(size, crop):
+def test_the_mean_over_crops_is_that_of_the_image(size, crop):
     """Exactly, to the rounding of float32 sums."""
     sampler = CropSampler(size, crop)
     image = torch.rand(size[1], size[0], generator=torch.Generator().manual_seed(0))
-    windows = sampler.windows()
-    parts = image[windows.rows[:, :, None], windows.columns[:, None]]             # (N, h, w)
-    means = (parts * windows.weight[:, 0]).mean((1, 2))
+    crops = all_crops(sampler)
+    parts = image[crops.rows[:, :, None], crops.columns[:, None]]             # (N, h, w)
+    means = (parts * crops.weight[:, 0]).mean((1, 2))
     torch.testing.assert_close(means.mean(), image.mean(), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size, crop", SIZES)
-def test_windows_lie_in_the_image_and_their_weights_are_bounded(size, crop):
-    windows = CropSampler(size, crop).draw(200, torch.Generator().manual_seed(0))
-    for pixels, whole, part in ((windows.columns, size[0], crop[0]),
-                                (windows.rows, size[1], crop[1])):
+def test_crops_lie_in_the_image_and_their_weights_are_bounded(size, crop):
+    crops = CropSampler(size, crop).draw(200, torch.Generator().manual_seed(0))
+    for pixels, whole, part in ((crops.columns, size[0], crop[0]),
+                                (crops.rows, size[1], crop[1])):
         length = pixels.shape[1]
         assert length == whole or (length >= part and length % STRIDE == 0)
         assert pixels.min() == 0 and pixels.max() == whole - 1         # both ends come up
         assert (pixels.diff(dim=1) == 1).all()
         assert ((pixels[:, 0] % STRIDE == 0) | (pixels[:, -1] == whole - 1)).all()
-    assert windows.weight.min() > 0.25 and windows.weight.max() < 4.5
+    assert crops.weight.min() > 0.25 and crops.weight.max() < 4.5
 
 
-def test_windows_follow_the_generator():
+def test_crops_follow_the_generator():
     sampler = CropSampler((64, 48), (16, 16))
     one, same, other = (sampler.draw(8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(one.rows, same.rows) and torch.equal(one.columns, same.columns)
@@ -64,10 +72,10 @@ def test_a_crop_reads_and_writes_its_pixels_of_the_buffer():
     buffer = SurfaceBuffer(cameras_at([(3.0, 0.0, 0.1), (2.5, 0.0, 1.5), (0.0, 0.0, 3.0)],
                                       (32, 24)))
     index = torch.tensor([2, 0])
-    windows = CropSampler((32, 24), (16, 16)).draw(2, torch.Generator().manual_seed(3))
-    targets = CroppedTargets(buffer, index, windows)
+    crops = CropSampler((32, 24), (16, 16)).draw(2, torch.Generator().manual_seed(3))
+    targets = CroppedTargets(buffer, index, crops)
     rays = targets.rays()
-    row, column = windows.rows[1, 5], windows.columns[1, 7]
+    row, column = crops.rows[1, 5], crops.columns[1, 7]
     torch.testing.assert_close(rays.dirs_obj[256 + 5 * 16 + 7], buffer.dirs[0, :, row, column])
     t = torch.arange(512.0, dtype=buffer.t.dtype)
     targets.store(t, t % 2 == 0)
@@ -92,12 +100,12 @@ def test_touched_pixels_are_those_that_samples_read():
     assert int(found.sum()) <= 4 * int(counts.sum())
 
 
-def gradients(trainer, batch, windows, part):
+def gradients(trainer, batch, crops, part):
     """Gradient of a loss of one batch in all parameters, the shape held still."""
     plan = trainer.plan(0)
-    trainer.sampler.draw = lambda generator: batch
-    if windows is not None:
-        trainer.crops.draw = lambda count, generator: windows
+    trainer.sampled.sampler.draw = lambda generator: batch
+    if crops is not None:
+        trainer.sampled.crops.draw = lambda count, generator: crops
     trainer.model.zero_grad(set_to_none=True)
     trainer.generator.manual_seed(0)
     loss = trainer.losses(plan)[part]
@@ -106,14 +114,14 @@ def gradients(trainer, batch, windows, part):
                       for p in trainer.model.parameters()])
 
 
-def mean_over_windows(trainer, batch, part):
-    """Of the gradients, each different window once and as often as it is drawn."""
-    windows = trainer.crops.windows()
-    corners = torch.stack([windows.rows[:, 0], windows.columns[:, 0]], -1)
+def mean_over_crops(trainer, batch, part):
+    """Of the gradients, each different crop once and as often as it is drawn."""
+    crops = all_crops(trainer.sampled.crops)
+    corners = torch.stack([crops.rows[:, 0], crops.columns[:, 0]], -1)
     total = 0
     for corner, count in zip(*corners.unique(dim=0, return_counts=True), strict=True):
         first = (corners == corner).all(-1).nonzero()[0]
-        one = Windows(windows.rows[first], windows.columns[first], windows.weight[first])
+        one = Crops(crops.rows[first], crops.columns[first], crops.weight[first])
         total = total + gradients(trainer, batch, one, part) * count
     return total / len(corners)
 
@@ -131,7 +139,7 @@ def test_the_mean_gradient_over_crops_is_that_of_whole_targets(tiny_scene, tiny_
         trainer.model.eval()                               # of batch-norm: the same every time
     batch = Batch(torch.tensor([0, 1, 3]), torch.tensor([1]))
     expected = gradients(whole, batch, None, part)
-    found = mean_over_windows(cropped, batch, part)
+    found = mean_over_crops(cropped, batch, part)
     assert (found - expected).norm() < tolerance * expected.norm()
 
 
@@ -143,7 +151,7 @@ def test_plain_colours_have_the_gradient_of_whole_targets(tiny_scene, tiny_spher
     cropped = trainer_of(tiny_scene, tiny_sphere, *flags, "--target_crop", "16")
     batch = Batch(torch.tensor([0, 1, 3]), torch.tensor([1]))
     expected = gradients(whole, batch, None, "image")
-    found = mean_over_windows(cropped, batch, "image")
+    found = mean_over_crops(cropped, batch, "image")
     assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
@@ -164,7 +172,7 @@ def test_a_crop_as_large_as_the_image_is_the_image(tiny_scene, tiny_sphere):
     cropped = trainer_of(tiny_scene, tiny_sphere, "--target_crop", "99")
     batch = Batch(torch.tensor([0, 1, 3]), torch.tensor([1, 3]))
     for trainer in (whole, cropped):
-        trainer.sampler.draw = lambda generator: batch
+        trainer.sampled.sampler.draw = lambda generator: batch
     one, other = whole.train_step(0), cropped.train_step(0)
     for name in ("soft_mask", "image"):
         torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-6)

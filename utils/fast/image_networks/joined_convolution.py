@@ -1,4 +1,4 @@
-"""Windows of bilinearly resized maps (`align_corners`), and convolutions of them.
+"""Regions of bilinearly resized maps (`align_corners`), and convolutions of them.
 
 Resizing is a product with a matrix for rows and one for columns, sparse ones, as each pixel reads
 two of a side alone.
@@ -12,36 +12,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.fast.image_networks.regions import Part, Window, read_side
+from utils.fast.image_networks.parts import Part
 from utils.fast.image_networks.sparse_rows import Rows, sparse_rows, weighted_rows
+from utils.views.regions import Region, read_side
 
 
-def resized(part: Part, window: Window) -> Tensor:
-    """A window of resized maps from the part that it depends on.
+def resized(part: Part, region: Region) -> Tensor:
+    """A region of resized maps from the part that it depends on.
 
     As `F.interpolate` of the whole, cut, to rounding. In bf16 the weights are rounded too, so that
     the mean error is 1.4 times as great.
 
     Args:
-        part: holds `window.unresized(size)`.
-        window: of the result.
+        part: holds `region.unresized(size)`.
+        region: of the result.
     Returns:
         (B, C, h, w) in channels-last memory; differentiable in the maps.
     """
-    return _resampled(part.cut(window.unresized(part.window.size)), part.window, window, 1)
+    return _resampled(part.cut(region.unresized(part.region.size)), part.region, region, 1)
 
 
 def convolve_resized(convolution: nn.Conv2d, coarse: Part, skip: Part) -> Tensor:
-    """A convolution of coarse maps, resized to a skip's window, beside the skip; the plain form.
+    """A convolution of coarse maps, resized to a skip's region, beside the skip; the plain form.
 
     Args:
         convolution: of `coarse` channels and then `skip` channels; keeps the maps' size.
-        coarse: holds what `resized` reads for the skip's window.
+        coarse: holds what `resized` reads for the skip's region.
         skip: (B, C, h, w).
     Returns:
-        (B, C', h, w) on the skip's window; differentiable in maps and weights.
+        (B, C', h, w) on the skip's region; differentiable in maps and weights.
     """
-    return convolution(torch.cat([resized(coarse, skip.window), skip.maps], 1))
+    return convolution(torch.cat([resized(coarse, skip.region), skip.maps], 1))
 
 
 class JoinedConvolution:
@@ -66,8 +67,8 @@ class JoinedConvolution:
             return convolve_resized(self.convolution, coarse, skip)
         channels = coarse.maps.shape[1]
         by_tap, of_skip = self._weights = self._weights or self._by_tap(channels)
-        found = F.conv2d(coarse.cut(skip.window.unresized(coarse.window.size)), by_tap)
-        found = _resampled(found, coarse.window, skip.window, self.convolution.kernel_size[0])
+        found = F.conv2d(coarse.cut(skip.region.unresized(coarse.region.size)), by_tap)
+        found = _resampled(found, coarse.region, skip.region, self.convolution.kernel_size[0])
         return found + F.conv2d(skip.maps, of_skip, self.convolution.bias,
                                 padding=self.convolution.padding)
 
@@ -80,26 +81,26 @@ class JoinedConvolution:
         return [of_coarse.permute(3, 2, 0, 1).reshape(-1, channels, 1, 1), of_skip]
 
 
-def _resampled(maps: Tensor, origin: Window, window: Window, taps: int) -> Tensor:
+def _resampled(maps: Tensor, origin: Region, region: Region, taps: int) -> Tensor:
     """sum_d T_d R maps_d over taps x taps neighbours d.
 
     Args:
-        maps: (B, taps_x * taps_y * C, h_c, w_c), the window that is read.
-        origin: some window of what they are maps of, for its size.
-        window: of the result; beyond it T_d finds 0.
+        maps: (B, taps_x * taps_y * C, h_c, w_c), the region that is read.
+        origin: some region of what they are maps of, for its size.
+        region: of the result; beyond it T_d finds 0.
     Returns:
         (B, C, h, w).
     """
     size = origin.size
     count, _, height, width = maps.shape
-    rows = _side(window.top, window.bottom, window.size[0], size[0], taps, maps.dtype)
-    columns = _side(window.left, window.right, window.size[1], size[1], taps, maps.dtype)
+    rows = _side(region.top, region.bottom, region.size[0], size[0], taps, maps.dtype)
+    columns = _side(region.left, region.right, region.size[1], size[1], taps, maps.dtype)
     found = maps.permute(0, 2, 3, 1).reshape(count * height, width * taps, -1)
     found = _multiplied(columns, found)                                # (B * h_c, w, k_y * C)
     if taps > 1:
         found = found.reshape(count, height, found.shape[1], taps, -1).transpose(2, 3)
     found = _multiplied(rows, found.reshape(count, height * taps, -1))          # (B, h, w * C)
-    return found.reshape(count, *window.shape, -1).permute(0, 3, 1, 2)
+    return found.reshape(count, *region.shape, -1).permute(0, 3, 1, 2)
 
 
 class Side(NamedTuple):
@@ -120,7 +121,7 @@ def _multiplied(side: Side, maps: Tensor) -> Tensor:
 @lru_cache(maxsize=1024)
 def _side(start: int, stop: int, length: int, length_read: int, taps: int,
           dtype: torch.dtype) -> Side:
-    """Of a side of a window, pixels start to stop; taps of each pixel read are adjacent."""
+    """Of a side of a region, pixels start to stop; taps of each pixel read are adjacent."""
     weights = _weights(start, stop, length, length_read, dtype == torch.float64)
     reach = taps // 2
     padded = F.pad(weights, (0, 0, reach, reach))

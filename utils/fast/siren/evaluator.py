@@ -88,7 +88,7 @@ class ChunkedSiren:
         shares_of(points, _work, CHUNK)
         return out.add_(self.last_bias)
 
-    def value_and_slope(self, points: Tensor, dirs: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_derivative(self, points: Tensor, dirs: Tensor) -> tuple[Tensor, Tensor]:
         """SDF (N,) and its derivative (N,) along dirs (N, 3), forward mode: d' = cos(z) * (d W)."""
         points, dirs = points.detach(), dirs.detach()
         value, slope = points.new_empty(len(points)), points.new_empty(len(points))

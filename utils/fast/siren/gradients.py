@@ -1,4 +1,4 @@
-"""Gradients of losses on a SIREN in its weights: written out, chunk by chunk, without a graph.
+"""Analytic gradients of losses on a SIREN in its weights, chunk by chunk, without a graph.
 
 The network: z_l = h_{l-1} W_l + b_l, h_l = sin z_l, h_0 = x, Phi = <h_L, w> + b, omega in the
 weights. Its gradient in x: s_L = w, s_{l-1} = (s_l * cos z_l) W_l^T, grad Phi = s_0. Losses on
@@ -99,7 +99,7 @@ class WeightSums:
 
 
 class _Passes:
-    """Forward and backward passes over chunks of points, in buffers that are used again.
+    """Forward and backward skips chunks of points, in buffers that are used again.
 
     Attributes:
         sums: gradients of the weights so far.

@@ -1,6 +1,6 @@
 """Tracing without stopping the host: tensors of fixed shape, no branch that reads a value.
 
-On a GPU every question about a value (how many rays hit? has any not settled?) makes the host wait
+On a GPU every question about a value (how many rays hit? is any not done?) makes the host wait
 until all work before it is done. Here nothing is asked: all rays of all targets are one batch, and
 what does not count is computed and masked.
 
@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.devices import to_device
-from utils.fast.tracing.cpu_tracer import FastTracer
 from utils.fast.tracing.masked_march import March, begin_march, march_plain
+from utils.fast.tracing.network_passes import DifferentiableHits, NetworkPasses, WeightsWatch
 from utils.geometry.rays import Rays, TraceResult
 from utils.geometry.sdf import Sdf
 
@@ -145,41 +145,34 @@ def first_rows(mask: Tensor, count: int) -> Tensor:
     return rows.new_zeros(count + 1).scatter(0, place, rows)[:count]
 
 
-class DeviceTracer(FastTracer):
+class DeviceTracer(NetworkPasses):
     """A tracer for GPUs: the host never waits. See the module's text.
 
-    Hits are those of the plain tracer to its threshold. Its losses differ as those of `FastTracer`,
-    but all soft mask terms count, and the grid has fine nodes everywhere.
+    Hits are those of the reference tracer to its threshold. All soft mask terms count, and the grid
+    has fine nodes everywhere.
 
     Args:
-        num_mask_samples: points of each ray among which the least SDF is searched.
-        make_evaluator: SDF to its fastest evaluator without gradient.
+        differentiable_hits, make_evaluator: see `NetworkPasses`.
+        num_mask_samples: points of each ray among which the minimum SDF is searched.
     """
 
-    def __init__(self, num_mask_samples: int, make_evaluator: Callable[[Sdf], Sdf]) -> None:
-        super().__init__(_no_plain_tracer, num_mask_samples, make_evaluator)
+    def __init__(self, differentiable_hits: DifferentiableHits, num_mask_samples: int,
+                 make_evaluator: Callable[[Sdf], Sdf]) -> None:
+        super().__init__(differentiable_hits, make_evaluator)
+        self.num_mask_samples = num_mask_samples
+        self._weights = WeightsWatch()
         self._nodes: dict[tuple, GridNodes] = {}
         self._has_triton = has_triton()
 
-    def prepare(self, sdf: Sdf, like: Tensor) -> bool:
-        """Sample the grid, unless the SDF's weights are those of the last call."""
-        versions = tuple(parameter._version for parameter in sdf.parameters()) \
-            if hasattr(sdf, "parameters") else (object(),)
-        place = (like.device, like.dtype)
-        if sdf is self._sdf and self._key == (place, versions):
-            return False
-        if place not in self._nodes:
-            self._nodes[place] = GridNodes(like)
-        self._evaluate = self.make_evaluator(sdf)
-        self._grid = self._nodes[place].sample(self._evaluate)
-        self._sdf, self._key = sdf, (place, versions)
-        return True
+    def forget(self) -> None:
+        """Sample the grid anew at the next call, for measurements."""
+        self._weights.forget()
 
     def trace(self, sdf: Sdf, rays: Rays) -> TraceResult:
         """Where R rays meet the surface; num_evaluations may be a scalar tensor. No gradient."""
         with torch.no_grad():
-            is_new = self.prepare(sdf, rays.t_near)
-            spent = len(self._nodes[self._key[0]].points) + NUM_PROBES if is_new else 0
+            is_new = self._prepare(sdf, rays.t_near)
+            spent = len(self._nodes_like(rays.t_near).points) + NUM_PROBES if is_new else 0
             state = skip_empty_space(self._grid, rays)
             if self._is_fused(sdf, rays):
                 state, used = _march_by_kernel(sdf, rays, state)
@@ -195,24 +188,39 @@ class DeviceTracer(FastTracer):
         from utils.fast.tracing.triton_kernel import can_march
         return can_march(sdf, t.device)
 
-    def least_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
-                  ignore_above: Tensor) -> tuple[Tensor, Tensor]:
-        """All rays, and the least SDF among uniform samples of their chord by the grid."""
+    def minimum_sdf(self, sdf: Sdf, rays: Rays, counts_mask: Tensor,
+                    ignore_above: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all rays, and the minimum SDF among uniform samples of their chord by the grid."""
         with torch.no_grad():
-            self.prepare(sdf, rays.t_near)
+            self._prepare(sdf, rays.t_near)
             t, least = rays.t_near, torch.full_like(rays.t_near, torch.inf)
             for sample in range(self.num_mask_samples):
                 share = sample / max(self.num_mask_samples - 1, 1)
                 at = rays.t_near + (rays.t_far - rays.t_near) * share
                 value = self._grid(rays.points(at))
                 t, least = torch.where(value < least, at, t), torch.minimum(value, least)
-            return self.rows(counts_mask), rays.points(t)
+            return self._indices(counts_mask), rays.points(t)
 
-    def threads(self, sdf: Sdf) -> AbstractContextManager:
+    def _prepare(self, sdf: Sdf, like: Tensor) -> bool:
+        """Sample the grid, unless it is of these weights; whether it was sampled."""
+        if self._weights.are_the_same(sdf, like):
+            return False
+        self._evaluate = self.make_evaluator(sdf)
+        self._grid = self._nodes_like(like).sample(self._evaluate)
+        return True
+
+    def _nodes_like(self, like: Tensor) -> GridNodes:
+        """The grid's nodes on a tensor's device, in its dtype; made once."""
+        place = (like.device, like.dtype)
+        if place not in self._nodes:
+            self._nodes[place] = GridNodes(like)
+        return self._nodes[place]
+
+    def _threads(self, sdf: Sdf) -> AbstractContextManager:
         """The device's own."""
         return nullcontext()
 
-    def rows(self, mask: Tensor) -> Tensor:
+    def _indices(self, mask: Tensor) -> Tensor:
         """All of them: how many are True is not asked."""
         return torch.arange(len(mask), device=mask.device)
 
@@ -249,7 +257,3 @@ def has_triton() -> bool:
                  "longer; `%s` brings it", INSTALL_COMMAND)
         return False
     return True
-
-
-def _no_plain_tracer(sdf: Sdf, rays: Rays) -> TraceResult:
-    raise AssertionError("the device tracer hands no ray to the plain one")

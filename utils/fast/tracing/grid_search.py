@@ -1,4 +1,4 @@
-"""Where rays meet a surface: searched for on a grid of the SDF, settled with the SDF itself.
+"""Where rays meet a surface: searched for on a grid of the SDF, converged with the SDF itself.
 
 The part of `utils.fast.tracing.cpu_tracer` that works on the rays of one trace.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 from utils.fast.tracing.grid_march import GridMarch, march_grid
 from utils.fast.tracing.sdf_grid import SdfGrid
 from utils.geometry.rays import Rays
-from utils.geometry.sdf import Sdf
+from utils.geometry.sdf import SDF_THRESHOLD, Sdf
 
 MAX_SETTLE_STEPS = 5              # of Newton's method, or secants
 SETTLE_REACH = 1.0                # nodes' spacings that they may go; farther is another surface
@@ -23,9 +23,8 @@ DIP = 0.5                         # of the samples' second difference: how far t
 LONG_STRETCH = 3.0                # nodes' spacings within the grid's error before a crossing: the
                                   # true crossing may be an earlier one
 MAX_BRACKET_STEPS = 32            # of false position in a bracket of the SDF's own signs
-ON_SURFACE = 5e-5                 # object units, the plain tracer's threshold
 WITHIN = 2.5e-4                   # object units along the ray: where it runs almost along the
-                                  # surface, |SDF| <= ON_SURFACE alone leaves the hit off by more
+                                  # surface, |SDF| <= SDF_THRESHOLD alone leaves the hit off by more
 ROUNDING = 2e-6                   # of the SDF: no smaller threshold can be met
 
 
@@ -54,22 +53,22 @@ class GridSearch:
         """March all rays on the grid and settle what they meet.
 
         Returns:
-            Those that the plain tracer must settle.
+            Those that the reference tracer must settle.
         """
         index = self._begin_inside()
         march = march_grid(self.grid, self.rays[index], self.rays.t_near[index])
         self.t[index] = march.t_least
         crossed = march.crossed_mask.nonzero()[:, 0]
         is_long = (march.high - march.close)[crossed] > LONG_STRETCH * self.grid.spacing
-        is_settled = torch.zeros_like(is_long)
-        is_settled[~is_long] = self._settle(index, march, crossed[~is_long])
-        left = crossed[~is_settled]
+        has_converged = torch.zeros_like(is_long)
+        has_converged[~is_long] = self._settle(index, march, crossed[~is_long])
+        left = crossed[~has_converged]
         rows = torch.cat([march.graze_rows, left])
         entry = self._look_around(index[rows], torch.cat([march.graze_close, march.close[left]]),
                                   torch.cat([march.graze_high, march.high[left]]))
         first = torch.full_like(march.low, torch.inf).scatter_reduce(0, rows, entry, "amin")
-        settled = torch.where(self.hit_mask[index], self.t[index], torch.inf)
-        found = (first < settled).nonzero()[:, 0]          # what a ray grazes, it meets before
+        converged = torch.where(self.hit_mask[index], self.t[index], torch.inf)
+        found = (first < converged).nonzero()[:, 0]          # what a ray grazes, it meets before
         self._hit(index[found], first[found])
         self.tangents[:, index[found]] = torch.nan
         return index[left[first[left].isinf()]]
@@ -78,7 +77,7 @@ class GridSearch:
         self.t[index], self.hit_mask[index] = t, True
 
     def _begin_inside(self) -> Tensor:
-        """Rays that begin inside hit where they begin, as in the plain tracer.
+        """Rays that begin inside hit where they begin, as in the reference tracer.
 
         Returns:
             All others, those that miss the unit sphere left out.
@@ -89,7 +88,7 @@ class GridSearch:
         maybe = index[value < self.grid.error]
         if not len(maybe):
             return index
-        inside = maybe[self.evaluate(maybe, start[maybe]) < -ON_SURFACE]
+        inside = maybe[self.evaluate(maybe, start[maybe]) < -SDF_THRESHOLD]
         self._hit(inside, start[inside])
         return index[~self.hit_mask[index]]
 
@@ -104,17 +103,17 @@ class GridSearch:
         slope = (value_high - value_low) / (high - low).clamp(min=1e-6)     # negative
         index = index[rows]
         crossing = self._refined(index, low - value_low / slope.clamp(max=-1e-3), low, high)
-        if hasattr(self._evaluate, "value_and_slope"):
-            t, settled, tangents = self._newton(index, crossing)
+        if hasattr(self._evaluate, "value_and_derivative"):
+            t, converged, tangents = self._newton(index, crossing)
         else:
-            t, settled = self._secant(index, crossing, slope)
+            t, converged = self._secant(index, crossing, slope)
             tangents = self.tangents[:, index]
-        settled &= (t - crossing).abs() <= SETTLE_REACH * self.grid.spacing
+        converged &= (t - crossing).abs() <= SETTLE_REACH * self.grid.spacing
         rays = self.rays[index]
-        settled &= (t >= rays.t_near) & (t <= rays.t_far)
-        self._hit(index[settled], t[settled])
-        self.tangents[:, index[settled]] = tangents[:, settled]
-        return settled
+        converged &= (t >= rays.t_near) & (t <= rays.t_far)
+        self._hit(index[converged], t[converged])
+        self.tangents[:, index[converged]] = tangents[:, converged]
+        return converged
 
     def _refined(self, index: Tensor, crossing: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """One Newton step of crossings (R',) on the refined interpolation, kept in low to high."""
@@ -133,27 +132,27 @@ class GridSearch:
         Returns:
             Distances, which are the surface's, and their tangents (3, R').
         """
-        t, settled = crossing.clone(), torch.zeros_like(crossing, dtype=torch.bool)
+        t, converged = crossing.clone(), torch.zeros_like(crossing, dtype=torch.bool)
         tangents = torch.full((3, len(index)), torch.nan).to(crossing)
         left, at = torch.arange(len(index), device=t.device), crossing
         for _ in range(MAX_SETTLE_STEPS):
             if not len(left):
                 break
             rays = self.rays[index[left]]
-            value, slope = self._evaluate.value_and_slope(rays.points(at), rays.dirs_obj)
+            value, slope = self._evaluate.value_and_derivative(rays.points(at), rays.dirs_obj)
             self.num_evaluations += 2 * len(left)
             is_steep, after = slope < -STEEP, at - value / slope.clamp(max=-1e-2)
             is_sure = is_steep & ((after - at).abs() <= SURE_STEP)
             done = is_sure | (value.abs() <= _threshold(slope))
-            t[left], settled[left] = torch.where(is_steep, after, at), done
+            t[left], converged[left] = torch.where(is_steep, after, at), done
             tangents[:, left] = torch.stack([at, value, slope])
             going = (~done).nonzero()[:, 0]
             left, at = left[going], after[going]
-        return t, settled, tangents
+        return t, converged, tangents
 
     def _secant(self, index: Tensor, crossing: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Secant steps, for an SDF whose derivative is not at hand; as `_newton`."""
-        t, settled = crossing.clone(), torch.zeros_like(crossing, dtype=torch.bool)
+        t, converged = crossing.clone(), torch.zeros_like(crossing, dtype=torch.bool)
         left, at = torch.arange(len(index), device=t.device), crossing
         before, value_before = None, None
         for _ in range(MAX_SETTLE_STEPS):
@@ -161,13 +160,13 @@ class GridSearch:
                 break
             value = self.evaluate(index[left], at)
             done = value.abs() <= _threshold(slope)
-            t[left], settled[left] = at, done
+            t[left], converged[left] = at, done
             if before is not None:
                 slope = _secant_slope(at - before, value - value_before, slope)
             going = (~done).nonzero()[:, 0]
             left, before, value_before, slope = left[going], at[going], value[going], slope[going]
             at = before - value_before / slope
-        return t, settled
+        return t, converged
 
     def _look_around(self, index: Tensor, start: Tensor, stop: Tensor) -> Tensor:
         """Look for the first entry from a node's spacing before `start` to one after `stop` (R',).
@@ -213,7 +212,7 @@ class GridSearch:
 
     def _false_position(self, index: Tensor, low: Tensor, high: Tensor, value_low: Tensor,
                         value_high: Tensor) -> Tensor:
-        """(R',) distances where |SDF| <= ON_SURFACE, between one outside and one inside.
+        """(R',) distances where |SDF| <= SDF_THRESHOLD, between one outside and one inside.
 
         An end that stays twice has its value halved (Illinois), so that both ends move.
         """
@@ -238,7 +237,7 @@ class GridSearch:
 
 def _threshold(slope: Tensor) -> Tensor:
     """(R,) |SDF| at which rays on which it falls at `slope` (R,) have arrived."""
-    return (WITHIN * slope.abs()).clamp(ROUNDING, ON_SURFACE)
+    return (WITHIN * slope.abs()).clamp(ROUNDING, SDF_THRESHOLD)
 
 
 def _secant_slope(step: Tensor, change: Tensor, fallback: Tensor) -> Tensor:

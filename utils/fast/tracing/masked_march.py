@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from utils.geometry.rays import Rays
-from utils.geometry.sdf import Sdf
+from utils.geometry.sdf import SDF_THRESHOLD, Sdf
 
-ON_SURFACE = 5e-5         # object units, the plain tracer's threshold
 MIN_STEP = 1 / 512        # object units; what a ray crosses on a shorter way may be stepped over:
                           # sheets and rods thinner than 0.002, and the rims of others
 NARROW = 2e-6             # object units; a bracket that float32 cannot halve much further
@@ -30,8 +29,8 @@ class March:
         high, value_high: first point inside and its SDF; 0 where nothing inside was seen yet.
             Either value may have been halved, so that both ends of the bracket move.
         side: 1 where the last evaluation was outside, -1 inside, 0 before the first.
-        least, t_least: least SDF that was met, and where.
-        going_mask: not settled yet.
+        least, t_least: minimum SDF that was met, and where.
+        going_mask: not converged yet.
         hit_mask: the surface is found.
     """
 
@@ -90,7 +89,7 @@ def advance(state: March, value: Tensor, t_far: Tensor) -> March:
     t, going = state.t, state.going_mask
     lower = going & (value < state.least)
     outside = value > 0
-    begins_inside = (value < -ON_SURFACE) & (state.value_low == 0)
+    begins_inside = (value < -SDF_THRESHOLD) & (state.value_low == 0)
     # where the same end moves twice, the other end's value is halved (Illinois)
     value_high = torch.where(outside, torch.where(state.side > 0, 0.5, 1.0) * state.value_high,
                              value)
@@ -99,7 +98,7 @@ def advance(state: March, value: Tensor, t_far: Tensor) -> March:
     low, high = torch.where(outside, t, state.low), torch.where(outside, state.high, t)
     has_bracket = value_high < 0
     narrow = has_bracket & (high - low <= NARROW)
-    found = going & ((value.abs() <= ON_SURFACE) | begins_inside | narrow)
+    found = going & ((value.abs() <= SDF_THRESHOLD) | begins_inside | narrow)
     forward = torch.minimum(t + value.clamp(min=MIN_STEP), t_far)
     share = value_low / (value_low - value_high).clamp(min=1e-12)
     next_t = torch.where(has_bracket, low + (high - low) * share, forward)
@@ -114,7 +113,7 @@ def advance(state: March, value: Tensor, t_far: Tensor) -> March:
 
 
 def march_plain(sdf: Sdf, rays: Rays, state: March, num_steps: int) -> March:
-    """`num_steps` steps of all rays; one evaluation a ray and step, settled or not."""
+    """`num_steps` steps of all rays; one evaluation a ray and step, converged or not."""
     for _ in range(num_steps):
         state = advance(state, sdf(rays.points(state.t)), rays.t_far)
     return state

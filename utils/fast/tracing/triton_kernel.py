@@ -2,7 +2,7 @@
 
 A block of rays keeps its state in registers. Each step its points go through the network by one
 matrix product a hidden layer, with the weights staged through shared memory, and the rays are moved
-as `masked_march.advance` does; the block ends when its last ray is settled. Nothing is
+as `masked_march.advance` does; the block ends when its last ray has converged. Nothing is
 written but the results.
 
 Products are `tf32x3`: each factor is split into two TF32 numbers and three products are summed,
@@ -73,7 +73,7 @@ def can_march(sdf: object, device: torch.device) -> bool:
 
 def march_fused(net: PackedSiren, rays: Rays, state: March,
                 *, precision: str = "tf32x3") -> tuple[March, Tensor]:
-    """March until all rays are settled, or MAX_STEPS.
+    """March until all rays have converged, or MAX_STEPS.
 
     Args:
         net: of the device of the rays.

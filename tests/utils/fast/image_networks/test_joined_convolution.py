@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.map_cases import SIZES, cut, windows_of
+from support.map_cases import SIZES, cut, regions_of
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +14,8 @@ from utils.fast.image_networks.joined_convolution import (
     convolve_resized,
     resized,
 )
-from utils.fast.image_networks.regions import Part, Window
+from utils.fast.image_networks.parts import Part
+from utils.views.regions import Region
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -23,25 +24,25 @@ def test_resized_is_a_window_of_the_whole_resized(size, size_read, dtype):
     """To rounding: weights about 1 at positions of some hundred pixels."""
     maps = torch.randn(2, 3, *size_read, dtype=dtype, requires_grad=True)
     full = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
-    for window in windows_of(size, 12):
-        read = window.unresized(size_read)
-        found = resized(Part(cut(maps, read), read), window)
+    for region in regions_of(size, 12):
+        read = region.unresized(size_read)
+        found = resized(Part(cut(maps, read), read), region)
         rounding = 100 * torch.finfo(dtype).eps * max(size)
-        torch.testing.assert_close(found, cut(full, window), atol=rounding, rtol=0)
+        torch.testing.assert_close(found, cut(full, region), atol=rounding, rtol=0)
         upstream = torch.randn_like(found)
         ours, true = (torch.autograd.grad(x, maps, upstream, retain_graph=True)[0]
-                      for x in (found, cut(full, window)))
+                      for x in (found, cut(full, region)))
         torch.testing.assert_close(ours, true, atol=rounding * 10, rtol=0)
 
 
-def join(window, size_read, *, channels=(3, 2), kernel=3, dtype=torch.float64):
+def join(region, size_read, *, channels=(3, 2), kernel=3, dtype=torch.float64):
     """A convolution, what it reads of coarse maps, and a skip."""
     torch.manual_seed(0)
-    read = window.unresized(size_read)
+    read = region.unresized(size_read)
     convolution = nn.Conv2d(sum(channels), 4, kernel, padding=kernel // 2).to(dtype)
     coarse = torch.randn(2, channels[0], *read.shape, dtype=dtype, requires_grad=True)
-    skip = torch.randn(2, channels[1], *window.shape, dtype=dtype, requires_grad=True)
-    return convolution, Part(coarse, read), Part(skip, window)
+    skip = torch.randn(2, channels[1], *region.shape, dtype=dtype, requires_grad=True)
+    return convolution, Part(coarse, read), Part(skip, region)
 
 
 def convolve_joined(convolution, coarse, skip):
@@ -61,9 +62,9 @@ def with_gradients(found, convolution, coarse, skip):
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("size, size_read", SIZES[:-1])
 def test_a_joined_convolution_is_the_one_of_resized_maps(size, size_read, kernel):
-    """The plain form, with zeros beyond the window's ends, and its gradients, in float64."""
-    for window in windows_of(size, 6, seed=2):
-        given = join(window, size_read, kernel=kernel)
+    """The plain form, with zeros beyond the region's ends, and its gradients, in float64."""
+    for region in regions_of(size, 6, seed=2):
+        given = join(region, size_read, kernel=kernel)
         ours, true = (with_gradients(convolve(*given), *given)
                       for convolve in (convolve_joined, convolve_resized))
         for one, other in zip(ours, true, strict=True):
@@ -71,7 +72,7 @@ def test_a_joined_convolution_is_the_one_of_resized_maps(size, size_read, kernel
 
 
 def test_a_joined_convolution_of_whole_maps_is_that_of_interpolated_ones():
-    convolution, coarse, skip = join(Window(0, 37, 0, 53, (37, 53)), (19, 27))
+    convolution, coarse, skip = join(Region(0, 37, 0, 53, (37, 53)), (19, 27))
     above = F.interpolate(coarse.maps, size=(37, 53), mode="bilinear", align_corners=True)
     expected = convolution(torch.cat([above, skip.maps], 1))
     torch.testing.assert_close(convolve_joined(convolution, coarse, skip), expected)
@@ -79,8 +80,8 @@ def test_a_joined_convolution_of_whole_maps_is_that_of_interpolated_ones():
 
 def test_a_joined_convolution_takes_less_work():
     """Of D's first join: 256 coarse channels and 128 of the skip. The least possible is a half."""
-    window, counts = Window(2, 47, 4, 60, (48, 64)), []
-    given = join(window, (24, 32), channels=(256, 128), dtype=torch.float32)
+    region, counts = Region(2, 47, 4, 60, (48, 64)), []
+    given = join(region, (24, 32), channels=(256, 128), dtype=torch.float32)
     given[0].out_channels, given[0].weight = 128, nn.Parameter(torch.randn(128, 384, 3, 3))
     given[0].bias = nn.Parameter(torch.zeros(128))
     for convolve in (convolve_resized, lambda *given: JoinedConvolution(given[0])(*given[1:])):
@@ -93,9 +94,9 @@ def test_a_joined_convolution_takes_less_work():
 def test_a_joined_convolution_in_bf16_is_as_exact_as_the_plain_one():
     """Result and gradients against float64. Products are rounded before they are summed, not only
     after; but maps are not resized and rounded before all."""
-    convolution, *parts = join(Window(5, 70, 9, 88, (96, 128)), (48, 64), channels=(64, 32))
-    low = [Part(part.maps.detach().bfloat16().requires_grad_(True), part.window) for part in parts]
-    exact = [Part(part.maps.detach().double().requires_grad_(True), part.window) for part in low]
+    convolution, *parts = join(Region(5, 70, 9, 88, (96, 128)), (48, 64), channels=(64, 32))
+    low = [Part(part.maps.detach().bfloat16().requires_grad_(True), part.region) for part in parts]
+    exact = [Part(part.maps.detach().double().requires_grad_(True), part.region) for part in low]
     true = with_gradients(convolve_resized(convolution, *exact), convolution, *exact)
     convolution.float()
     errors = []
@@ -110,7 +111,7 @@ def test_a_joined_convolution_in_bf16_is_as_exact_as_the_plain_one():
 
 
 def test_partial_convolutions_take_the_plain_form():
-    _, coarse, skip = join(Window(2, 9, 3, 12, (16, 16)), (8, 8))
+    _, coarse, skip = join(Region(2, 9, 3, 12, (16, 16)), (8, 8))
     convolution = PartialConv2d(5, 4, 3).double()
     assert torch.equal(convolve_joined(convolution, coarse, skip),
                        convolve_resized(convolution, coarse, skip))

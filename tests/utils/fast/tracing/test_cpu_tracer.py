@@ -10,13 +10,18 @@ from data_processing.synthetic import analytic_sdf as solids
 from data_processing.synthetic.scene_kinds import axis_rotation
 from modules import SdfArchitecture
 from modules_sdf import SirenSDF, build_sdf
-from sdf_rendering import ReferenceTracer, least_sdf_reference, trace_reference
+from sdf_rendering import (
+    ReferenceTracer,
+    differentiable_hits,
+    minimum_sdf_reference,
+    trace_reference,
+)
 from utils.fast.siren.evaluator import ChunkedSdf
-from utils.fast.tracing.cpu_tracer import FastTracer, is_written_out
-from utils.fast.tracing.grid_search import ON_SURFACE
+from utils.fast.tracing.cpu_tracer import FastTracer
+from utils.fast.tracing.network_passes import has_analytic_gradients
 from utils.fast.tracing.sdf_grid import BAND, build_grid
 from utils.geometry.rays import Rays, make_rays
-from utils.geometry.sdf import gradient
+from utils.geometry.sdf import SDF_THRESHOLD, gradient
 
 TILT = axis_rotation(unit(torch.tensor([0.3, -0.8, 0.5])), 0.8)
 CASES = SOLIDS | {"tilted plate": solids.moved(solids.box((0.5, 0.4, 0.01)), TILT,
@@ -29,7 +34,7 @@ def slopes_at(sdf, rays: Rays, t: torch.Tensor) -> torch.Tensor:
 
 
 def assert_same_hits(sdf, rays: Rays, *, strays: int, rounding: float = 2e-6) -> None:
-    """Both tracers stop within ON_SURFACE of the surface, on either side: along the ray they are
+    """Both tracers stop within SDF_THRESHOLD of the surface, on either side: along the ray they are
     twice that over the slope apart, 1.5 for its change on the way.
 
     Args:
@@ -40,11 +45,11 @@ def assert_same_hits(sdf, rays: Rays, *, strays: int, rounding: float = 2e-6) ->
     plain, fast = trace_reference(sdf, rays), fast_tracer().trace(sdf, rays)
     both = plain.hit_mask & fast.hit_mask
     assert int(both.sum()) > 200
-    assert (sdf(rays.points(fast.t))[fast.hit_mask].abs() <= ON_SURFACE + rounding).all()
+    assert (sdf(rays.points(fast.t))[fast.hit_mask].abs() <= SDF_THRESHOLD + rounding).all()
     slope = torch.minimum(slopes_at(sdf, rays, plain.t), slopes_at(sdf, rays, fast.t))
     clear = both & (slope > 0.1)
     assert int(clear.sum()) > 0.9 * int(both.sum())
-    far = (plain.t - fast.t).abs() > 3 * (ON_SURFACE + rounding) / slope
+    far = (plain.t - fast.t).abs() > 3 * (SDF_THRESHOLD + rounding) / slope
     assert int(((plain.hit_mask ^ fast.hit_mask) | (clear & far)).sum()) <= strays
 
 
@@ -62,7 +67,7 @@ def test_thin_parts_are_not_stepped_through(name):
     plain, found = trace_reference(sdf, rays), fast_tracer().trace(sdf, rays)
     assert int(plain.hit_mask.sum()) > 1000
     assert (plain.hit_mask & ~found.hit_mask).sum() <= 0.01 * plain.hit_mask.sum()
-    assert (sdf(rays.points(found.t))[found.hit_mask].abs() <= ON_SURFACE + 2e-6).all()
+    assert (sdf(rays.points(found.t))[found.hit_mask].abs() <= SDF_THRESHOLD + 2e-6).all()
 
 
 @pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.03, 1), (0.05, 2)])
@@ -83,7 +88,7 @@ def test_rays_that_graze_are_settled_without_the_plain_tracer(name):
         raise AssertionError(f"{len(rays)} rays were handed to the plain tracer")
 
     rays = rays_inwards(400, seed=18, spread=0.4)
-    tracer = FastTracer(plain, 40, lambda sdf: sdf)
+    tracer = FastTracer(differentiable_hits, 40, lambda sdf: sdf, reference=plain)
     found = tracer.trace(CASES[name], rays)
     t = rays.t_near[:, None] + (rays.t_far - rays.t_near)[:, None] * torch.linspace(0, 1, 1000)
     inside = CASES[name](rays.points(t).reshape(-1, 3)).reshape(t.shape) < -1e-3
@@ -186,7 +191,7 @@ def test_no_rays_and_rays_past_the_sphere():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_least_sdf_keeps_all_rays_that_matter(name):
+def test_minimum_sdf_keeps_all_rays_that_matter(name):
     """Left out are only rays that do not count or stay `ignore_above` away. The point found is as
     good as the plain one's to twice the grid's error (once for each of two samples compared), but
     the grid is coarse far from the surface: there both are far, on the same side."""
@@ -194,9 +199,9 @@ def test_least_sdf_keeps_all_rays_that_matter(name):
     counts = rays.sphere_mask & (torch.arange(800) % 3 > 0)
     on_mask = torch.arange(800) % 5 == 0                    # these are never left out
     limits = torch.where(on_mask, torch.inf, above)
-    index, points = fast_tracer().least_sdf(sdf, rays, counts, limits)
+    index, points = fast_tracer().minimum_sdf(sdf, rays, counts, limits)
     assert counts[index].all() and len(set(index.tolist())) == len(index)
-    best = sdf(rays.points(least_sdf_reference(sdf, rays, 40)))
+    best = sdf(rays.points(minimum_sdf_reference(sdf, rays, 40)))
     matter = counts & ((best < above - 1e-3) | on_mask)
     assert int(matter.sum()) > 100
     assert set(matter.nonzero()[:, 0].tolist()) <= set(index.tolist())
@@ -251,34 +256,37 @@ def test_evaluations_for_losses_match_those_of_the_plain_tracer(kind, count):
     points = (torch.rand(count, 3, generator=generator) * 2 - 1).double()
     dirs = unit(torch.randn(count, 3, generator=generator).double())
     close = {"atol": 1e-9, "rtol": 1e-9}
-    known = fast.value_and_slope(net, points, dirs)
-    torch.testing.assert_close(known, plain.value_and_slope(net, points, dirs), **close)
-    if count:
-        by_gradient = FastTracer(trace_reference, 40, ChunkedSdf)      # without a pass forward
-        torch.testing.assert_close(by_gradient.value_and_slope(net, points, dirs), known, **close)
+    known = fast._value_and_derivative(net, points, dirs)
+    value, grad = gradient(net, points, create_graph=False)
+    torch.testing.assert_close(known, (value, (grad * dirs).sum(-1)), **close)
+    if count:                                                          # without a pass forward
+        by_gradient = FastTracer(differentiable_hits, 40, ChunkedSdf, reference=trace_reference)
+        torch.testing.assert_close(by_gradient._value_and_derivative(net, points, dirs), known,
+                                   **close)
     weights = torch.rand(count, generator=generator).double()
     results = []
     for tracer in (fast, plain):
         variable = points.clone().requires_grad_(True)
-        values = tracer.values(net, variable, known[0])
-        (point_grad,) = torch.autograd.grad((values * weights).sum(), variable, retain_graph=True)
-        of_values = tracer.total_of_values(net, tanh_of, points, weights)
-        of_gradients = tracer.total_of_gradients(net, square_of_excess, points)
+        of_points = tracer.sum_of_values(net, tanh_of, variable, weights)
+        (point_grad,) = torch.autograd.grad(of_points, variable, retain_graph=True)
+        of_values = tracer.sum_of_values(net, tanh_of, points, weights)
+        of_gradients = tracer.sum_of_gradients(net, square_of_excess, points)
         unused = 0.0 * net(points[:1]).sum()
-        results.append([values, point_grad, *leaf_grads(net, (values * weights).sum()),
+        results.append([of_points, point_grad, *leaf_grads(net, 0.3 * of_points),
                         of_values, *leaf_grads(net, 0.3 * of_values),
                         of_gradients, *leaf_grads(net, 0.3 * of_gradients + unused)])
     for ours, true in zip(*results, strict=True):
         torch.testing.assert_close(ours, true, **close)
 
 
-def test_written_out_gradients_are_used_where_they_can_be():
+def test_analytic_gradients_are_used_where_they_can_be():
     net, points = small_network(), torch.zeros(2, 3)
-    assert is_written_out(net, points) and not is_written_out(lambda x: x.norm(dim=-1), points)
-    assert not is_written_out(net, points.to("meta"))
-    assert not is_written_out(OpenChain(SdfArchitecture(hidden_dims=8)), points)
+    assert has_analytic_gradients(net, points)
+    assert not has_analytic_gradients(lambda x: x.norm(dim=-1), points)
+    assert not has_analytic_gradients(net, points.to("meta"))
+    assert not has_analytic_gradients(OpenChain(SdfArchitecture(hidden_dims=8)), points)
     skipping = build_sdf(SdfArchitecture(hidden_dims=8, skips=((0, 2),)))
-    assert not is_written_out(skipping, points)
+    assert not has_analytic_gradients(skipping, points)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -291,11 +299,11 @@ def test_float32_gradients_agree_to_its_rounding(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = leaf_grads(net, fast_tracer().total_of_gradients(net, square_of_excess, points))
-        again = leaf_grads(net, fast_tracer().total_of_gradients(net, square_of_excess, points))
+        found = leaf_grads(net, fast_tracer().sum_of_gradients(net, square_of_excess, points))
+        again = leaf_grads(net, fast_tracer().sum_of_gradients(net, square_of_excess, points))
     finally:
         torch.set_num_threads(before)
-    true = leaf_grads(net, ReferenceTracer().total_of_gradients(net, square_of_excess, points)
+    true = leaf_grads(net, ReferenceTracer().sum_of_gradients(net, square_of_excess, points)
                       + 0.0 * net(points[:1]).sum())
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
     for ours, exact in zip(found, true, strict=True):
@@ -305,12 +313,5 @@ def test_float32_gradients_agree_to_its_rounding(threads):
 def test_frozen_layers_get_no_gradient():
     net, points = small_network(), torch.rand(300, 3).double()
     net.layers[0].requires_grad_(False)
-    fast_tracer().total_of_gradients(net, square_of_excess, points).backward()
+    fast_tracer().sum_of_gradients(net, square_of_excess, points).backward()
     assert net.layers[0].weight.grad is None and net.layers[1].weight.grad.abs().sum() > 0
-
-
-def test_eikonal_points_of_the_fast_tracer_lie_in_the_unit_sphere():
-    points = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    kept = fast_tracer().eikonal_points(points)
-    assert torch.equal(kept, points[points.norm(dim=-1) < 1])
-    assert torch.equal(ReferenceTracer().eikonal_points(points), points)

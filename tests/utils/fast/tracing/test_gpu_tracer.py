@@ -12,7 +12,7 @@ from support.tracing_cases import SOLIDS, THIN, rays_at_thin, rays_inwards, unit
 from data_processing.synthetic import analytic_sdf as solids
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
-from sdf_rendering import least_sdf_reference, make_tracer, trace_reference
+from sdf_rendering import make_tracer, minimum_sdf_reference, trace_reference
 from utils.config.sections import TracingConfig
 from utils.fast.tracing import gpu_tracer as device_tracing
 from utils.fast.tracing.gpu_tracer import (
@@ -23,8 +23,9 @@ from utils.fast.tracing.gpu_tracer import (
     march_masked,
     skip_empty_space,
 )
-from utils.fast.tracing.masked_march import ON_SURFACE, march_plain
+from utils.fast.tracing.masked_march import march_plain
 from utils.geometry.rays import Rays
+from utils.geometry.sdf import SDF_THRESHOLD
 
 
 def device_tracer(num_samples: int = 40) -> DeviceTracer:
@@ -47,7 +48,7 @@ CASES = [(name, 2) for name in SOLIDS] + [(0.0, 0), (0.03, 1), (0.05, 4)]
 @pytest.mark.parametrize("name, strays", CASES)
 def test_hits_agree_with_the_plain_tracer(name, strays):
     """Hit or miss differs on 0.3 % of rays at most: those that pass an edge within a step, which
-    are many on thin plates. Both stop within ON_SURFACE of the surface: where a ray meets it at
+    are many on thin plates. Both stop within SDF_THRESHOLD of the surface: where a ray meets it at
     slope 0.1 or more they are 3 times that over 0.1 apart at most; others graze."""
     with torch.no_grad():
         sdf = SOLIDS[name] if name in SOLIDS else sine_network(name, 2)
@@ -59,10 +60,10 @@ def test_hits_agree_with_the_plain_tracer(name, strays):
         step = 1e-3
         slope = (sdf(rays.points(found.t + step)) - value).abs() / step
     assert int(both.sum()) > 1000
-    assert (value[found.hit_mask].abs() <= ON_SURFACE + 1e-5).all()
+    assert (value[found.hit_mask].abs() <= SDF_THRESHOLD + 1e-5).all()
     clear = both & (slope > 0.1)
     assert clear.sum() > 0.95 * both.sum()
-    far = (plain.t - found.t).abs() > 3 * (ON_SURFACE + 1e-5) / 0.1
+    far = (plain.t - found.t).abs() > 3 * (SDF_THRESHOLD + 1e-5) / 0.1
     assert int((far & clear).sum()) <= strays
     assert ((plain.t - found.t).abs() > 1e-3)[both].float().mean() <= 0.002
 
@@ -75,7 +76,7 @@ def test_thin_parts_are_not_stepped_through(name):
     plain, found = trace_reference(sdf, rays), device_tracer().trace(sdf, rays)
     assert int(plain.hit_mask.sum()) > 1000
     assert (plain.hit_mask & ~found.hit_mask).sum() <= 0.01 * plain.hit_mask.sum()
-    assert (sdf(rays.points(found.t))[found.hit_mask].abs() <= ON_SURFACE + 1e-5).all()
+    assert (sdf(rays.points(found.t))[found.hit_mask].abs() <= SDF_THRESHOLD + 1e-5).all()
 
 
 def test_the_smooth_network_meets_the_bar():
@@ -182,15 +183,15 @@ def test_more_going_rays_than_places_end_as_they_stand(monkeypatch):
     assert torch.equal(found.t[kept], full.t[kept])
 
 
-def test_least_sdf_is_that_of_the_plain_search():
+def test_minimum_sdf_is_that_of_the_plain_search():
     """All rays come back. The points are as good as the plain ones to twice the grid's error, which
     is greatest in the torus's core: there the SDF is a cone, whose tip the grid cuts off by half a
     spacing at most."""
     sdf, rays = SOLIDS["torus"], rays_inwards(800, seed=17)
     tracer = device_tracer(25)
-    index, points = tracer.least_sdf(sdf, rays, rays.sphere_mask, torch.full((800,), 0.1))
+    index, points = tracer.minimum_sdf(sdf, rays, rays.sphere_mask, torch.full((800,), 0.1))
     assert torch.equal(index, torch.arange(800))
-    best = sdf(rays.points(least_sdf_reference(sdf, rays, 25)))
+    best = sdf(rays.points(minimum_sdf_reference(sdf, rays, 25)))
     inside = rays.sphere_mask
     assert (sdf(points) - best)[inside].max() <= SPACING
     assert (sdf(points) - best)[inside].min() >= -1e-6
@@ -202,14 +203,14 @@ def test_nothing_is_asked_of_the_device(monkeypatch):
     net = build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1)).to("meta")
     rays = Rays(*(x.to("meta") for x in vars(rays_inwards(50)).values()))
     tracer = device_tracer(4)
-    tracer.prepare(net, rays.t_near)
+    tracer._prepare(net, rays.t_near)
     tracer.forget()
     with no_waiting() as watch:
         found = tracer.trace(net, rays)
-        index, points = tracer.least_sdf(net, rays, rays.sphere_mask, rays.t_near)
-        value, slopes = tracer.value_and_slope(net, points, rays.dirs_obj)
-        tracer.values(net, points, value).sum().backward()
-    assert found.t.shape == found.hit_mask.shape == index.shape == slopes.shape == (50,)
+        index, points = tracer.minimum_sdf(net, rays, rays.sphere_mask, rays.t_near)
+        hits, t = tracer.hits(net, rays, found)
+        (hits.sum() + tracer.sum_of_values(net, torch.square, points)).backward()
+    assert found.t.shape == found.hit_mask.shape == index.shape == t.shape == (50,)
     assert {"topk", "cumsum", "grid_sampler_3d"} <= watch.seen
 
 

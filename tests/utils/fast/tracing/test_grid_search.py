@@ -9,10 +9,9 @@ from support.tracing_cases import rays_inwards, slow_first_hit
 from data_processing.synthetic import analytic_sdf as solids
 from utils.fast.siren.evaluator import ChunkedSiren
 from utils.fast.tracing.grid_march import march_grid
-from utils.fast.tracing.grid_search import ON_SURFACE
 from utils.fast.tracing.sdf_grid import build_grid
 from utils.geometry.rays import make_rays
-from utils.geometry.sdf import gradient
+from utils.geometry.sdf import SDF_THRESHOLD, gradient
 
 
 @pytest.mark.parametrize("noise, seed", [(0.0, 0), (0.05, 2)])
@@ -22,35 +21,35 @@ def test_tangents_are_those_of_the_network_and_lead_to_the_hits(noise, seed):
     found = tracer.trace(net, rays)
     hits = found.hit_mask.nonzero()[:, 0]
     known, rays, t = found.tangents[hits], rays[hits], found.t[hits]
-    assert found.tangents.slope[~found.hit_mask].isnan().all()
-    share = (~known.slope.isnan()).float().mean()
+    assert found.tangents.derivative[~found.hit_mask].isnan().all()
+    share = (~known.derivative.isnan()).float().mean()
     assert share > 0.9 if not noise else 0.2 < share < 1
-    at = tracer.tangents(net, rays, t, known)
+    at = tracer._tangents(net, rays, t, known)
     value, grad = gradient(net, rays.points(at.t), create_graph=False)
     # float32: sums of 128 terms of order one, and slopes of up to 30 a layer
     torch.testing.assert_close(at.value, value.detach(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(at.slope, (grad * rays.dirs_obj).sum(-1), atol=1e-3, rtol=0)
-    steep = at.slope < -0.1
-    landed = (at.t - at.value / at.slope)[steep]
+    torch.testing.assert_close(at.derivative, (grad * rays.dirs_obj).sum(-1), atol=1e-3, rtol=0)
+    steep = at.derivative < -0.1
+    landed = (at.t - at.value / at.derivative)[steep]
     assert ((landed - t[steep]).abs() <= 1e-3).all()
     on_the_way = (at.t != t) & steep
     assert int(on_the_way.sum()) > 100
-    assert (net(rays.points(t))[on_the_way].abs() <= ON_SURFACE + 1e-5).all()
-    whole = tracer.tangents(net, rays, t, None)
+    assert (net(rays.points(t))[on_the_way].abs() <= SDF_THRESHOLD + 1e-5).all()
+    whole = tracer._tangents(net, rays, t, None)
     torch.testing.assert_close(whole.value, net(rays.points(t)), atol=1e-5, rtol=0)
     assert torch.equal(whole.t, t)
 
 
-def test_most_hits_are_settled_by_one_evaluation_of_value_and_slope(monkeypatch):
+def test_most_hits_are_settled_by_one_evaluation_of_value_and_derivative(monkeypatch):
     """The refined grid leads so near that a Newton step ends within 2.5e-4 of the hit."""
     net, rays, counts = sine_network(0.05, 2), rays_inwards(3000, seed=5), []
-    whole = ChunkedSiren.value_and_slope
+    whole = ChunkedSiren.value_and_derivative
 
     def counted(self, points, dirs):
         counts.append(len(points))
         return whole(self, points, dirs)
 
-    monkeypatch.setattr(ChunkedSiren, "value_and_slope", counted)
+    monkeypatch.setattr(ChunkedSiren, "value_and_derivative", counted)
     found = fast_tracer().trace(net, rays)
     assert counts[0] > 0.8 * int(found.hit_mask.sum()) > 500
     assert counts[1] < 0.35 * counts[0]
@@ -71,8 +70,8 @@ def test_a_ray_may_graze_several_surfaces_before_it_enters_one():
     expected = [slow_first_hit(sdf, origin, rays.dirs_obj[0], (1.0, 3.0), step=5e-4)
                 for origin in origins]
     assert found.hit_mask.all()
-    # within ON_SURFACE of the surface, at slopes of 0.14 and more
-    torch.testing.assert_close(found.t, torch.tensor(expected), atol=ON_SURFACE / 0.1, rtol=0)
+    # within SDF_THRESHOLD of the surface, at slopes of 0.14 and more
+    torch.testing.assert_close(found.t, torch.tensor(expected), atol=SDF_THRESHOLD / 0.1, rtol=0)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -6,8 +6,14 @@ import torch
 from support.tracing_cases import rays_inwards, unit
 
 from data_processing.synthetic import analytic_sdf as solids
-from utils.fast.tracing.masked_march import MIN_STEP, ON_SURFACE, advance, begin_march, march_plain
+from utils.fast.tracing.masked_march import (
+    MIN_STEP,
+    advance,
+    begin_march,
+    march_plain,
+)
 from utils.geometry.rays import make_rays
+from utils.geometry.sdf import SDF_THRESHOLD
 
 RADIUS = 0.5
 
@@ -27,18 +33,19 @@ def sphere_crossings(rays):
 
 
 def test_rays_meet_a_ball_where_they_should():
-    """At the hit |SDF| <= ON_SURFACE; along the ray that is ON_SURFACE over the slope, which is
-    sqrt(2 depth / RADIUS) or more. Rays that graze less deep than the threshold may do either."""
+    """At the hit |SDF| <= SDF_THRESHOLD; along the ray that is the threshold over the slope, which
+    is sqrt(2 depth / RADIUS) or more. Rays that graze less deep than the threshold may do
+    either."""
     rays = rays_inwards(3000, seed=1, spread=0.4, dtype=torch.float64)
     found = march_plain(solids.sphere(RADIUS), rays, cold(rays), 300).ended()
     true_t, depth = sphere_crossings(rays)
     assert not found.going_mask.any()
-    clear = depth.abs() > 2 * ON_SURFACE
+    clear = depth.abs() > 2 * SDF_THRESHOLD
     assert torch.equal(found.hit_mask[clear], depth[clear] > 0)
     hits = clear & (depth > 0)
     assert int(hits.sum()) > 1000
     slope = (2 * depth[hits] / RADIUS).clamp(max=1).sqrt()
-    assert ((found.t - true_t).abs()[hits] <= 2 * ON_SURFACE / slope).all()
+    assert ((found.t - true_t).abs()[hits] <= 2 * SDF_THRESHOLD / slope).all()
     misses = clear & (depth < 0) & rays.sphere_mask
     # the least of the points met: steps near the surface are as long as the SDF there
     least = found.least[misses] + depth[misses]

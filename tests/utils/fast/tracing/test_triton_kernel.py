@@ -25,12 +25,12 @@ from utils.fast.tracing.gpu_tracer import GridNodes, march_masked, skip_empty_sp
 from utils.fast.tracing.masked_march import (
     MIN_STEP,
     NARROW,
-    ON_SURFACE,
     March,
     begin_march,
     march_plain,
 )
 from utils.geometry.rays import Rays
+from utils.geometry.sdf import SDF_THRESHOLD
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -114,7 +114,7 @@ def test_the_kernel_finds_the_plain_tracers_hits():
         found = march_fused(pack(net), rays, warm(net, rays))[0].ended()
         plain = trace_reference(net, rays)
         assert torch.equal(found.hit_mask, plain.hit_mask)
-        assert (net(rays.points(found.t))[found.hit_mask].abs() <= ON_SURFACE + 1e-5).all()
+        assert (net(rays.points(found.t))[found.hit_mask].abs() <= SDF_THRESHOLD + 1e-5).all()
 
 
 @interpreted
@@ -168,8 +168,8 @@ def product(left: Tensor, right: Tensor, precision: str) -> Tensor:
 
 @pytest.mark.parametrize("precision, low, high", [("tf32x3", 0.0, 5e-6), ("tf32", 2e-5, 1e-2)])
 def test_three_products_keep_the_threshold_and_one_does_not(precision, low, high):
-    """Errors of the SDF near the surface against float64: a tenth of ON_SURFACE or less with three
-    products, near it or above with one."""
+    """Errors of the SDF near the surface against float64: a tenth of the threshold or less with
+    three products, near it or above with one."""
     net = sine_network(0.03, 1)
     generator = torch.Generator().manual_seed(0)
     points = torch.nn.functional.normalize(torch.randn(3000, 3, generator=generator), dim=-1) * 0.5
@@ -199,7 +199,7 @@ def test_on_a_gpu(noise, seed):
     with torch.no_grad():
         value = net(rays.points(fused.t))[fused.hit_mask]
         masked = march_masked(net, rays, state)[0].ended()
-    assert (value.abs() <= ON_SURFACE + 1e-5).float().mean() >= 0.999
+    assert (value.abs() <= SDF_THRESHOLD + 1e-5).float().mean() >= 0.999
     both = fused.hit_mask & masked.hit_mask
     assert ((fused.t - masked.t)[both].abs() > 1e-3).float().mean() <= 2e-3
 
@@ -214,7 +214,8 @@ def test_it_compiles_without_a_gpu(tmp_path, monkeypatch):
 
     from utils.fast.tracing.triton_kernel import MAX_STEPS, SMALL_BLOCK, _march_kernel
     constants = {"WIDTH": 128, "NUM_HIDDEN": 3, "BLOCK_RAYS": SMALL_BLOCK[0], "STEPS": MAX_STEPS,
-                 "ON": ON_SURFACE, "SHORTEST": MIN_STEP, "NARROWEST": NARROW, "PRECISION": "tf32x3"}
+                 "ON": SDF_THRESHOLD, "SHORTEST": MIN_STEP, "NARROWEST": NARROW,
+                 "PRECISION": "tf32x3"}
     kinds = {"count": "i32", "out_spent": "*i32", "open_flags": "*i8", "out_going": "*i8",
              "out_hit": "*i8"} | dict.fromkeys(constants, "constexpr")
     signature = {name: kinds.get(name, "*fp32") for name in _march_kernel.arg_names}
