@@ -39,7 +39,7 @@ from data_processing.scenes.scene import Scene, read_folder
 from data_processing.scenes.writing import REPORT_FILES, check_target, write_scene
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError
-from utils.files.atomic import whole_file
+from utils.files.atomic import write_text_atomic
 from utils.geometry.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
 from utils.results.pictures import save_png
 
@@ -247,6 +247,5 @@ def import_scene(settings: ImportConfig) -> tuple[str, bool]:
     report, image = (output / name for name in REPORT_FILES)
     save_png(image, picture)
     text = check_text(result, imported.notes)
-    with whole_file(report) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text_atomic(report, text)
     return f"{text}written: {output} ({report.name}, {image.name})\n", result.has_errors

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_processing.scenes.images import FORMATS, read_mask, read_rgb8
 from utils.errors import SceneError
-from utils.files.atomic import whole_file
+from utils.files.atomic import write_atomic
 from utils.files.limits import MAX_PIXELS
 from utils.results.pictures import save_png
 
@@ -85,8 +85,7 @@ def write_flo(path: Path, flow: np.ndarray, known_mask: np.ndarray | None = None
     if known_mask is not None:
         values[~known_mask] = UNKNOWN_VALUE
     head = np.array([FLO_MAGIC], "<f4").tobytes() + np.array(flow.shape[1::-1], "<i4").tobytes()
-    with whole_file(path) as part:
-        part.write_bytes(head + values.tobytes())
+    write_atomic(path, lambda stream: stream.write(head + values.tobytes()))
 
 
 def read_pfm(path: Path, num_channels: int = 1) -> np.ndarray:
@@ -123,8 +122,8 @@ def write_pfm(path: Path, values: np.ndarray) -> None:
         raise ValueError(f"values are {values.shape}, need (H, W) or (H, W, 3)")
     kind = "PF" if values.ndim == 3 else "Pf"
     head = f"{kind}\n{values.shape[1]} {values.shape[0]}\n-1\n".encode()
-    with whole_file(path) as part:
-        part.write_bytes(head + values[::-1].astype("<f4").tobytes())
+    content = head + values[::-1].astype("<f4").tobytes()
+    write_atomic(path, lambda stream: stream.write(content))
 
 
 def read_picture(path: Path) -> np.ndarray:

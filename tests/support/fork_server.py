@@ -185,11 +185,12 @@ def kill_at_rename(name: str, *, is_before: bool) -> None:
 
 def kill_in_half(name: str) -> None:
     import torch
+
+    from utils.files.atomic import part_path
     save = torch.save
 
     def killing(payload, stream, **options):
-        if name not in str(getattr(stream, "name", "")) + os.readlink(
-                f"/proc/self/fd/{stream.fileno()}"):
+        if os.path.basename(stream.name) != part_path(Path(name)).name:
             save(payload, stream, **options)
             return
         whole = io.BytesIO()

@@ -44,7 +44,7 @@ def save_checkpoint(path: str | os.PathLike, payload: dict[str, Any]) -> None:
     Raises:
         WriteError: no permission, or no space; an earlier file of this name stays as it was.
     """
-    write_atomic(Path(path), lambda stream: torch.save(payload, stream))
+    write_atomic(path, lambda stream: torch.save(payload, stream))
 
 
 def load_checkpoint(path: str | os.PathLike,
@@ -147,8 +147,6 @@ def keep_latest(folder: str | os.PathLike, num_kept: int) -> None:
     if num_kept < 1:
         raise ValueError(f"num_kept is {num_kept}, needed at least 1")
     for path in checkpoints_in(folder)[:-num_kept]:
-        path.unlink(missing_ok=True)
-    for path in Path(folder).glob(".step_*.pth.*.tmp"):     # left by a kill while it was written
         path.unlink(missing_ok=True)
 
 

@@ -30,6 +30,7 @@ from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, find_config_file,
 from utils.config.sections import RunConfig, ViewsConfig
 from utils.config.tool_sections import RunTableConfig
 from utils.errors import ConfigError, UserError, WriteError
+from utils.files.atomic import write_text_atomic
 from utils.files.limits import MAX_CONFIG_BYTES, read_json, read_text
 from utils.paths import PROJECT_ROOT
 from utils.results.evaluation import file_name
@@ -97,12 +98,7 @@ class ListedRun:
         Raises:
             WriteError: it cannot be written.
         """
-        try:
-            self.digest_file.parent.mkdir(parents=True, exist_ok=True)
-            self.digest_file.write_text(f"{self.digest}\n", encoding="utf-8")
-        except OSError as error:
-            raise WriteError(f"{self.digest_file} cannot be written: {error.strerror}; give "
-                             "another --output") from error
+        write_text_atomic(self.digest_file, f"{self.digest}\n")
 
     def metrics(self) -> dict[str, Any] | None:
         """The figures of a finished run, else None."""

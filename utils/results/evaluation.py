@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.files.atomic import whole_file
+from utils.files.atomic import whole_file, write_text_atomic
 from utils.geometry.cameras import Cameras
 from utils.results.lpips import LPIPS
 from utils.results.metric_table import COLUMNS, NOT_AVAILABLE, ViewMetrics, finite
@@ -148,9 +148,8 @@ def write_metrics(metrics: Mapping[str, Any], folder: str | Path) -> tuple[Path,
         WriteError: a file cannot be written; what was there stays.
     """
     json_path, csv_path = Path(folder) / "metrics.json", Path(folder) / "metrics.csv"
-    with whole_file(json_path) as part:
-        text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
-        part.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text_atomic(json_path, text + "\n")
     with whole_file(csv_path) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["view", *COLUMNS])

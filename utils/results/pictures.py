@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from utils.files.atomic import whole_file
+from utils.files.atomic import write_atomic
 
 #: Absolute error (mean of the channels) that gets the brightest colour; 25 dB is an RMS of 0.056.
 ERROR_SCALE = 0.2
@@ -266,8 +266,8 @@ def save_png(path: Path | str, array: np.ndarray) -> None:
     """
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise ValueError(f"array is {array.shape} {array.dtype}, need (H, W, 3) or (H, W) uint8")
-    with whole_file(path) as partial:
-        partial.write_bytes(iio.imwrite("<bytes>", array, extension=".png"))
+    content = iio.imwrite("<bytes>", array, extension=".png")
+    write_atomic(path, lambda stream: stream.write(content))
 
 
 def _coloured(values: Tensor, name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from utils.files.atomic import whole_file
+from utils.files.atomic import write_text_atomic
 from utils.results.plots import curve_plot
 
 log = logging.getLogger(__name__)
@@ -91,9 +91,7 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, object
         f"<details><summary>all values</summary><pre>{html.escape(config_text)}</pre></details>",
     ]
     path = Path(folder) / REPORT_NAME
-    with whole_file(path) as partial:
-        partial.write_text(_page(title, "\n".join(part for part in parts if part)),
-                           encoding="utf-8")
+    write_text_atomic(path, _page(title, "\n".join(part for part in parts if part)))
     return path
 
 
