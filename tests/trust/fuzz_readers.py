@@ -39,6 +39,7 @@ from tqdm import tqdm  # noqa: E402
 from tests.trust.mutations import damaged  # noqa: E402
 from tests.trust.readers import READERS, Reader  # noqa: E402
 from utils.errors import UserError  # noqa: E402
+from utils.results.text_tables import format_rows  # noqa: E402
 
 MEMORY_BYTES, HANG_SECONDS = 2**30, 20.0
 MOST_KEPT = 20                    # failures kept of each reader
@@ -255,9 +256,7 @@ def table_of(outcomes: list[Outcome]) -> str:
                  f"{sum(o.seconds for o in outcomes):.0f}",
                  f"{max(o.peak_mib for o in outcomes):.0f}",
                  str(sum(len(o.failures) for o in outcomes))))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(
-        cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]) for row in rows)
+    return format_rows(rows)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,8 +4,6 @@ Reads what runs leave behind (metrics.json, curve.csv, views/), so that it needs
 """
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,10 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files.images import open_image
-from utils.files.limits import MAX_COORDINATE, MAX_TABLE_BYTES, read_json, read_text, short
+from utils.files.limits import MAX_COORDINATE, read_json, short
+from utils.results.curve import psnr_by_step
 from utils.results.evaluation import file_name
-from utils.results.metric_table import COLUMNS
+from utils.results.metric_table import METRICS, NOT_AVAILABLE
 from utils.results.pictures import save_png, sheet
 from utils.results.text_tables import format_rows
 
@@ -51,12 +50,9 @@ def read_run(folder: str | Path) -> FinishedRun:
     folder = Path(folder).expanduser()
     try:
         metrics = read_json(folder / "metrics.json", error=UserError)
-        text = read_text(folder / "curve.csv", MAX_TABLE_BYTES, error=UserError)
-        rows = [row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("psnr")]
         _check_types(metrics)
-        return FinishedRun(folder.name, folder, metrics,
-                           {int(row["step"]): float(row["psnr"]) for row in rows})
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        return FinishedRun(folder.name, folder, metrics, psnr_by_step(folder / "curve.csv"))
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: no results of a finished run ({error}); give folders such as "
                         "logs/demo, in which a run has written metrics.json and curve.csv"
                         ) from error
@@ -73,7 +69,7 @@ def _check_types(metrics: dict[str, Any]) -> None:
         if not isinstance(metrics[name], dict):
             raise TypeError(f"'{name}' of metrics.json is {short(metrics[name])}, needed a "
                             "dictionary")
-    numbers = {f"mean.{key}": metrics["mean"].get(key) for key in COLUMNS}
+    numbers = {f"mean.{key}": metrics["mean"].get(key) for key in METRICS}
     numbers["train_seconds"] = metrics.get("train_seconds")
     for name, value in numbers.items():
         is_number = isinstance(value, (int, float)) and abs(value) <= MAX_COORDINATE
@@ -93,14 +89,13 @@ def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
     shared = set.intersection(*(set(run.psnr_at) for run in runs))
     rows += [[f"PSNR after {step} steps", *(f"{run.psnr_at[step]:.2f}" for run in runs)]
              for step in sorted(shared)]
-    for key, (title, decimals) in COLUMNS.items():
+    for key, metric in METRICS.items():
         values = [run.metrics["mean"].get(key) for run in runs]
         if any(value is not None for value in values):
-            rows.append([title, *("n/a" if value is None else f"{value:.{decimals}f}"
-                                  for value in values)])
-    rows.append(["steps", *(str(run.metrics.get("steps", "n/a")) for run in runs)])
+            rows.append([metric.title, *map(metric.text, values)])
+    rows.append(["steps", *(str(run.metrics.get("steps", NOT_AVAILABLE)) for run in runs)])
     seconds = [run.metrics.get("train_seconds") for run in runs]
-    rows.append(["training, s", *("n/a" if value is None else f"{value:.0f}"
+    rows.append(["training, s", *(NOT_AVAILABLE if value is None else f"{value:.0f}"
                                   for value in seconds)])
     return format_rows(rows)
 

@@ -13,7 +13,8 @@ from utils.comparison.run_lists import ListedRun
 from utils.config.tool_sections import RunTableConfig
 from utils.files.atomic import write_text_atomic
 from utils.results.curve import at_time, read_curve
-from utils.results.metric_table import COLUMNS, NOT_AVAILABLE, finite
+from utils.results.metric_table import METRICS, NOT_AVAILABLE, finite
+from utils.results.text_tables import markdown_rows
 
 SECONDS = ("seconds", 1)
 LEFT_OUT = ("lpips_release",)
@@ -41,10 +42,12 @@ class Cell:
 
 def columns_of(table: RunTableConfig) -> dict[str, tuple[str, int]]:
     """Title and decimals by name of figure, in the order of the table."""
-    found = {name: column for name, column in COLUMNS.items() if name not in LEFT_OUT}
+    found = {name: (metric.title, metric.digits) for name, metric in METRICS.items()
+             if name not in LEFT_OUT}
+    psnr, digits = found["psnr"]
     found["seconds"] = SECONDS
-    found |= {f"psnr_at_step_{step}": (f"PSNR at {step}", 2) for step in table.at_steps}
-    return found | {f"psnr_at_{seconds:g}_s": (f"PSNR at {seconds:g} s", 2)
+    found |= {f"psnr_at_step_{step}": (f"{psnr} at {step}", digits) for step in table.at_steps}
+    return found | {f"psnr_at_{seconds:g}_s": (f"{psnr} at {seconds:g} s", digits)
                     for seconds in table.at_seconds}
 
 
@@ -53,7 +56,7 @@ def figures_of(run: ListedRun, table: RunTableConfig) -> dict[str, float | None]
     metrics = run.metrics()
     if metrics is None:
         return None
-    figures = {name: _number(metrics["mean"].get(name)) for name in COLUMNS}
+    figures = {name: _number(metrics["mean"].get(name)) for name in METRICS}
     figures["seconds"] = _number(metrics["train_seconds"])
     curve = read_curve(run.folder / "curve.csv")
     for step in table.at_steps:
@@ -151,11 +154,7 @@ def as_markdown(found: Table) -> str:
         rows.append([config, f"{done} of {wanted}", *(
             _cell_text(cells[name], decimals, done)
             for name, (_, decimals) in found.columns.items())])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
-             for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    lines += ["", HOW]
+    lines = [markdown_rows(rows), "", HOW]
     if found.machines:
         lines += ["", "Ran on: " + "; ".join(found.machines) + "."]
     if found.gaps:

@@ -1,4 +1,7 @@
-"""curve.csv: the metrics of a run against its steps, written and read."""
+"""curve.csv, a run's losses and held-out metrics against its steps: one writer, all readers.
+
+A row has the step, the seconds of training until then, and what was logged or scored at it.
+"""
 from __future__ import annotations
 
 import csv
@@ -11,35 +14,70 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files.atomic import whole_file
+from utils.files.atomic import write_text_atomic
 from utils.files.limits import MAX_TABLE_BYTES, read_text
 
 
 def write_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """curve.csv: a row a record, columns in order of appearance."""
+    """Write a row a record, columns in order of appearance.
+
+    Args:
+        curve: step, seconds and other columns by name; a record may lack some.
+        path: of the file.
+    Returns:
+        the path.
+    Raises:
+        WriteError: it cannot be written.
+    """
     columns = list(dict.fromkeys(key for row in curve for key in row)) or ["step", "seconds"]
-    with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(curve)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(curve)
+    write_text_atomic(path, text.getvalue())
     return path
 
 
 def read_curve(path: Path) -> list[tuple[int, float, float]]:
-    """(step, seconds, PSNR) of the scored rows of a run's curve.csv, finite; none where it is
-    absent or damaged."""
+    """(step, seconds, PSNR) of the scored rows, finite; none where the file is absent or damaged.
+    """
     try:
-        text = read_text(path, MAX_TABLE_BYTES, error=UserError)
         rows = [(int(row["step"]), float(row["seconds"]), float(row["psnr"]))
-                for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("psnr")]
+                for row in _scored_rows(path)]
     except (ValueError, KeyError, TypeError, csv.Error):
         return []
     return [row for row in rows if math.isfinite(row[1]) and math.isfinite(row[2])]
 
 
+def psnr_by_step(path: Path) -> dict[int, float]:
+    """Step to held-out PSNR, dB, of the scored rows.
+
+    Raises:
+        UserError: the file is absent, too long, no table, or has a cell that is no number.
+    """
+    try:
+        return {int(row["step"]): float(row["psnr"]) for row in _scored_rows(path)}
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: need a table with the columns step and psnr ({error}); evaluate "
+                        "the run again") from error
+
+
 def at_time(curve: Sequence[tuple[int, float, float]], seconds: float) -> float | None:
-    """PSNR after a training time, between two scores; None outside of them."""
+    """PSNR after a training time, linear between two scores; None outside of them.
+
+    Args:
+        curve: as `read_curve` gives it.
+    """
     times, values = [row[1] for row in curve], [row[2] for row in curve]
     if not times or not times[0] <= seconds <= times[-1]:
         return None
     return float(np.interp(seconds, times, values))
+
+
+def _scored_rows(path: Path) -> list[dict[str, str]]:
+    """Text by column of the rows at which held-out views were scored; UserError where the file
+    cannot be read, csv.Error where it is no table."""
+    text = read_text(path, MAX_TABLE_BYTES, error=UserError)
+    return [row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("psnr")]

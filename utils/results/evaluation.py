@@ -6,6 +6,7 @@ in CSV, n/a in print.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import re
@@ -17,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.files.atomic import whole_file, write_text_atomic
+from utils.files.atomic import write_text_atomic
 from utils.geometry.cameras import Cameras
 from utils.results.lpips import LPIPS
-from utils.results.metric_table import COLUMNS, NOT_AVAILABLE, ViewMetrics, finite
+from utils.results.metric_table import METRICS, ViewMetrics, finite
 from utils.results.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
 from utils.results.pictures import depth_to_rgb, error_map, normals_to_rgb, save_png, to_uint8
+from utils.results.text_tables import format_rows
 
 log = logging.getLogger(__name__)
 
@@ -150,12 +152,13 @@ def write_metrics(metrics: Mapping[str, Any], folder: str | Path) -> tuple[Path,
     json_path, csv_path = Path(folder) / "metrics.json", Path(folder) / "metrics.csv"
     text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
     write_text_atomic(json_path, text + "\n")
-    with whole_file(csv_path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["view", *COLUMNS])
-        for name, figures in _rows(metrics):
-            writer.writerow([name, *("" if figures.get(key) is None else figures[key]
-                                     for key in COLUMNS)])
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["view", *METRICS])
+    for name, found in _rows(metrics):
+        writer.writerow([name, *("" if found.get(key) is None else found[key]
+                                 for key in METRICS)])
+    write_text_atomic(csv_path, table.getvalue())
     return json_path, csv_path
 
 
@@ -164,30 +167,23 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """The figures as lines of text: a row for each view, the mean, and what the run took.
+    """The metrics as lines of text: a row for each view, the mean, and what the run took.
 
     Args:
         metrics: from `summarise`.
     """
-    rows = [["view", *(title for title, _ in COLUMNS.values())]]
-    for name, figures in _rows(metrics):
-        rows.append([name, *(_cell(figures, key, name) for key in COLUMNS)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width
-                                                    in zip(row[1:], widths[1:]))]).rstrip()
-             for row in rows]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
-    facts = [f"{metrics['steps']} steps" if metrics.get("steps") is not None else "",
-             f"{metrics['train_seconds']:.0f} s of training"
-             if metrics.get("train_seconds") is not None else ""]
-    facts = [fact for fact in facts if fact]
+    rows = [["view", *(metric.title for metric in METRICS.values())]]
+    for name, found in _rows(metrics):
+        rows.append([name, *(_cell(found, key, name) for key in METRICS)])
+    lines = [format_rows(rows, rules_before=(1, len(rows) - 1))]
+    steps, seconds = metrics.get("steps"), metrics.get("train_seconds")
+    facts = [f"{steps} steps"] if steps is not None else []
+    facts += [f"{seconds:.0f} s of training"] if seconds is not None else []
     return "\n".join(lines + [", ".join(facts)] if facts else lines)
 
 
-def _cell(figures: Mapping[str, Any], key: str, name: str) -> str:
-    """One figure as text; the Chamfer distance belongs to the mesh, not to a view."""
-    value = figures.get(key)
-    if value is None:
-        return "" if key == "chamfer" and name != "mean" else NOT_AVAILABLE
-    return f"{value:.{COLUMNS[key][1]}f}"
+def _cell(metrics: Mapping[str, Any], key: str, name: str) -> str:
+    """One metric as text; the Chamfer distance belongs to the mesh, not to a view."""
+    if key == "chamfer" and name != "mean":
+        return ""
+    return METRICS[key].text(metrics.get(key))

@@ -1,20 +1,57 @@
-"""The table of metrics: their names, digits, and which way is better."""
+"""The table of metrics: what each is called, its digits, and which direction is better.
+
+Every table, report and plot takes its names from here: a new metric is one line of `METRICS` and,
+where it is computed for each view, one field of `ViewMetrics`.
+"""
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-#: Column titles and decimals of the printed table.
-COLUMNS = {"psnr": ("PSNR", 2), "psnr_foreground": ("PSNR fg", 2), "ssim": ("SSIM", 4),
-           "lpips": ("LPIPS", 4), "lpips_release": ("LPIPS [0,1]", 4), "mask_iou": ("mask IoU", 4),
-           "chamfer": ("Chamfer", 5)}
-#: How the table marks a figure that is not available.
+#: How a table marks a metric that is not available.
 NOT_AVAILABLE = "n/a"
 
 
 @dataclass(frozen=True)
+class Metric:
+    """How a metric is shown.
+
+    Attributes:
+        title: short, for the columns of text tables.
+        heading: long, with the unit, for reports and axes.
+        digits: after the point.
+        better: the direction in which a result is better.
+        remark: what it is computed on, for the legend of reports.
+    """
+
+    title: str
+    heading: str
+    digits: int
+    better: Literal["higher", "lower"]
+    remark: str
+
+    def text(self, value: float | None) -> str:
+        """A value with its digits, or NOT_AVAILABLE for None and what is not finite."""
+        return NOT_AVAILABLE if finite(value) is None else f"{value:.{self.digits}f}"
+
+
+#: By name in metrics.json, in the order of the tables.
+METRICS = {
+    "psnr": Metric("PSNR", "PSNR [dB]", 2, "higher", "both images times the true mask, all pixels"),
+    "psnr_foreground": Metric("PSNR fg", "PSNR, foreground [dB]", 2, "higher",
+                              "mean over the mask alone"),
+    "ssim": Metric("SSIM", "SSIM", 4, "higher", "at most 1; on the masked images"),
+    "lpips": Metric("LPIPS", "LPIPS", 4, "lower", "AlexNet, inputs in [-1, 1]"),
+    "lpips_release": Metric("LPIPS [0,1]", "LPIPS, as released", 4, "lower", "AlexNet fed [0, 1]"),
+    "mask_iou": Metric("mask IoU", "mask IoU", 4, "higher", "at most 1"),
+    "chamfer": Metric("Chamfer", "Chamfer", 5, "lower", "distance to the true surface points"),
+}
+
+
+@dataclass(frozen=True)
 class ViewMetrics:
-    """Figures of one view; None where not available.
+    """Metrics of one view; None where not available.
 
     Attributes:
         psnr: of masked images, mean over all pixels, decibels (the paper's).

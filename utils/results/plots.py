@@ -19,6 +19,7 @@ from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from torch import Tensor
 
 from utils.geometry.cameras import Cameras
+from utils.results.metric_table import METRICS
 
 DPI = 100
 #: Points handed to the SDF at once; small chunks stay in the processor's cache.
@@ -122,7 +123,7 @@ def curve_plot(rows: Sequence[Mapping[str, object]], title: str = "") -> np.ndar
     time_label, per_unit = ("time [min]", 60.0) if in_minutes else ("time [s]", 1.0)
     figure = Figure(figsize=(13, 7.2), dpi=DPI, layout="constrained")
     axes = figure.subplots(2, 2)
-    for line, (prefix, label) in enumerate([("loss", "loss"), ("psnr", "PSNR [dB]")]):
+    for line, (prefix, label) in enumerate([("loss", "loss"), ("psnr", METRICS["psnr"].heading)]):
         for column, (key, axis_label, unit) in enumerate(
                 [("step", "step", 1.0), ("seconds", time_label, per_unit)]):
             panel = axes[line, column]

@@ -11,27 +11,19 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
 
 from utils.files.atomic import write_text_atomic
+from utils.results.metric_table import METRICS, NOT_AVAILABLE
 from utils.results.plots import curve_plot
 
 log = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
-NOT_AVAILABLE = "n/a"
-#: Heading, digits after the point and reading of each figure; others follow under their own name.
-FIGURES = {
-    "psnr": ("PSNR [dB]", 2, "higher is better; both images times the true mask, all pixels"),
-    "psnr_foreground": ("PSNR, foreground [dB]", 2, "higher is better; mean over the mask alone"),
-    "ssim": ("SSIM", 4, "higher is better, at most 1; on the masked images"),
-    "lpips": ("LPIPS", 4, "lower is better; AlexNet, inputs in [-1, 1]"),
-    "lpips_release": ("LPIPS, as released", 4, "lower is better; AlexNet fed [0, 1]"),
-    "mask_iou": ("mask IoU", 4, "higher is better, at most 1"),
-    "chamfer": ("Chamfer", 5, "lower is better; distance to the true surface points"),
-}
+#: Digits of metrics that the table of metrics does not have.
 OTHER_DIGITS = 4
 VIDEO_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
 PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -57,8 +49,8 @@ dd { margin: 0; overflow-wrap: anywhere; } .small { font-size: .85rem; }
 """
 
 
-def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, object],
-                 curve: Sequence[Mapping[str, object]], pictures: Sequence[tuple[str, Path]],
+def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
+                 curve: Sequence[Mapping[str, Any]], pictures: Sequence[tuple[str, Path]],
                  video: Path | None, config_text: str, notes: Sequence[str] = ()) -> Path:
     """Write `report.html` into the folder.
 
@@ -82,7 +74,7 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, object
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _notes(notes),
-        "<h2>Figures</h2>", _figures_table(metrics), _facts(metrics),
+        "<h2>Metrics</h2>", _metrics_table(metrics), _facts(metrics),
         "<h2>Pictures</h2>" if pictures else "",
         *(_picture(caption, Path(path)) for caption, path in pictures),
         "<h2>New views</h2>", _video(video),
@@ -112,35 +104,36 @@ def _notes(notes: Sequence[str]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def _figures_table(metrics: Mapping[str, object]) -> str:
-    """One row a view and their mean, one column a figure, and what each figure means."""
+def _metrics_table(metrics: Mapping[str, Any]) -> str:
+    """One row a view and their mean, one column a metric, and a legend of the metrics."""
     mean, views = metrics.get("mean") or {}, metrics.get("views") or {}
     rows = [*views.items(), ("mean", mean)]
-    present = list(dict.fromkeys(key for _, figures in rows for key in figures))
-    keys = [key for key in FIGURES if key in present] + [k for k in present if k not in FIGURES]
+    present = list(dict.fromkeys(key for _, found in rows for key in found))
+    keys = [key for key in METRICS if key in present] + [k for k in present if k not in METRICS]
     if not keys:
         return "<p>No view was evaluated.</p>"
-    headings = [FIGURES[key][0] if key in FIGURES else key for key in keys]
+    headings = [METRICS[key].heading if key in METRICS else key for key in keys]
     lines = ["<tr>" + "".join(f"<th>{html.escape(text)}</th>" for text in ("view", *headings))
              + "</tr>"]
-    for index, (name, figures) in enumerate(rows):
+    for index, (name, found) in enumerate(rows):
         kind = ' class="mean"' if index == len(rows) - 1 else ""
-        cells = "".join(f"<td>{_figure(figures.get(key, ''), key)}</td>" for key in keys)
+        cells = "".join(f"<td>{_metric(found.get(key, ''), key)}</td>" for key in keys)
         lines.append(f"<tr{kind}><td>{html.escape(str(name))}</td>{cells}</tr>")
-    known = [FIGURES[key] for key in keys if key in FIGURES]
-    legend = "".join(f"<dt>{heading}</dt><dd>{reading}</dd>" for heading, _, reading in known)
+    legend = "".join(f"<dt>{metric.heading}</dt><dd>{metric.better} is better; {metric.remark}</dd>"
+                     for key, metric in METRICS.items() if key in keys)
     return _table(lines) + f'<dl class="small">{legend}</dl>'
 
 
-def _figure(value: object, key: str) -> str:
-    """A figure with its digits, or what stands for none; text, such as the empty one, as it is."""
+def _metric(value: object, key: str) -> str:
+    """A metric with its digits, or what stands for none; text, such as the empty one, as it is."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        digits = FIGURES[key][1] if key in FIGURES else OTHER_DIGITS
-        return f"{value:.{digits}f}" if math.isfinite(value) else NOT_AVAILABLE
+        if key in METRICS:
+            return METRICS[key].text(value)
+        return f"{value:.{OTHER_DIGITS}f}" if math.isfinite(value) else NOT_AVAILABLE
     return NOT_AVAILABLE if value is None else html.escape(str(value))
 
 
-def _facts(metrics: Mapping[str, object]) -> str:
+def _facts(metrics: Mapping[str, Any]) -> str:
     """What else the metrics hold: steps, times, sizes."""
     facts = {key: value for key, value in metrics.items() if key not in ("mean", "views")}
     items = "".join(f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{_fact(key, value)}</dd>"
@@ -198,7 +191,7 @@ def _video(path: Path | None) -> str:
             "This browser does not play the video.</video>")
 
 
-def _curve(curve: Sequence[Mapping[str, object]]) -> str:
+def _curve(curve: Sequence[Mapping[str, Any]]) -> str:
     """The plotted curves and, folded up, the numbers behind them."""
     if not curve:
         return "<p>No curve was logged.</p>"

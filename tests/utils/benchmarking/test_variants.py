@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from utils.benchmarking.variants import Variant, interleaved, matmul_rate
-from utils.results.text_tables import format_rows
 
 
 def make_jobs(offset):
@@ -45,7 +44,3 @@ def test_a_job_may_take_its_own_time(variants):
 def test_matrix_product_rate_is_plausible():
     rate = matmul_rate(torch.device("cpu"), torch.float32, size=64)
     assert 1e6 < rate < 1e15
-
-
-def test_rows_are_aligned():
-    assert format_rows([["a", "1"], ["long", "20"]]) == "a      1\nlong  20"

@@ -12,7 +12,6 @@ from support.tiny_runs import SMALL, call
 
 from utils.comparison.run_lists import ListedRun
 from utils.comparison.tables import Cell, cell_of, gather, write_table
-from utils.results.curve import at_time, read_curve
 
 CURVE = [(0, 0.0, 10.0), (10, 2.0, 14.0), (20, 6.0, 22.0)]
 
@@ -41,26 +40,11 @@ def test_gaps_leave_the_rest(values, expected):
     assert cell_of(values, ["a", "b"]) == expected
 
 
-def test_times_lie_between_their_scores():
-    assert at_time(CURVE, 0) == 10 and at_time(CURVE, 2) == 14
-    assert at_time(CURVE, 3) == pytest.approx(16) and at_time(CURVE, 6) == 22
-    assert at_time(CURVE, 6.1) is None and at_time(CURVE[1:], 1.0) is None
-    assert at_time([], 1.0) is None
-
-
 def curve_in(folder):
     """CURVE as a file, with a row of losses alone in between."""
     lines = ["step,seconds,loss_total,psnr", "5,1.0,0.3,"]
     lines += [f"{step},{seconds},0.3,{psnr}" for step, seconds, psnr in CURVE]
     (folder / "curve.csv").write_text("\n".join(lines) + "\n")
-
-
-def test_curves_are_read_where_they_are_scored(tmp_path):
-    curve_in(tmp_path)
-    assert read_curve(tmp_path / "curve.csv") == CURVE
-    assert read_curve(tmp_path / "none.csv") == []
-    (tmp_path / "odd.csv").write_text("step,psnr\nx,1\n")
-    assert read_curve(tmp_path / "odd.csv") == []
 
 
 @pytest.fixture

@@ -1,0 +1,45 @@
+"""One table of metrics, which everything that shows them follows."""
+from __future__ import annotations
+
+import csv
+from dataclasses import fields
+
+import pytest
+
+from utils.comparison.tables import columns_of
+from utils.config.tool_sections import RunTableConfig
+from utils.results.evaluation import format_table, summarise, write_metrics
+from utils.results.metric_table import METRICS, ViewMetrics, finite
+from utils.results.report import write_report
+
+
+def test_all_that_is_computed_is_in_the_table(tmp_path):
+    names = [field.name for field in fields(ViewMetrics)]
+    assert [*names, "chamfer"] == list(METRICS)
+    metrics = summarise({"a": ViewMetrics()})
+    assert list(metrics["mean"]) == list(METRICS)
+    _, path = write_metrics(metrics, tmp_path)
+    assert next(csv.reader(path.open(newline=""))) == ["view", *METRICS]
+
+
+def test_tables_and_report_have_its_names(tmp_path):
+    metrics = summarise({"a": ViewMetrics()})
+    head = format_table(metrics).splitlines()[0]
+    page = write_report(tmp_path, title="x", metrics=metrics, curve=[], pictures=[], video=None,
+                        config_text="").read_text()
+    columns = columns_of(RunTableConfig())
+    for name, metric in METRICS.items():
+        assert metric.title in head
+        assert f"<dt>{metric.heading}</dt><dd>{metric.better} is better; {metric.remark}" in page
+        if name != "lpips_release":                        # the table of runs leaves it out
+            assert columns[name] == (metric.title, metric.digits)
+
+
+@pytest.mark.parametrize("value, text", [
+    (25.126, "25.13"), (30, "30.00"), (None, "n/a"), (float("nan"), "n/a"), (float("inf"), "n/a")])
+def test_values_as_text(value, text):
+    assert METRICS["psnr"].text(value) == text
+
+
+def test_what_is_finite():
+    assert finite(1) == 1.0 and finite(None) is finite(float("-inf")) is None
