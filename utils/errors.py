@@ -29,7 +29,7 @@ class MissingExtraError(UserError):
 
 
 class DownloadError(UserError):
-    """A file could not be fetched, or what came is not what the manifest names."""
+    """A file of the manifest is not to be had, or is not what the manifest says."""
 
 
 class RankError(UserError):

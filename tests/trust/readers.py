@@ -49,7 +49,7 @@ from data_processing.scenes.opening import load_point_cloud
 from data_processing.scenes.scene import load_scene, outline_scene
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
-from utils.checkpoints.downloads import (
+from utils.checkpoints.manifest import (
     Entry,
     describe,
     find_entry,

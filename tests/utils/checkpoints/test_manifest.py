@@ -1,0 +1,164 @@
+"""The manifest's files: checked where they lie, copied, and wrong ones refused."""
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from support.tiny_runs import ROOT, start
+
+from utils.checkpoints.manifest import (
+    Entry,
+    describe,
+    find_entry,
+    obtain,
+    read_manifest,
+    sha256_of,
+)
+from utils.checkpoints.storage import load_checkpoint
+from utils.errors import ConfigError, DownloadError, WriteError
+
+CONTENT = bytes(range(256)) * 1024                   # several blocks
+MAX_SHIPPED = 40e6                                   # bytes of all weights together
+
+
+def entry_of(address="", content=CONTENT, **changes):
+    """An entry for CONTENT."""
+    fields = {"name": "weights.pth", "what": "a test", "size": len(content), "address": address,
+              "sha256": hashlib.sha256(content).hexdigest(), "command": "none", "licence": "MIT"}
+    return Entry(**fields | changes)
+
+
+def only_file(folder, content=CONTENT):
+    """The folder holds the right file and nothing else."""
+    found = sorted(path.name for path in folder.iterdir())
+    return found == ["weights.pth"] and (folder / "weights.pth").read_bytes() == content
+
+
+def test_a_file_is_copied_once_and_then_there(tmp_path):
+    source = tmp_path / "a folder" / "weights.pth"
+    source.parent.mkdir()
+    source.write_bytes(CONTENT)
+    output = tmp_path / "output"
+    entry = entry_of(source.as_uri())
+    assert "fetched from file:///" in obtain(entry, output=output) and only_file(output)
+    assert "is there already" in obtain(entry, output=output)
+    (output / "weights.pth").write_bytes(b"damaged")
+    obtain(entry_of(), output=output, mirror=source.parent.as_uri() + "/")
+    assert only_file(output)
+
+
+@pytest.mark.parametrize("content, words", [
+    (CONTENT[::-1], "has the sum .*, needed .*not kept"),
+    (CONTENT + b"x", f"has more than {len(CONTENT)} bytes"), (CONTENT * 50, "more than"),
+    (CONTENT[:-1], f"has {len(CONTENT) - 1} bytes, the manifest says {len(CONTENT)}"),
+    (b"", "has 0 bytes")])
+def test_what_is_not_the_file_is_not_kept(tmp_path, content, words):
+    source, output = tmp_path / "weights.pth", tmp_path / "output"
+    source.write_bytes(content)
+    output.mkdir()
+    (output / "weights.pth").write_text("earlier")
+    with pytest.raises(DownloadError, match=words):
+        obtain(entry_of(source.as_uri()), output=output)
+    assert only_file(output, b"earlier")
+
+
+@pytest.mark.parametrize("address, words", [
+    ("", "no public address.*--mirror"), ("ftp://127.0.0.1/a.pth", "begins with file://"),
+    ("http://127.0.0.1:9/a.pth", "begins with file://.*by other means.*--mirror"),
+    ("https://[/a.pth", "begins with file://"), ("file:///nowhere/a.pth", "No such file"),
+    ("file:///tmp", "Is a directory"), ("file:///a%00b", "null byte"),
+    ("file://host/a.pth", "another machine")])
+def test_addresses_that_cannot_be_read(tmp_path, address, words):
+    with pytest.raises(DownloadError, match=words):
+        obtain(entry_of(address), output=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    source = tmp_path / "weights.pth"
+    source.write_bytes(CONTENT)
+    with pytest.raises(WriteError, match="file/weights.pth.*give another folder"):
+        obtain(entry_of(source.as_uri()), output=tmp_path / "file")
+
+
+def manifest_of(folder, *entries):
+    """A manifest in FOLDER/checkpoints."""
+    path = folder / "checkpoints" / "manifest.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"files": list(entries)}))
+    return path
+
+
+def test_shipped_files_are_verified_where_they_lie(tmp_path):
+    shipped = tmp_path / "assets" / "weights.pth"
+    shipped.parent.mkdir()
+    shipped.write_bytes(CONTENT)
+    manifest = manifest_of(tmp_path, vars(entry_of("../assets/weights.pth")))
+    entry = read_manifest(manifest)["weights.pth"]
+    assert "ships with the project, and its sum is right" in obtain(entry, manifest=manifest)
+    assert not (manifest.parent / "weights.pth").exists()
+    output = tmp_path / "output"
+    obtain(entry, output=output, manifest=manifest)
+    assert only_file(output)
+    shipped.write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(DownloadError, match="has another sum.*--mirror"):
+        obtain(entry, manifest=manifest)
+    obtain(entry, mirror=output.as_uri(), manifest=manifest)
+    assert only_file(shipped.parent)
+    assert describe({"weights.pth": entry}, manifest) == [
+        ["weights.pth", "0.26 MB", "there", "a test"]]
+
+
+@pytest.mark.parametrize("changes", [
+    {"name": "../weights.pth"}, {"name": ".."}, {"name": ""}, {"sha256": "abc"}, {"size": 0},
+    {"size": "9"}, {"address": "../../outside.pth"}, {"address": None}, {"more": 1}])
+def test_entries_that_are_not_sound_are_refused(tmp_path, changes):
+    manifest = manifest_of(tmp_path, vars(entry_of()) | changes)
+    with pytest.raises(ConfigError, match="manifest.json"):
+        read_manifest(manifest)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": [3]}'])
+def test_other_files_are_no_manifest(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ConfigError, match="not a manifest"):
+        read_manifest(tmp_path / "manifest.json")
+
+
+@pytest.mark.parametrize("name, words", [
+    ("a/weights.pth", "plain name"), ("..", "plain name"), ("a\\weights.pth", "plain name"),
+    ("/etc/passwd", "plain name"), ("wights", "nearest is weights.pth")])
+def test_names_that_are_none_are_refused(name, words):
+    with pytest.raises(ConfigError, match=words):
+        find_entry({"weights.pth": entry_of()}, name)
+
+
+def test_the_suffix_may_be_left_out():
+    assert find_entry({"weights.pth": entry_of()}, "weights").name == "weights.pth"
+
+
+def test_every_shipped_weight_is_in_the_manifest_as_it_is():
+    shipped = {entry.shipped_path(): entry for entry in read_manifest().values()
+               if entry.shipped_path() is not None}
+    weights = {path for folder in ("assets", "checkpoints")
+               for path in (ROOT / folder).rglob("*.pth")}
+    assert set(shipped) <= weights
+    assert {path.name for path in weights} <= set(read_manifest())      # fetched ones are listed
+    for path, entry in shipped.items():
+        assert (path.name, path.stat().st_size) == (entry.name, entry.size)
+        assert sha256_of(path) == entry.sha256
+        assert load_checkpoint(path) and "python " in entry.command and entry.licence
+    assert sum(path.stat().st_size for path in weights) < MAX_SHIPPED
+
+
+def test_the_script_verifies_lists_and_refuses(tmp_path):
+    script = ROOT / "checkpoints" / "download.py"
+    name = Path(next(iter(read_manifest()))).stem
+    ended = start(script, name, "--list", "--output", tmp_path, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert name in ended.stdout and (tmp_path / f"{name}.pth").is_file()
+    ended = start(script, "../x", cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stderr.startswith("error: '../x' is no plain name")

@@ -1,0 +1,216 @@
+"""Weights by name: a manifest of files, what they must be, and checked copies of them.
+
+Nothing here opens a connection: files ship with the project or lie in a folder of this machine. A
+file appears under its name only when its size and sum are those of the manifest.
+"""
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from utils.errors import ConfigError, DownloadError
+from utils.files.atomic import whole_file
+from utils.files.limits import MAX_CONFIG_BYTES, read_json, short
+from utils.paths import PROJECT_ROOT
+
+MANIFEST = PROJECT_ROOT / "checkpoints" / "manifest.json"
+BLOCK = 1 << 16           # bytes read at once
+MAX_ENTRY_BYTES = 1 << 40
+SUFFIX = ".pth"           # may be left out when a file is asked for
+_SUM = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[\w-][\w.-]{,99}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the manifest.
+
+    Attributes:
+        name: of the file, no path.
+        what: it is, for people.
+        sha256: 64 hexadecimal digits.
+        size: bytes.
+        address: for a file that ships with the project, its path from the manifest's folder; else
+            a file address (file:///PATH), or '' where none is known.
+        command: that made it.
+        licence: of the file.
+    """
+
+    name: str
+    what: str
+    sha256: str
+    size: int
+    address: str
+    command: str
+    licence: str
+
+    def shipped_path(self, manifest: Path = MANIFEST) -> Path | None:
+        """Where the file lies if it ships with the project, else None."""
+        if not self.address or "://" in self.address:
+            return None
+        return (manifest.parent / self.address).resolve()
+
+
+def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
+    """Entries by name.
+
+    Raises:
+        ConfigError: the file cannot be read, or an entry is not sound.
+    """
+    try:
+        content = read_json(path, error=ConfigError, most=MAX_CONFIG_BYTES)
+        entries = [Entry(**item) for item in content["files"]]
+    except (ConfigError, KeyError, TypeError) as error:
+        names = ", ".join(field.name for field in fields(Entry))
+        raise ConfigError(f"{path}: not a manifest ({error}); need {{\"files\": [...]}} with "
+                          f"{names} for each; restore it from the repository") from error
+    for entry in entries:
+        if not _is_sound(entry, path):
+            raise ConfigError(f"{path}: the entry {short(entry.name)} is not sound: need a plain "
+                              "file name, 64 hexadecimal digits, a size over 0 and an address or "
+                              "a path inside the project")
+    return {entry.name: entry for entry in entries}
+
+
+def _is_sound(entry: Entry, manifest: Path) -> bool:
+    """Whether an entry has what it needs, and leads to no file outside of the project."""
+    if not all(isinstance(getattr(entry, field.name), int if field.name == "size" else str)
+               for field in fields(Entry)):
+        return False
+    try:
+        urlsplit(entry.address)
+        shipped = entry.shipped_path(manifest)
+        if shipped is not None:
+            shipped.is_file()
+    except (ValueError, OSError, RuntimeError):    # no address, or no path that there may be
+        return False
+    root = manifest.parent.resolve().parent
+    return bool(_NAME.fullmatch(entry.name) and _SUM.fullmatch(entry.sha256)
+                and 0 < entry.size <= MAX_ENTRY_BYTES
+                and (shipped is None or shipped.is_relative_to(root)))
+
+
+def find_entry(entries: dict[str, Entry], name: str) -> Entry:
+    """The entry of a name; ConfigError for one that is not there, or that is a path."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"'{name}' is no plain name, need one of the manifest's without folders; "
+                          "--list shows them, and --output DIR says where the file goes")
+    found = entries.get(name) or entries.get(name + SUFFIX)
+    if found is None:
+        nearest = difflib.get_close_matches(name, entries, n=1, cutoff=0)
+        hint = f"; the nearest is {nearest[0]}" if nearest else ""
+        raise ConfigError(f"the manifest has no '{name}'{hint}; --list shows all")
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """The sum of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def obtain(entry: Entry, *, output: Path | None = None, mirror: str = "",
+           manifest: Path = MANIFEST) -> str:
+    """Verify the file of an entry where it lies, or copy it; says in a line what was done.
+
+    Args:
+        entry: of the manifest.
+        output: folder that it goes to; None: the manifest's, or the file's own if it ships.
+        mirror: file address of a folder that has the file, instead of the entry's address.
+        manifest: where the entry stands.
+    Raises:
+        DownloadError: it cannot be read, or its size or sum differs.
+        WriteError: it cannot be written.
+    """
+    shipped = entry.shipped_path(manifest)
+    target = (output or manifest.parent) / entry.name
+    if shipped is not None and output is None:
+        target = shipped
+    if target.is_file() and sha256_of(target) == entry.sha256:
+        what = "ships with the project, and its sum is right" if target == shipped else \
+            "is there already, and its sum is right"
+        return f"{target} {what}"
+    if shipped == target and not mirror:
+        found = "has another sum" if target.is_file() else "is missing"
+        raise DownloadError(f"{target} ships with the project, but {found}; restore it with "
+                            f"`git checkout -- {target.name}` in its folder, or give --mirror")
+    address = _address_of(entry, shipped, mirror)
+    copy_checked(entry, _path_of(address), target)
+    return f"{target} fetched from {address}, and its sum is right"
+
+
+def _address_of(entry: Entry, shipped: Path | None, mirror: str) -> str:
+    """The file address to copy from."""
+    if mirror:
+        return f"{mirror.rstrip('/')}/{quote(entry.name)}"
+    if shipped is not None:
+        return shipped.as_uri()
+    if not entry.address:
+        raise DownloadError(f"no public address of {entry.name} is known; give --mirror ADDRESS "
+                            "of a folder that has it, such as file:///home/me/weights")
+    return entry.address
+
+
+def _path_of(address: str) -> Path:
+    """The path that a file address names; DownloadError for another address."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:                             # such as an open bracket
+        parts = urlsplit("")
+    if parts.scheme != "file":
+        raise DownloadError(f"the address is '{address}', need one that begins with file://, as "
+                            "nothing here uses the network; fetch the file by other means and give "
+                            "--mirror file:///FOLDER of the folder that it is in")
+    if parts.netloc not in ("", "localhost"):
+        raise DownloadError(f"{address}: a file on another machine; need file:///PATH")
+    return Path(unquote(parts.path))
+
+
+def copy_checked(entry: Entry, source: Path, target: Path) -> None:
+    """Copy a file that is what its entry says; what is at `target` stays until it is whole.
+
+    Raises:
+        DownloadError: the source cannot be read, or is of another size or sum.
+        WriteError: the target cannot be written.
+    """
+    digest, num_bytes = hashlib.sha256(), 0
+    with whole_file(target) as part, part.open("wb") as file:
+        for block in _blocks(source):
+            num_bytes += len(block)
+            if num_bytes > entry.size:
+                break
+            digest.update(block)
+            file.write(block)
+        if num_bytes != entry.size:
+            found = f"more than {entry.size}" if num_bytes > entry.size else num_bytes
+            raise DownloadError(f"{source} has {found} bytes, the manifest says {entry.size}: "
+                                "another file or version; it was not kept; give another --mirror")
+        if digest.hexdigest() != entry.sha256:
+            raise DownloadError(f"{source} has the sum {digest.hexdigest()}, needed "
+                                f"{entry.sha256}; it was not kept; give another --mirror")
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The content of a file, block by block; DownloadError where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                yield block
+    except (OSError, ValueError) as error:         # ValueError: a null character in the name
+        raise DownloadError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}; "
+                            "check the address, or give another --mirror") from error
+
+
+def describe(entries: dict[str, Entry], manifest: Path = MANIFEST) -> list[list[str]]:
+    """A row of text for each entry: name, size, whether it is there, what it is."""
+    rows = []
+    for entry in entries.values():
+        path = entry.shipped_path(manifest) or manifest.parent / entry.name
+        where = "there" if path.is_file() else "not fetched" if entry.address else "no address"
+        rows.append([entry.name, f"{entry.size / 1e6:.2f} MB", where, entry.what])
+    return rows
