@@ -1,7 +1,6 @@
-"""What a run leaves behind: pictures, mesh, video, figures, report.
+"""Meshes from a signed distance function: marching cubes, vertex colours, PLY, OBJ and GLB files.
 
-Works on callables (`render`, `sdf`), so that it knows no networks; marching cubes themselves are in
-`utils.mesh`.
+The SDF, and what tells which views see a point, come in as callables: nothing here knows a network.
 """
 from __future__ import annotations
 
@@ -22,23 +21,23 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.files.atomic import whole_file
 from utils.geometry.cameras import Cameras, ndc_to_grid
+from utils.geometry.sdf import Sdf
 from utils.results.metrics import Chamfer, chamfer
 
 log = logging.getLogger(__name__)
-#: points (N, 3), object space -> SDF (N,), negative inside.
-Sdf = Callable[[Tensor], Tensor]
+
 #: points (N, 3), object space -> (V, N) bool: True where view v sees point n.
 Visible = Callable[[Tensor], Tensor]
 #: Points that go through the SDF at once: a processor's caches want few, an accelerator many.
 CHUNK_CPU, CHUNK = 4096, 65536
 #: Least number of cells along a side of the coarsest grid.
 COARSE = 8
-#: Steepest slope that a trained SDF is trusted with when cells without surface are skipped.
-MOST_SLOPE = 2.0
+#: Largest |grad SDF| that a trained SDF is trusted with when cells without surface are skipped.
+MAX_GRADIENT = 2.0
 #: The grid ends a little outside the bounds, so that a surface that touches them still closes.
 GRID_MARGIN = 1.02
-#: Connected pieces below this share of all faces are taken for floaters.
-LEAST_PIECE = 0.01
+#: Connected pieces with less than this fraction of all faces are taken for floaters.
+MIN_PIECE = 0.01
 #: Power of the cosine between normal and viewing direction that weighs a source view: high enough
 #: that the most frontal view dominates and small misalignments do not blur the texture.
 COSINE_POWER = 4
@@ -72,8 +71,8 @@ class Mesh:
 
 
 def extract_mesh(sdf: Sdf, *, resolution: int = 256, bounds: float = 1.0,
-                 keep_floaters: bool = False, device: torch.device | str = "cpu") -> Mesh:
-    """The zero level of an SDF inside a sphere, by marching cubes.
+                 device: torch.device | str = "cpu") -> Mesh:
+    """The zero level of an SDF inside a sphere, by marching cubes, without floaters.
 
     Space outside the sphere counts as outside, so that the mesh is closed.
 
@@ -81,7 +80,6 @@ def extract_mesh(sdf: Sdf, *, resolution: int = 256, bounds: float = 1.0,
         sdf: called with at most 65,536 points (CPU: 4,096) and without gradients.
         resolution: cells along a side of the grid, at least; see `sdf_grid`.
         bounds: radius of the sphere, object units.
-        keep_floaters: keep connected pieces of less than 1 % of the faces.
         device: where the points for the SDF are made.
     Returns:
         the mesh; an empty one, and a logged line, where there is no surface.
@@ -102,8 +100,8 @@ def extract_mesh(sdf: Sdf, *, resolution: int = 256, bounds: float = 1.0,
     spacing = (2 * half / (len(values) - 1),) * 3
     vertices, faces, _, _ = marching_cubes(values.numpy(), 0.0, spacing=spacing,
                                            gradient_direction="descent")
-    mesh = _with_normals((vertices - half).astype(np.float32), faces.astype(np.int64))
-    return mesh if keep_floaters else without_floaters(mesh)
+    return without_floaters(_with_normals((vertices - half).astype(np.float32),
+                                          faces.astype(np.int64)))
 
 
 @torch.no_grad()
@@ -113,7 +111,7 @@ def sdf_grid(sdf: Sdf, resolution: int, half: float, *, bounds: float,
 
     From coarse to fine: each round halves the cells, asks the SDF at the corners of those that the
     surface can pass and interpolates the others. So values are exact near the surface and have the
-    right sign elsewhere, for an SDF whose slope is at most 2.
+    right sign elsewhere, for an SDF whose gradient is no longer than 2.
 
     Args:
         sdf: as in `extract_mesh`.
@@ -130,7 +128,7 @@ def sdf_grid(sdf: Sdf, resolution: int, half: float, *, bounds: float,
     values = values.reshape((num_cells + 1,) * 3)
     for _ in range(num_rounds):
         # no point of a cell is farther than half its diagonal from the nearest corner
-        reach = MOST_SLOPE * 3 ** 0.5 * half / num_cells
+        reach = MAX_GRADIENT * 3 ** 0.5 * half / num_cells
         near_mask = -torch.nn.functional.max_pool3d(-values.abs()[None], 2, stride=1)[0] < reach
         num_cells *= 2
         axis = torch.linspace(-half, half, num_cells + 1)
@@ -166,15 +164,15 @@ def _cut_sdf(sdf: Sdf, points_obj: Tensor, bounds: float, device: torch.device |
     return values
 
 
-def without_floaters(mesh: Mesh, least_share: float = LEAST_PIECE) -> Mesh:
-    """The mesh without connected pieces of less than `least_share` of its faces."""
+def without_floaters(mesh: Mesh, min_piece: float = MIN_PIECE) -> Mesh:
+    """The mesh without connected pieces that have less than this fraction of its faces."""
     num = len(mesh.vertices_obj)
     pairs = np.concatenate([mesh.faces[:, :2], mesh.faces[:, 1:]])
     graph = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(num, num))
     _, piece_of_vertex = connected_components(graph, directed=False)
     piece_of_face = piece_of_vertex[mesh.faces[:, 0]]
     num_faces = np.bincount(piece_of_face, minlength=piece_of_vertex.max(initial=0) + 1)
-    kept_mask = num_faces[piece_of_face] >= least_share * len(mesh.faces)
+    kept_mask = num_faces[piece_of_face] >= min_piece * len(mesh.faces)
     used, faces = np.unique(mesh.faces[kept_mask], return_inverse=True)
     return Mesh(mesh.vertices_obj[used], faces.reshape(-1, 3), mesh.normals_obj[used])
 
@@ -210,7 +208,7 @@ def mesh_chamfer(mesh: Mesh, points_world: np.ndarray, model: Tensor, *,
     """Chamfer distance of a mesh to true surface points, world units.
 
     Accuracy is taken over the part of the mesh that a view sees, completeness from the true points
-    to the whole mesh: what no photograph shows is not held against the method.
+    to the whole mesh: what no photograph shows does not count against the method.
 
     Args:
         mesh: predicted surface.
@@ -252,7 +250,7 @@ def colour_vertices(mesh: Mesh, images: Tensor, masks: Tensor, *, cameras: Camer
         images: (V, 3, H, W) RGB in [0, 1].
         masks: (V, 1, H, W) bool.
         cameras: V cameras.
-        visible: tells which views see a point; `depth_visibility` makes one.
+        visible: tells which views see a point.
     Returns:
         (N, 3) uint8; vertices that no view sees take the colour of a near seen one, else grey.
     """
@@ -299,28 +297,6 @@ def _fill_unseen(vertices_obj: np.ndarray, colours: np.ndarray,
         near = np.isfinite(distance)
         colours[np.flatnonzero(~seen_mask)[near]] = colours[seen_mask][nearest[near]]
     return colours
-
-
-def depth_visibility(cameras: Cameras, depth: Tensor, *, tolerance_obj: float = 0.02) -> Visible:
-    """A `visible` for `colour_vertices` from depth maps: a point is seen if nothing is before it.
-
-    Args:
-        cameras: V cameras.
-        depth: (V, 1, H, W), world units along camera -z, 0 where nothing is hit.
-        tolerance_obj: how far behind the map a point may lie, object units.
-    """
-    cameras, depth = cameras.to("cpu", torch.float32), depth.detach().cpu().float()
-    tolerance = tolerance_obj * cameras.model_scale
-
-    def visible(points_obj: Tensor) -> Tensor:
-        """(V, N) bool for points (N, 3)."""
-        xy_ndc, depth_of_point = cameras.project(points_obj.cpu().float())
-        grid = ndc_to_grid(xy_ndc, (depth.shape[3], depth.shape[2]))[:, None]  # (V, 1, N, 2)
-        found = torch.nn.functional.grid_sample(depth, grid, mode="nearest", align_corners=True)
-        found = found[:, 0, 0]                                           # (V, N)
-        return (depth_of_point > 0) & (found > 0) & (depth_of_point < found + tolerance)
-
-    return visible
 
 
 def write_mesh(mesh: Mesh, model: Tensor, stem: str | Path, *, colours: np.ndarray | None = None,

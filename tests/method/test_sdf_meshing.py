@@ -10,7 +10,6 @@ import sdf_meshing as module
 from sdf_meshing import (
     Mesh,
     colour_vertices,
-    depth_visibility,
     extract_mesh,
     mesh_chamfer,
     sample_surface,
@@ -110,13 +109,14 @@ def two_spheres(points):
     return torch.minimum(sphere(points), sphere(points, 0.04, (-0.8, 0, 0)))
 
 
-def test_small_pieces_are_dropped_unless_kept():
-    kept = extract_mesh(two_spheres, resolution=96, keep_floaters=True)
+def test_small_pieces_are_dropped(monkeypatch):
     clean = extract_mesh(two_spheres, resolution=96)
-    assert as_trimesh(kept).body_count == 2 and as_trimesh(clean).body_count == 1
+    monkeypatch.setattr(module, "without_floaters", lambda mesh: mesh)
+    whole = extract_mesh(two_spheres, resolution=96)
+    assert as_trimesh(whole).body_count == 2 and as_trimesh(clean).body_count == 1
     assert clean.vertices_obj[:, 0].min() > -0.5
     assert len(clean.normals_obj) == len(clean.vertices_obj) == clean.faces.max() + 1
-    assert as_trimesh(without_floaters(kept, least_share=1e-4)).body_count == 2
+    assert as_trimesh(without_floaters(whole, min_piece=1e-4)).body_count == 2
 
 
 def test_samples_are_even_over_the_area():
@@ -142,25 +142,29 @@ def opposite_cameras():
     return Cameras(view, projection_from_intrinsics(intrinsics, (80, 60)), model, (80, 60))
 
 
-def sphere_depth(cameras, radius=0.5):
-    """(V, 1, H, W) depth of a centred sphere in closed form, and its mask."""
+def sphere_masks(cameras, radius=0.5):
+    """(V, 1, H, W) bool: the pixels whose rays pass through a centred sphere, in closed form."""
     origins, dirs = cameras.pixel_rays()
     middle = -(origins * dirs).sum(-1)
-    inside = radius ** 2 - (origins.square().sum(-1) - middle ** 2)
-    t = middle - inside.clamp_min(0).sqrt()
-    cosine = (dirs * cameras.forward_obj[:, None, None]).sum(-1)
-    mask = (inside > 0)[:, None]
-    return (t * cosine * cameras.model_scale)[:, None] * mask, mask
+    return (radius ** 2 > origins.square().sum(-1) - middle ** 2)[:, None]
+
+
+def before_a_sphere(cameras):
+    """Which cameras see a point of a centred sphere: those whose side of it the point is on."""
+    def visible(points):
+        to_camera = cameras.centers_obj[:, None] - points              # (V, N, 3)
+        return (to_camera * points).sum(-1) > 0
+
+    return visible
 
 
 def test_each_side_takes_the_colour_of_the_camera_before_it():
     cameras = opposite_cameras()
-    depth, masks = sphere_depth(cameras)
+    masks, visible = sphere_masks(cameras), before_a_sphere(cameras)
     images = torch.zeros(2, 3, 60, 80)
     images[0, 0], images[1, 2] = 1.0, 1.0                     # the front red, the rear blue
     mesh = extract_mesh(lambda points: points.norm(dim=-1) - 0.5, resolution=40)
-    colours = colour_vertices(mesh, images, masks, cameras=cameras,
-                              visible=depth_visibility(cameras, depth))
+    colours = colour_vertices(mesh, images, masks, cameras=cameras, visible=visible)
     z = mesh.vertices_obj[:, 2]
     assert colours.dtype == np.uint8
     # up to 0.3 pixels at the silhouette are mixed with background and do not count
@@ -169,11 +173,10 @@ def test_each_side_takes_the_colour_of_the_camera_before_it():
 
 def test_border_pixels_count_only_where_no_view_has_better_ones():
     cameras = opposite_cameras()[[0, 0]]
-    depth, masks = sphere_depth(cameras)
+    masks, visible = sphere_masks(cameras), before_a_sphere(cameras)
     inner = -torch.nn.functional.max_pool2d(-masks.float(), 3, stride=1, padding=1) > 0
     images = torch.where(inner, 0.2, 1.0).expand(2, 3, 60, 80)
     mesh = extract_mesh(lambda points: points.norm(dim=-1) - 0.5, resolution=40)
-    visible = depth_visibility(cameras, depth)
     seen = visible(torch.from_numpy(mesh.vertices_obj))[0].numpy()
     # the second view has no border: its mask holds only inner pixels of a wider image
     images = torch.stack([images[0], torch.full((3, 60, 80), 0.2)])
@@ -183,15 +186,14 @@ def test_border_pixels_count_only_where_no_view_has_better_ones():
     # a share of 1 / 101 of white at the border is 2 levels
     assert np.abs(colours[seen & (cosine > 0.3)].astype(int) - 51).max() <= 3
     alone = colour_vertices(mesh, images[:1], masks[:1], cameras=cameras[0],
-                            visible=depth_visibility(cameras[0], depth[:1]))
+                            visible=before_a_sphere(cameras[0]))
     assert alone[seen].max() > 150
 
 
 def test_chamfer_leaves_out_what_no_view_sees():
     cameras = opposite_cameras()[0]
-    depth, _ = sphere_depth(cameras)
     mesh = extract_mesh(lambda points: points.norm(dim=-1) - 0.5, resolution=40)
-    visible = depth_visibility(cameras, depth, tolerance_obj=0.01)
+    visible = before_a_sphere(cameras)
     front = torch.nn.functional.normalize(
         torch.randn(20000, 3, generator=torch.Generator().manual_seed(0)), dim=-1) / 2
     front = front[front[:, 2] > 0.5 / 6]                      # what a camera at distance 3 sees
@@ -208,14 +210,13 @@ def test_chamfer_leaves_out_what_no_view_sees():
 
 def test_vertices_that_nothing_sees_are_grey_and_small_holes_filled():
     cameras = opposite_cameras()
-    depth, masks = sphere_depth(cameras)
+    masks, visible = sphere_masks(cameras), before_a_sphere(cameras)
     images = torch.full((2, 3, 60, 80), 0.2)
     # cells of 0.02: the hole of radius 0.015 has vertices, and seen ones within FILL_DISTANCE
     mesh = extract_mesh(lambda points: points.norm(dim=-1) - 0.5, resolution=96)
-    front = depth_visibility(cameras, depth)
 
     def front_with_a_hole(points):
-        seen = front(points)
+        seen = visible(points)
         seen[1] = False
         seen[0] &= (points - torch.tensor([0, 0, 0.5])).norm(dim=-1) > 0.015
         return seen
@@ -224,16 +225,8 @@ def test_vertices_that_nothing_sees_are_grey_and_small_holes_filled():
     z = mesh.vertices_obj[:, 2]
     assert (colours[z < -0.1] == module.UNSEEN_COLOUR).all()
     assert (colours[z > 0.3] == 51).all()
-    none = colour_vertices(mesh, images, masks & False, cameras=cameras, visible=front)
+    none = colour_vertices(mesh, images, masks & False, cameras=cameras, visible=visible)
     assert (none == module.UNSEEN_COLOUR).all()
-
-
-def test_depth_visibility_knows_front_from_rear_and_behind_the_camera():
-    cameras = opposite_cameras()
-    visible = depth_visibility(cameras, sphere_depth(cameras)[0])
-    points = torch.tensor([[0, 0, 0.5], [0, 0, -0.5], [0, 0, 4.0], [2.0, 0, 0]])
-    # a point behind the first camera stands before the second one, but behind the sphere
-    assert visible(points).tolist() == [[True, False, False, False], [False, True, False, False]]
 
 
 def test_files_hold_the_mesh_in_world_space_with_colours(tmp_path):
