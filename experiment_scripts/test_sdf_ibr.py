@@ -16,11 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.scenes.opening import open_scene  # noqa: E402
 from stages.evaluation import exhibit_of  # noqa: E402
-from stages.models import build_model  # noqa: E402
+from stages.models import model_of  # noqa: E402
 from stages.results import write_results  # noqa: E402
 from stages.scene import build_scene_trainer  # noqa: E402
-from utils.checkpoints.storage import load_checkpoint  # noqa: E402
-from utils.checkpoints.weights import with_checkpoint  # noqa: E402
+from utils.checkpoints.weights import checkpoint_to_evaluate, whole_checkpoint  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, parse_config  # noqa: E402
 from utils.runs.loop import run_facts, stored_progress  # noqa: E402
 from utils.runs.run import run_script, start_run  # noqa: E402
@@ -32,16 +31,14 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config(TRAIN_SECTIONS, argv)
     scene, split = open_scene(config.data, config.run.seed)
     run = start_run(config, is_training=False)
-    path = config.test.checkpoint_path_test or run.start
-    config = with_checkpoint(config, path)
-    model = build_model(config.sdf, config.cnn, config.views, config.run,
-                        is_fast=config.tracing.tracer == "fast").to(run.device)
-    state = load_checkpoint(path).get("task", {})
+    checkpoint = checkpoint_to_evaluate(config, run.start)
+    model = model_of(config, run.device, whole_checkpoint(checkpoint, config.run))
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator)
-    trainer.load_cameras(state)
-    trainer.average.load_state_dict(state.get("average"))
-    progress = stored_progress(path)
+    trainer.load_cameras(checkpoint.task)
+    trainer.average.load_state_dict(checkpoint.task.get("average"))
+    progress = stored_progress(checkpoint)
+    checkpoint.release()
     exhibit = exhibit_of(trainer, scene, split, step=progress.step,
                          all_views=bool(config.test.benchmark_all_views))
     run.begin()

@@ -26,7 +26,7 @@ from utils.runs.run import run_script  # noqa: E402
 def main(argv: list[str] | None = None) -> None:
     """Parse, then train the scene from the meta-learned start."""
     config = parse_config(META_SECTIONS, argv, defaults=SPECIALISE_DEFAULTS)
-    print(train_scene(with_meta_start(config)))
+    print(train_scene(*with_meta_start(config)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_processing.scenes.pool import open_pool  # noqa: E402
 from stages.meta_training import MetaTrainer, check_meta, meta_train, task_on_scene  # noqa: E402  # noqa: E402
 from stages.models import model_of  # noqa: E402
-from utils.checkpoints.weights import NETWORKS, save_networks, with_meta_start  # noqa: E402
+from utils.checkpoints.networks import NETWORKS  # noqa: E402
+from utils.checkpoints.weights import InitialWeights, save_networks, with_meta_start  # noqa: E402
 from utils.config.parser import META_SECTIONS, Config, parse_config  # noqa: E402
 from utils.config.stage_sections import META_DEFAULTS  # noqa: E402
 from utils.results.curve import write_curve  # noqa: E402
@@ -33,20 +34,21 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, then meta-train in this process and those that torchrun started beside it."""
     config = parse_config(META_SECTIONS, argv, defaults=META_DEFAULTS)
     check_meta(config)
-    config = with_meta_start(config) if config.meta.meta_initialization else config
+    config, initial = with_meta_start(config) if config.meta.meta_initialization else (config, None)
     ranks = start_ranks(config.run.device)
     try:
-        train(config, ranks)
+        train(config, ranks, initial)
     finally:
         finish_ranks()
 
 
-def train(config: Config, ranks: Ranks) -> None:
+def train(config: Config, ranks: Ranks, initial: InitialWeights | None) -> None:
     """Scenes, model, meta-training, results."""
     run = start_run(config, is_main=ranks.is_main)
     pool = open_pool(config.data, config.meta, seed=config.run.seed)
-    trainer = MetaTrainer(model_of(config, run.device), pool, partial(task_on_scene, config=config),
-                          meta=config.meta, rates=config.rates, seed=config.run.seed, ranks=ranks)
+    model = model_of(config, run.device, initial)
+    trainer = MetaTrainer(model, pool, partial(task_on_scene, config=config), meta=config.meta,
+                          rates=config.rates, seed=config.run.seed, ranks=ranks)
     if config.meta.meta_eval_path:
         trainer.trials = open_pool(config.data, config.meta, path=config.meta.meta_eval_path,
                                    flag="meta_eval_path", is_scored=True)

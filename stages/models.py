@@ -1,4 +1,4 @@
-"""Networks by the flags, with the weights that a run starts from."""
+"""Networks by the flags, with their initial weights."""
 from __future__ import annotations
 
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from modules import AggregationMLP, PointEncoding, SdfArchitecture, parse_skips
 from modules_sdf import BlendSettings, ImageBasedModel, ImageNetworks, build_sdf, grey_decoder
 from modules_unet import ImageEncoder, load_resnet_weights
-from utils.checkpoints.weights import convolution_kinds, encoder_kind, load_first_weights
+from utils.checkpoints.weights import InitialWeights, initial_weights
 from utils.config.parser import Config
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
@@ -17,22 +17,26 @@ DEFAULT_ENCODER = "plain"      # from random weights
 
 
 def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
-                run: RunConfig, *, is_fast: bool = True) -> ImageBasedModel:
-    """The model of the flags with its first weights.
+                run: RunConfig, *, is_fast: bool = True,
+                initial: InitialWeights | None = None) -> ImageBasedModel:
+    """The model of the flags with its initial weights.
 
     They are drawn from torch's global generator; then come ImageNet's, the sphere and those of the
-    checkpoint flags, whose convolutions (standard or partial) the image networks have too.
+    checkpoint flags, whose convolutions (standard or partial) the image networks have too. Weights
+    that are read already come as `initial`, in place of those that the flags name.
 
     Plain RGB features have three channels and neither encoder nor decoder. `is_fast` admits what
     `--tracer fast` does: compact aggregation and, by `precision auto`, bf16 in E, G and D.
     """
     is_rgb = cnn.feature_type == "rgb"
     features = cnn.model_image_encoder_features
-    convolutions = {} if is_rgb else convolution_kinds(run)
+    initial = initial_weights(run, sdf) if initial is None else initial
     encoder = nn.Identity() if is_rgb else ImageEncoder(
         num_features=features, depth=cnn.model_image_encoder_depth,
-        kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolutions["encoder"])
-    decoder = nn.Identity() if is_rgb else grey_decoder(features, convolutions["decoder"])
+        kind=initial.encoder_kind(cnn, DEFAULT_ENCODER),
+        convolution=initial.convolution_of("encoder"))
+    decoder = nn.Identity() if is_rgb else grey_decoder(features,
+                                                        initial.convolution_of("decoder"))
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
                              views.occlusion_method)
     execution = FastExecution(network_precision(cnn.precision, run.device, is_fast), is_fast)
@@ -41,13 +45,13 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
                             settings=settings, execution=execution)
     if cnn.resnet_weights and not is_rgb:
         load_resnet_weights(encoder, cnn.resnet_weights)
-    load_first_weights(model, run, sdf)
+    initial.load_into(model)
     execution.lay_out(encoder, decoder)
     return model
 
 
 def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) -> ImageNetworks:
-    """E and D alone, with the first weights of the flags, for pre-training.
+    """E and D alone, with the initial weights of the flags, for pre-training.
 
     Args:
         convolution: standard, partial or meta; see `modules_unet.ImageEncoder`.
@@ -58,14 +62,16 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
         raise ConfigError("--feature_type rgb has neither encoder nor decoder, so that there is "
                           "nothing to pre-train; use learned")
     features = cnn.model_image_encoder_features
+    initial = initial_weights(run, networks=("encoder", "decoder"))
     encoder = ImageEncoder(num_features=features, depth=cnn.model_image_encoder_depth,
-                           kind=encoder_kind(cnn, run, DEFAULT_ENCODER), convolution=convolution)
+                           kind=initial.encoder_kind(cnn, DEFAULT_ENCODER),
+                           convolution=convolution)
     decoder = grey_decoder(features, convolution)
     execution = FastExecution(network_precision(cnn.precision, run.device, True))
     model = ImageNetworks(BlendSettings(), execution, encoder=encoder, decoder=decoder)
     if cnn.resnet_weights:
         load_resnet_weights(encoder, cnn.resnet_weights)
-    load_first_weights(model, run)
+    initial.load_into(model)
     execution.lay_out(encoder, decoder)
     return model
 
@@ -80,7 +86,8 @@ def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
                                bool(sdf.posenc_sdf_expbands)))
 
 
-def model_of(config: Config, device: torch.device) -> ImageBasedModel:
-    """The model of the flags, with its first weights."""
+def model_of(config: Config, device: torch.device,
+             initial: InitialWeights | None = None) -> ImageBasedModel:
+    """The model of the flags on a device, with its initial weights; see `build_model`."""
     return build_model(config.sdf, config.cnn, config.views, config.run,
-                       is_fast=config.tracing.tracer == "fast").to(device)
+                       is_fast=config.tracing.tracer == "fast", initial=initial).to(device)

@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,8 @@ from data_processing.flow.synthetic_pairs import WITHHELD, MadePairs
 from loss_functions import image_loss
 from scheduler import learning_rate_factor, warmup_factor
 from sdf_rendering import sample_maps
-from utils.checkpoints.storage import load_checkpoint, load_state
+from utils.checkpoints.checkpoint import Checkpoint
+from utils.checkpoints.storage import load_state
 from utils.checkpoints.weights import save_networks
 from utils.config.parser import Config
 from utils.config.sections import RatesConfig
@@ -305,7 +305,8 @@ def open_pairs(config: Config) -> tuple[PairSource, PairSource]:
 
 
 def build_pair_trainer(model: nn.Module, training: PairSource, scored: PairSource,
-                       config: Config, *, ranks: Ranks, start: Path | None = None) -> PairTrainer:
+                       config: Config, *, ranks: Ranks,
+                       start: Checkpoint | None = None) -> PairTrainer:
     """A trainer by the flags. Where no flag says into how many micro-batches a batch is divided, a
     run that goes on keeps its number, on however many processes.
 
@@ -317,7 +318,6 @@ def build_pair_trainer(model: nn.Module, training: PairSource, scored: PairSourc
         start: the checkpoint that the main one goes on from, or None.
     Raises:
         ConfigError: the batch cannot be divided as asked, or as the run so far was.
-        CheckpointError: the start cannot be read.
     """
     flags, batch_size = config.pretrain, config.run.batch_size
     micro = flags.num_micro_batches or _micro_so_far(start, ranks) or ranks.size
@@ -332,13 +332,9 @@ def build_pair_trainer(model: nn.Module, training: PairSource, scored: PairSourc
     return PairTrainer(model, stream, scored, rates=config.rates, flags=flags, ranks=ranks)
 
 
-def _micro_so_far(start: Path | None, ranks: Ranks) -> int:
+def _micro_so_far(start: Checkpoint | None, ranks: Ranks) -> int:
     """The number of micro-batches of the run that the main process goes on with; 0: none."""
-    micro = 0
-    with failing_together(ranks):
-        if start is not None and ranks.is_main:
-            task = load_checkpoint(start).get("task")
-            micro = task.get("micro") if isinstance(task, dict) else 0
+    micro = start.task.get("micro") if start is not None and ranks.is_main else 0
     return broadcast_int(micro if isinstance(micro, int) else 0, ranks)
 
 

@@ -20,6 +20,7 @@ from stages.models import model_of
 from stages.results import write_results
 from stages.shape_fitting import SurfaceStart
 from training import Evaluation, SceneTrainer, ShapeSupervision
+from utils.checkpoints.weights import InitialWeights
 from utils.config.parser import Config
 from utils.config.values import crop_size
 from utils.errors import ConfigError
@@ -34,18 +35,19 @@ from utils.views.target_crops import CropSampler
 from utils.views.training_views import TrainingViews, ViewSampler, views_of
 
 
-def train_scene(config: Config) -> str:
+def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
     """Data, model, training, results.
 
     Args:
         config: of a training script.
+        initial: weights that are read already; None: those that the flags name.
     Returns:
         The table of figures, and where the results are.
     """
     scene, split = open_scene(config.data, config.run.seed)
     run = start_run(config)
     start = SurfaceStart(scene, split, config, is_new=run.start is None)
-    model = model_of(config, run.device)
+    model = model_of(config, run.device, initial)
     all_views = bool(config.test.benchmark_all_views)
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator,

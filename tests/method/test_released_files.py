@@ -14,7 +14,7 @@ from modules_sdf import build_sdf
 from modules_unet import FeatureDecoder, ImageEncoder
 from stages.models import build_model
 from utils.checkpoints.released_names import META_PREFIX, read_release_names
-from utils.checkpoints.weights import load_first_weights, with_meta_start
+from utils.checkpoints.weights import initial_weights, with_meta_start
 from utils.config.parser import META_SECTIONS, parse_config
 from utils.errors import CheckpointError, ConfigError
 
@@ -27,9 +27,9 @@ def meta_config(*flags):
     return parse_config(META_SECTIONS, [str(flag) for flag in (*FLAGS, *flags)])
 
 
-def model_of(config):
+def model_of(config, initial=None):
     """The model of a configuration."""
-    return build_model(config.sdf, config.cnn, config.views, config.run)
+    return build_model(config.sdf, config.cnn, config.views, config.run, initial=initial)
 
 
 def release_layer_names(names):
@@ -117,8 +117,8 @@ def test_the_random_file_as_a_meta_learned_one_gives_them_too(tmp_path):
              if not key.startswith("ray_builder.")}
     assert set(state) == set(golden_files.layout("reptile_dtu"))
     torch.save(state, tmp_path / "meta.pth")
-    config = with_meta_start(meta_config("--meta_initialization", tmp_path / "meta.pth"))
-    check_golden(model_of(config))
+    flags = ["--meta_initialization", tmp_path / "meta.pth"]
+    check_golden(model_of(*with_meta_start(meta_config(*flags))))
 
 
 @pytest.mark.parametrize("flag", ["--checkpoint_path", "--meta_initialization"])
@@ -126,7 +126,8 @@ def test_whole_files_fill_the_model_and_choose_the_plain_trunk(release_path, met
                                                                flag):
     path = meta_path if flag == "--meta_initialization" else release_path
     config = meta_config(*SMALL, flag, path, "--resnet_weights", "")
-    model = model_of(with_meta_start(config) if flag == "--meta_initialization" else config)
+    model = model_of(*with_meta_start(config)) if flag == "--meta_initialization" \
+        else model_of(config)
     assert model.encoder.kind == "plain" and taken(model, networks) == set(networks)
 
 
@@ -156,7 +157,7 @@ def test_parts_of_a_meta_learned_start(meta_path, networks, tiny_sphere, parts, 
     if "sdf" not in expected:
         flags += ["--checkpoint_sdf", tiny_sphere]
     torch.manual_seed(1)
-    model = model_of(with_meta_start(meta_config(*flags)))
+    model = model_of(*with_meta_start(meta_config(*flags)))
     assert taken(model, networks) == expected
 
 
@@ -164,7 +165,7 @@ def test_the_flag_of_one_network_wins_over_the_meta_learned_start(meta_path, rel
                                                                   tiny_sphere):
     config = meta_config("--meta_initialization", meta_path, "--checkpoint_sdf", tiny_sphere,
                          "--checkpoint_img_encoder", release_path, "--checkpoint_path", "whole")
-    run = with_meta_start(config).run
+    run = with_meta_start(config)[0].run
     assert (run.checkpoint_sdf, run.checkpoint_img_encoder) == (str(tiny_sphere),
                                                                 str(release_path))
     assert run.checkpoint_aggregation_mlp == str(meta_path)
@@ -228,8 +229,8 @@ def test_networks_without_a_place_in_the_model_are_refused(release_path):
     config = config_of(*FLAGS, *SMALL, "--feature_type", "rgb")
     model = model_of(config)
     with pytest.raises(CheckpointError, match="encoder.*unexpected"):
-        load_first_weights(model, config_of(*FLAGS, "--checkpoint_img_encoder", release_path).run,
-                           config.sdf)
+        initial_weights(config_of(*FLAGS, "--checkpoint_img_encoder", release_path).run,
+                        config.sdf).load_into(model)
 
 
 @pytest.mark.parametrize("content", [{1: torch.ones(1)}, {"task": 5}, {"model": torch.ones(3)}])

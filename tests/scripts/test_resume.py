@@ -14,7 +14,7 @@ from data_processing.scenes.writing import write_scene
 from data_processing.synthetic.scenes import make_scene
 from utils.checkpoints.storage import (
     CHECKPOINT_FORMAT,
-    latest_checkpoint,
+    checkpoints_in,
     load_checkpoint,
     save_checkpoint,
 )
@@ -60,7 +60,7 @@ def told(capsys, script, *flags):
 
 def change(run, **entries):
     """Write a run's last checkpoint again with other entries; None takes one out."""
-    path = latest_checkpoint(run / "checkpoints")
+    path = checkpoints_in(run / "checkpoints")[-1]
     stored = load_checkpoint(path) | entries
     save_checkpoint(path, {key: value for key, value in stored.items() if value is not None})
 

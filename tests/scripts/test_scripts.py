@@ -36,7 +36,7 @@ from support.tiny_runs import (
 from data_processing.scenes.scene import load_scene
 from stages.evaluation import SHEETS
 from utils.checkpoints import storage as checkpoints, weights
-from utils.checkpoints.storage import latest_checkpoint, load_checkpoint, save_checkpoint
+from utils.checkpoints.storage import checkpoints_in, load_checkpoint, save_checkpoint
 from utils.config.parser import TRAIN_SECTIONS, parse_config
 from utils.runs.folder import RUN_FILES
 from utils.runs.lock import LOCK_NAME
@@ -190,7 +190,7 @@ def test_an_evaluation_gives_the_figures_that_training_ended_with(copy, tiny_sce
     assert (after["steps"], after["train_seconds"]) == (2, before["train_seconds"])
     assert (copy / "config.txt").read_text() == config
     call("test_sdf_ibr", *flags_of(tmp_path, tiny_scene, *flags, "--checkpoint_path_test",
-                                   latest_checkpoint(copy / "checkpoints"), name="other",
+                                   checkpoints_in(copy / "checkpoints")[-1], name="other",
                                    sphere=tmp_path / "not there"))
     other = json.loads((tmp_path / "other" / "metrics.json").read_text())
     assert other["views"] == before["views"]
@@ -248,7 +248,7 @@ def test_bad_input_is_one_line_and_touches_nothing(copy, tiny_scene, tiny_sphere
 def test_bad_checkpoints_are_one_line(tiny_scene, tmp_path, finished, capsys, kind, words):
     path, made = tmp_path / f"{kind}.pth", tmp_path / "made_by_code"
     if kind == "truncated":
-        whole = latest_checkpoint(finished / "checkpoints").read_bytes()
+        whole = checkpoints_in(finished / "checkpoints")[-1].read_bytes()
         path.write_bytes(whole[:len(whole) // 2])
     elif kind == "code":
         path.write_bytes(pickle.dumps({"sdf": RunsCode(made)}))

@@ -25,8 +25,9 @@ from data_processing.scenes.pool import open_pool
 from meta_modules import copy_weights
 from stages.meta_training import FIGURES, MetaTrainer, task_on_scene
 from stages.models import model_of
+from utils.checkpoints.checkpoint import open_checkpoint
+from utils.checkpoints.networks import NETWORKS
 from utils.checkpoints.storage import load_checkpoint
-from utils.checkpoints.weights import NETWORKS, read_networks
 from utils.errors import CheckpointError, SceneError
 
 SHORT = ["--num_meta_steps", 2, "--load_pcd", 0]
@@ -161,7 +162,8 @@ def read_first(meta_train, flags):
 
 def test_a_run_leaves_a_start_that_is_its_last_state(meta_train):
     folder = meta_train("run")
-    stored, state = read_networks(folder / "meta_start.pth").networks, final_state(folder)
+    stored = open_checkpoint(folder / "meta_start.pth").networks.tensors
+    state = final_state(folder)
     assert tuple(stored) == NETWORKS
     flat = {f"{network}.{name}": value for network, values in stored.items()
             for name, value in values.items()}

@@ -23,7 +23,7 @@ from stages.pretraining import (
     warp,
     write_pretraining,
 )
-from utils.checkpoints.weights import read_networks
+from utils.checkpoints.checkpoint import open_checkpoint
 from utils.config.parser import PRETRAIN_SECTIONS, parse_config
 from utils.config.sections import RatesConfig
 from utils.config.stage_sections import PretrainConfig
@@ -294,11 +294,11 @@ def test_results_hold_weights_figures_and_pictures(tmp_path):
     assert metrics["steps"] == 2 and len(metrics["pairs"]) == 1
     assert metrics["mean"] == pytest.approx(trainer.score(2))
     assert metrics["before"]["psnr_warped"] == progress.curve[0]["psnr_warped"]
-    stored = read_networks(folder / "encdec.pth").networks
+    stored = open_checkpoint(folder / "encdec.pth").networks.tensors
     averaged = trainer.average.averaged_model()
     assert set(stored) == {"encoder", "decoder"}
     assert differing(stored["decoder"], dict(averaged.decoder.state_dict())) == []
-    live = read_networks(next((folder / "checkpoints").glob("*.pth"))).networks
+    live = open_checkpoint(next((folder / "checkpoints").glob("*.pth"))).networks.tensors
     assert set(live) == {"encoder", "decoder"}            # a checkpoint serves as well
     sheet = trainer.pictures(2)["pairs"]
     assert sheet.dtype == np.uint8 and min(sheet.shape[:2]) > 200 and sheet.std() > 20

@@ -6,7 +6,8 @@ import torch
 from modules import SdfArchitecture
 from modules_sdf import SirenSDF, build_sdf
 from sdf_rendering import make_tracer
-from utils.checkpoints.weights import read_networks, sphere_asset
+from utils.checkpoints.checkpoint import open_checkpoint
+from utils.checkpoints.weights import sphere_asset
 from utils.config.sections import SdfConfig, TracingConfig
 from utils.fast.tracing.cpu_tracer import FastTracer
 
@@ -19,7 +20,7 @@ def fast_tracer() -> FastTracer:
 def sine_network(noise: float, seed: int = 0) -> SirenSDF:
     """The shipped sphere with normal noise on its weights, `noise` of each tensor's spread."""
     net = build_sdf(SdfArchitecture())
-    net.load_state_dict(read_networks(sphere_asset(SdfConfig())).networks["sdf"])
+    net.load_state_dict(open_checkpoint(sphere_asset(SdfConfig())).networks.tensors["sdf"])
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in net.parameters():

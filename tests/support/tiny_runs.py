@@ -13,7 +13,7 @@ from types import ModuleType
 
 import torch
 
-from utils.checkpoints.storage import latest_checkpoint, load_checkpoint
+from utils.checkpoints.storage import checkpoints_in, load_checkpoint
 from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, Config, parse_config
 from utils.config.stage_sections import META_DEFAULTS
 from utils.runs.folder import RunLog
@@ -101,7 +101,7 @@ def meta_config_of(*flags: object) -> Config:
 
 def final_state(folder: Path) -> dict:
     """The run's latest checkpoint."""
-    return load_checkpoint(latest_checkpoint(folder / "checkpoints"))
+    return load_checkpoint(checkpoints_in(folder / "checkpoints")[-1])
 
 
 def differing(one: object, other: object, name: str = "") -> list[str]:

@@ -49,6 +49,7 @@ from data_processing.scenes.opening import load_point_cloud
 from data_processing.scenes.scene import load_scene, outline_scene
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
+from utils.checkpoints.checkpoint import open_checkpoint
 from utils.checkpoints.manifest import (
     Entry,
     describe,
@@ -58,7 +59,6 @@ from utils.checkpoints.manifest import (
     sha256_of,
 )
 from utils.checkpoints.storage import load_checkpoint, load_state, save_checkpoint
-from utils.checkpoints.weights import read_networks
 from utils.comparison.run_lists import ListedRun
 from utils.comparison.side_by_side import compare, comparison_sheet, read_run
 from utils.comparison.tables import as_csv, as_json, gather
@@ -239,9 +239,9 @@ def _make_checkpoints(folder: Path) -> None:
 
 def _read_checkpoint(path: Path) -> None:
     load_checkpoint(path)
-    stored = read_networks(path)
+    stored = open_checkpoint(path).networks
     _ = stored.encoder_kind, stored.convolution_of("encoder")
-    for network, state in stored.networks.items():
+    for network, state in stored.tensors.items():
         load_state(_sdf(), state, network, strict=False)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from utils.files.limits import MAX_GROWTH, MIB
@@ -153,24 +152,24 @@ def _checked_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Tenso
     return _Tensor()
 
 
-def check_checkpoint(path: Path) -> None:
+def check_checkpoint(stream: BinaryIO) -> None:
     """Raise one of `Error` where a file is not safe to be read by torch.
 
+    Args:
+        stream: of a file, at its start; it is left anywhere.
     Raises:
         Refused: it names something that could run code; the text says what.
         Damaged: it is no checkpoint, or some size in it is not so.
         others of `Error`: it is truncated or damaged.
     """
-    with path.open("rb") as stream:
-        start = stream.read(len(_OLD_START))
-        if start == _OLD_START:
-            stream.seek(0)
-            _check_old(stream, path.stat().st_size)
-        elif start.startswith(b"PK"):
-            _check_archive(stream)
-        else:
-            _read_pickle(start + stream.read(MIB))          # names what it would call, if anything
-            raise Damaged("its beginning is not that of a file of torch.save")
+    start = stream.read(len(_OLD_START))
+    if start == _OLD_START:
+        _check_old(stream)
+    elif start.startswith(b"PK"):
+        _check_archive(stream)
+    else:
+        _read_pickle(start + stream.read(MIB))              # names what it would call, if anything
+        raise Damaged("its beginning is not that of a file of torch.save")
 
 
 def _check_archive(stream: BinaryIO) -> None:
@@ -203,8 +202,10 @@ def _check_archive(stream: BinaryIO) -> None:
             raise Damaged(f"its storage {key[:40]} {found}, needed {num_bytes:,}")
 
 
-def _check_old(stream: BinaryIO, size: int) -> None:
+def _check_old(stream: BinaryIO) -> None:
     """A file of torch before 1.6: pickles one after the other, then storages."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
     data = stream.read(min(size, MAX_PICKLE_BYTES))
     pickles, num_bytes = io.BytesIO(data), 0
     for _ in range(_NUM_OLD_PICKLES):

@@ -1,7 +1,6 @@
-"""Checkpoints that survive a kill at any moment, and load without running code.
+"""Checkpoint files: written whole or not at all, loaded without running code, kept and counted.
 
-A file is written beside its final place, flushed to the disk and renamed: whoever looks finds the
-old one or the new one, never a half. Loading admits tensors, numbers, strings, lists and dicts.
+Loading admits tensors, numbers, strings, lists and dicts.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ CHECKPOINT_FORMAT = 1
 
 
 def checkpoint_name(step: int) -> str:
-    """Gives the file name of the checkpoint after `step` steps."""
+    """The file name of the checkpoint after `step` steps."""
     return f"step_{step:06d}.pth"
 
 
 def save_checkpoint(path: str | os.PathLike, payload: dict[str, Any]) -> None:
-    """Writes a checkpoint in one go.
+    """Write a checkpoint in one go.
 
     Args:
         path: the file; its folder is made where absent.
@@ -49,7 +48,10 @@ def save_checkpoint(path: str | os.PathLike, payload: dict[str, Any]) -> None:
 
 def load_checkpoint(path: str | os.PathLike,
                     map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint; nothing in it is executed.
+    """Read a checkpoint; nothing in it is executed.
+
+    The file is opened once: what was checked is what is loaded, even if the file is replaced
+    meanwhile. Who needs a checkpoint in several places passes a `Checkpoint` on.
 
     Args:
         path: the file.
@@ -67,8 +69,10 @@ def load_checkpoint(path: str | os.PathLike,
         raise CheckpointError(f"checkpoint {path}: found {found} there, needed a file; check the "
                               f"path")
     try:
-        check_checkpoint(path)
-        payload = torch.load(path, map_location=map_location, weights_only=True)
+        with path.open("rb") as stream:
+            check_checkpoint(stream)
+            stream.seek(0)
+            payload = torch.load(stream, map_location=map_location, weights_only=True)
     except PermissionError as error:
         raise CheckpointError(f"checkpoint {path}: no permission to read it; change its mode or "
                               f"owner") from error
@@ -84,20 +88,9 @@ def load_checkpoint(path: str | os.PathLike,
     return payload
 
 
-def check_format(stored: dict[str, Any], path: str | os.PathLike) -> None:
-    """Raises CheckpointError for a training run's checkpoint of a version after this one.
-
-    Files without a number (networks alone, releases) are taken as they are.
-    """
-    found = stored.get("format", CHECKPOINT_FORMAT)
-    if not isinstance(found, int) or found > CHECKPOINT_FORMAT:
-        raise CheckpointError(f"checkpoint {path}: of format {found}, this version reads formats "
-                              f"up to {CHECKPOINT_FORMAT}; update to the version that wrote it")
-
-
 def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,
                strict: bool = True) -> None:
-    """Puts stored tensors into a module, all of them or, unless strict, those that fit.
+    """Put stored tensors into a module, all of them or, unless strict, those that fit.
 
     Args:
         module: the network.
@@ -128,7 +121,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,
 
 
 def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
-    """Lists the files `step_NUMBER.pth` of a folder, oldest step first."""
+    """The files `step_NUMBER.pth` of a folder, oldest step first."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
@@ -138,7 +131,7 @@ def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
 
 
 def keep_latest(folder: str | os.PathLike, num_kept: int) -> None:
-    """Deletes all but the latest checkpoints of a folder.
+    """Delete all but the latest checkpoints of a folder.
 
     Args:
         folder: where they are.
@@ -151,7 +144,7 @@ def keep_latest(folder: str | os.PathLike, num_kept: int) -> None:
 
 
 def set_aside_later(folder: str | os.PathLike, start: Path | None) -> None:
-    """Rename checkpoints of later steps than `start` to NAME.damaged: a run goes on before them.
+    """Rename checkpoints of later steps than `start` to NAME.damaged: a run resumes before them.
 
     They could not be read, or `start` would be one of them; left as they are, `keep_latest` would
     take them for the newest.
@@ -161,27 +154,8 @@ def set_aside_later(folder: str | os.PathLike, start: Path | None) -> None:
         path.replace(path.with_name(f"{path.name}.damaged"))
 
 
-def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
-    """Finds the newest checkpoint that can be read; damaged ones are passed over with a warning.
-
-    Args:
-        folder: where they are; it need not exist.
-
-    Returns:
-        Its path, or None.
-    """
-    for path in reversed(checkpoints_in(folder)):
-        try:
-            load_checkpoint(path)
-        except CheckpointError as error:
-            log.warning("passed over: %s", error)
-        else:
-            return path
-    return None
-
-
 def _why_not_loaded(path: Path, error: Exception) -> str:
-    """Says what is wrong with a file that torch would not read."""
+    """What is wrong with a file that torch would not read."""
     if path.stat().st_size == 0:
         return "the file is empty; give another, or delete it so that an earlier one is used"
     with path.open("rb") as stream:
@@ -202,12 +176,12 @@ def _has_zip_end(path: Path) -> bool:
 
 
 def _shape(value: Any) -> list[int] | str:
-    """Gives the shape of a tensor, or the kind of what is not one."""
+    """The shape of a tensor, or the kind of what is not one."""
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def name_some(kind: str, names: Sequence[object]) -> str:
-    """Lists the first names of a kind, and how many more there are; all of them go to the log."""
+    """The first names of a kind, and how many more there are; all of them go to the log."""
     names = [str(name) for name in names]
     if len(names) > NUM_NAMED:
         log.warning("%s, all %d: %s", kind, len(names), ", ".join(names))

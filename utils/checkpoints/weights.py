@@ -1,20 +1,16 @@
-"""Networks' weights in files: ours, of single networks, and the official release's."""
+"""The weights that a model starts from, by the flags; and files of single networks."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from utils.checkpoints.released_names import is_release_key, read_release_names
-from utils.checkpoints.storage import (
-    check_format,
-    load_checkpoint,
-    load_state,
-    name_some,
-    save_checkpoint,
-)
+from utils.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from utils.checkpoints.networks import NETWORKS, StoredNetworks
+from utils.checkpoints.storage import load_checkpoint, load_state, name_some, save_checkpoint
 from utils.config.parser import Config
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig
 from utils.errors import CheckpointError, ConfigError
@@ -23,104 +19,163 @@ from utils.paths import PROJECT_ROOT
 log = logging.getLogger(__name__)
 
 ASSETS = PROJECT_ROOT / "assets" / "base"
-NETWORKS = ("sdf", "encoder", "aggregation", "decoder")
 #: The flag that names one network's file.
 FLAG_OF = {"sdf": "checkpoint_sdf", "encoder": "checkpoint_img_encoder",
            "aggregation": "checkpoint_aggregation_mlp", "decoder": "checkpoint_img_decoder"}
 #: `--meta_parts`: the networks that a meta-learned start is taken for.
 META_PARTS = {"all": NETWORKS, "sdf": ("sdf",), "features": NETWORKS[1:]}
-#: A tensor that only the residual trunk has, and the first stage that has it.
-RESIDUAL_MARK, MARKED_STAGE = "downsample", "down.layer2."
 
 
 @dataclass(frozen=True)
-class StoredNetworks:
-    """What a file holds.
+class InitialWeights:
+    """The stored networks that a model starts from, read already.
 
     Attributes:
-        networks: network (sdf, encoder, aggregation, decoder) to tensors by name.
-        unknown: names of tensors beside them that belong to none of these.
+        sources: network to what its file holds; one that is absent starts from random weights.
+        is_strict: refuse files that do not fit in all; else take what fits and log the rest.
     """
 
-    networks: dict[str, dict[str, Tensor]]
-    unknown: tuple[str, ...] = ()
+    sources: Mapping[str, StoredNetworks]
+    is_strict: bool = True
 
-    @property
-    def encoder_kind(self) -> str | None:
-        """residual or plain, by the tensors; None where they do not tell, as at depth 1 and 2."""
-        names = self.networks.get("encoder", ())
-        if any(RESIDUAL_MARK in name for name in names):
-            return "residual"
-        return "plain" if any(MARKED_STAGE in name for name in names) else None
+    def encoder_kind(self, cnn: CnnConfig, default: str) -> str:
+        """`--image_encoder auto`: as in the encoder's file, residual with ImageNet weights, else
+        `default`."""
+        if cnn.image_encoder != "auto":
+            return cnn.image_encoder
+        stored = self.sources["encoder"].encoder_kind if "encoder" in self.sources else None
+        return stored or ("residual" if cnn.resnet_weights else default)
 
-    def convolution_of(self, network: str) -> str | None:
-        """standard or partial, for encoder and decoder; partial convolutions have no bias."""
-        names = self.networks.get(network, {})
-        skips = [name for name in names if name.startswith("skips.") and name.endswith(".weight")]
-        if not skips:
-            return None
-        has_bias = skips[0].removesuffix("weight") + "bias" in names
-        return "standard" if has_bias else "partial"
+    def convolution_of(self, network: str) -> str:
+        """Convolutions of encoder or decoder, standard or partial, as in the file."""
+        stored = self.sources.get(network)
+        return (stored and stored.convolution_of(network)) or "standard"
+
+    def load_into(self, model: nn.Module) -> None:
+        """Fill a new model.
+
+        Args:
+            model: with attributes named as NETWORKS, or some of them.
+        Raises:
+            CheckpointError: a file does not fit (`--checkpoint_strict 0` takes what fits).
+        """
+        for network, stored in self.sources.items():
+            if hasattr(model, network):
+                _load_network(getattr(model, network), network, stored, strict=self.is_strict)
 
 
-def read_networks(path: str | Path) -> StoredNetworks:
-    """Networks of a training checkpoint, a file of networks, or a release file.
+class NetworkFiles(dict[Path, StoredNetworks]):
+    """The networks of files by path; each file is read when it is first asked for, and once."""
+
+    def __missing__(self, path: Path) -> StoredNetworks:
+        self[path] = open_checkpoint(path).networks
+        return self[path]
+
+
+def initial_weights(run: RunConfig, sdf: SdfConfig | None = None, *,
+                    networks: Collection[str] = NETWORKS,
+                    files: NetworkFiles | None = None) -> InitialWeights:
+    """What the checkpoint flags name, and the sphere for an SDF that no flag names a file for.
+
+    Args:
+        run: its checkpoint flags.
+        sdf: tells the sphere; None: there is no SDF.
+        networks: those that the model has.
+        files: files that are read already; others are added.
+    Raises:
+        CheckpointError: a file cannot be read, or holds no network.
+        ConfigError: no sphere is shipped for these flags.
+    """
+    files = NetworkFiles() if files is None else files
+    paths = {network: path for network, path in weight_files(run, files).items()
+             if network in networks and path}
+    if sdf is not None and sdf.init_sphere and "sdf" not in paths:
+        paths["sdf"] = str(shipped_sphere(sdf))
+    sources = {network: files[Path(paths[network])] for network in NETWORKS if network in paths}
+    return InitialWeights(sources, is_strict=bool(run.checkpoint_strict))
+
+
+def weight_files(run: RunConfig, files: NetworkFiles) -> dict[str, str]:
+    """Network to the file that its initial weights come from, '' for none; the flags of one
+    network win.
+
+    A file given as `checkpoint_img_encoder` also brings the decoder that was trained with it.
+    """
+    paths = dict.fromkeys(NETWORKS, run.checkpoint_path)
+    encoder = run.checkpoint_img_encoder
+    if encoder and "decoder" in files[Path(encoder)].tensors:
+        paths["decoder"] = encoder
+    return {network: getattr(run, FLAG_OF[network]) or paths[network] for network in NETWORKS}
+
+
+def whole_checkpoint(checkpoint: Checkpoint, run: RunConfig) -> InitialWeights:
+    """All networks from one checkpoint of a whole model, whatever the flags name.
 
     Raises:
-        CheckpointError: the file cannot be read, is of a later version, or holds no network.
+        CheckpointError: it holds no network.
     """
-    state = load_checkpoint(path)
-    check_format(state, path)
-    return _checked_names(_networks_in(state, path), path)
+    return InitialWeights(dict.fromkeys(NETWORKS, checkpoint.networks),
+                          is_strict=bool(run.checkpoint_strict))
 
 
-def _networks_in(state: dict, path: str | Path) -> StoredNetworks:
-    """The networks of a loaded file; CheckpointError where there is none."""
-    for inner in ("task", "model"):
-        state = state[inner] if isinstance(state.get(inner), dict) else state
-    if all(isinstance(state.get(name), dict) for name in state if name in NETWORKS) \
-            and any(name in state for name in NETWORKS):
-        return StoredNetworks({name: state[name] for name in NETWORKS if name in state},
-                              _tensors_beside(state, set(NETWORKS)))
-    if any(is_release_key(key) for key in state):
-        names = read_release_names(key for key in state if isinstance(key, str))
-        return StoredNetworks({network: {own: state[key] for own, key in table.items()}
-                               for network, table in names.networks.items()}, names.unknown)
-    networks: dict[str, dict[str, Tensor]] = {}
-    taken = set()
-    for key, value in state.items():
-        network, _, name = str(key).partition(".")
-        if network in NETWORKS and isinstance(value, Tensor):
-            networks.setdefault(network, {})[name] = value
-            taken.add(key)
-    if not networks:
-        found = ", ".join(sorted(map(str, state))[:5])
-        raise CheckpointError(f"{path}: found {found}, needed tensors of {', '.join(NETWORKS)}; "
-                              "give a checkpoint of a training run")
-    return StoredNetworks(networks, _tensors_beside(state, taken))
+def checkpoint_to_evaluate(config: Config, latest: Checkpoint | None) -> Checkpoint:
+    """The checkpoint that `--checkpoint_path_test` names, else the run's latest.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if config.test.checkpoint_path_test:
+        return open_checkpoint(config.test.checkpoint_path_test)
+    if latest is None:
+        raise CheckpointError(f"no checkpoint is in {config.run.logging_root}/"
+                              f"{config.run.experiment_name}; train first, or give "
+                              "--checkpoint_path_test FILE")
+    return latest
 
 
-def _checked_names(stored: StoredNetworks, path: str | Path) -> StoredNetworks:
-    """The same, once all names of tensors are text; CheckpointError for others."""
-    for network, tensors in stored.networks.items():
-        foreign = [name for name in tensors if not isinstance(name, str)]
-        if foreign:
-            raise CheckpointError(f"{path}: {network} has a tensor named {foreign[0]!r}, needed "
-                                  "text; give a checkpoint of a training run")
-    return stored
+def with_meta_start(config: Config) -> tuple[Config, InitialWeights]:
+    """A configuration that starts from what `--meta_initialization` and `--meta_parts` name, and
+    the weights that it names.
+
+    Takes our files and the release's. The flag of a single network, where given, wins for it; a
+    whole checkpoint (`--checkpoint_path`) stays for the other networks.
+
+    Args:
+        config: with the sections run, sdf and meta.
+    Raises:
+        ConfigError: no file is named, or no sphere is shipped for these flags.
+        CheckpointError: a file cannot be read, or holds no network.
+    """
+    path = config.meta.meta_initialization
+    if not path:
+        raise ConfigError("--meta_initialization is missing; give the checkpoint of a "
+                          "meta-learned start, as train_sdf_ibr_meta.py writes it")
+    files = NetworkFiles()
+    _ = files[Path(path)]                  # one that cannot be read is told before all others
+    own = weight_files(replace(config.run, checkpoint_path=""), files)
+    flags = {FLAG_OF[network]: path for network in META_PARTS[config.meta.meta_parts]
+             if not own[network]}
+    config = replace(config, run=replace(config.run, **flags))
+    return config, initial_weights(config.run, config.sdf, files=files)
 
 
-def _tensors_beside(state: dict, taken: set[str]) -> tuple[str, ...]:
-    """Names of tensors, alone or in a dictionary, under other keys than `taken`. All else that a
-    file holds is not weights: errors, steps, settings."""
-    names = []
-    for key, value in state.items():
-        if key in taken:
-            continue
-        inner = value.items() if isinstance(value, dict) else ()
-        names += [str(key)] * isinstance(value, Tensor)
-        names += [f"{key}.{name}" for name, part in inner if isinstance(part, Tensor)]
-    return tuple(names)
+def _load_network(module: nn.Module, network: str, stored: StoredNetworks, *,
+                  strict: bool) -> None:
+    """Fill one network from a file that holds it, perhaps beside others."""
+    if stored.unknown:
+        told = f"{stored.path} has {name_some('tensors that belong to no network', stored.unknown)}"
+        if strict:
+            raise CheckpointError(f"{told}; give --checkpoint_strict 0 to leave them out")
+        log.warning("%s; they are left out", told)
+    if network in stored.tensors:
+        load_state(module, stored.tensors[network], f"{network} of {stored.path}", strict=strict)
+        log.info("%s: weights of %s", network, stored.path)
+    elif module.state_dict():              # plain RGB has an encoder and a decoder without weights
+        told = f"{stored.path} has no {network}; it has {', '.join(stored.tensors)}"
+        if strict:
+            raise CheckpointError(f"{told}; give a file that has it, or --checkpoint_strict 0 to "
+                                  f"leave the {network} as it is")
+        log.warning("%s; it keeps its initial weights", told)
 
 
 def save_networks(path: str | Path, **networks: nn.Module) -> None:
@@ -146,6 +201,18 @@ def save_sphere(path: Path, sdf: nn.Module, error: dict[str, float]) -> bool:
     return True
 
 
+def shipped_sphere(sdf: SdfConfig) -> Path:
+    """The file of the sphere that fits these flags; ConfigError where none is shipped."""
+    path = sphere_asset(sdf)
+    if not path.is_file():
+        raise ConfigError(
+            f"init_sphere 1: no sphere is at {path}; make it with `python experiment_scripts/"
+            "train_sdf_ibr.py --config_filepath configs/fit_sphere.txt "
+            f"--model_hidden_dims_sdf {sdf.model_hidden_dims_sdf} --model_hidden_layers_sdf "
+            f"{sdf.model_hidden_layers_sdf} --restart 1`, or give --init_sphere 0")
+    return path
+
+
 def sphere_asset(sdf: SdfConfig) -> Path:
     """Where the sphere that fits these flags is shipped, or would be."""
     name = f"sphere_{sdf.model}_{sdf.model_activation_sdf}_{sdf.model_hidden_dims_sdf}" \
@@ -153,120 +220,3 @@ def sphere_asset(sdf: SdfConfig) -> Path:
     if sdf.posenc_sdf != "none":
         name += f"_{sdf.posenc_sdf}{sdf.posenc_sdf_bands}"
     return ASSETS / f"{name}.pth"
-
-
-def weight_files(run: RunConfig) -> dict[str, str]:
-    """Network to the file that its first weights come from; the flags of one network win.
-
-    A file given as `checkpoint_img_encoder` also brings the decoder that was trained with it.
-    """
-    files = dict.fromkeys(NETWORKS, run.checkpoint_path)
-    encoder = run.checkpoint_img_encoder
-    if encoder and "decoder" in read_networks(encoder).networks:
-        files["decoder"] = encoder
-    return {network: getattr(run, FLAG_OF[network]) or files[network] for network in NETWORKS}
-
-
-def encoder_kind(cnn: CnnConfig, run: RunConfig, default: str) -> str:
-    """`--image_encoder auto`: as in the file that it starts from, residual with ImageNet weights,
-    else `default`."""
-    if cnn.image_encoder != "auto":
-        return cnn.image_encoder
-    path = run.checkpoint_img_encoder or run.checkpoint_path
-    stored = read_networks(path).encoder_kind if path else None
-    return stored or ("residual" if cnn.resnet_weights else default)
-
-
-def convolution_kinds(run: RunConfig) -> dict[str, str]:
-    """Convolutions of encoder and decoder, as in the files that they start from."""
-    files = weight_files(run)
-    return {network: (read_networks(files[network]).convolution_of(network)
-                      if files[network] else None) or "standard"
-            for network in ("encoder", "decoder")}
-
-
-def with_meta_start(config: Config) -> Config:
-    """The same configuration, starting from what `--meta_initialization` and `--meta_parts` name.
-
-    Takes our files and the release's. The flag of a single network, where given, wins for it; a
-    whole checkpoint (`--checkpoint_path`) stays for the other networks.
-
-    Args:
-        config: with the sections run and meta.
-    Raises:
-        ConfigError: no file is named.
-        CheckpointError: the file cannot be read, or holds no network.
-    """
-    path = config.meta.meta_initialization
-    if not path:
-        raise ConfigError("--meta_initialization is missing; give the checkpoint of a "
-                          "meta-learned start, as train_sdf_ibr_meta.py writes it")
-    read_networks(path)
-    own = weight_files(replace(config.run, checkpoint_path=""))
-    flags = {FLAG_OF[network]: path for network in META_PARTS[config.meta.meta_parts]
-             if not own[network]}
-    return replace(config, run=replace(config.run, **flags))
-
-
-def with_checkpoint(config: Config, path: str | Path | None) -> Config:
-    """The same configuration, starting from one checkpoint of the whole model and nothing else.
-
-    Raises:
-        CheckpointError: there is no checkpoint.
-    """
-    if not path:
-        raise CheckpointError(f"no checkpoint is in {config.run.logging_root}/"
-                              f"{config.run.experiment_name}; train first, or give "
-                              "--checkpoint_path_test FILE")
-    read_networks(path)
-    run = replace(config.run, checkpoint_path=str(path), checkpoint_sdf="",
-                  checkpoint_img_encoder="", checkpoint_img_decoder="",
-                  checkpoint_aggregation_mlp="")
-    return replace(config, run=run)
-
-
-def load_first_weights(model: nn.Module, run: RunConfig, sdf: SdfConfig | None = None) -> None:
-    """Fill a new model: the sphere, then whatever the checkpoint flags name.
-
-    Args:
-        model: with attributes named as NETWORKS, or some of them.
-        run: its checkpoint flags.
-        sdf: tells the sphere; None for a model without SDF.
-    Raises:
-        CheckpointError: a file does not fit (`--checkpoint_strict 0` takes what fits).
-        ConfigError: no sphere is shipped for these flags.
-    """
-    files = {network: path for network, path in weight_files(run).items()
-             if hasattr(model, network)}
-    if sdf is not None and sdf.init_sphere and not files["sdf"]:
-        path = sphere_asset(sdf)
-        if not path.is_file():
-            raise ConfigError(
-                f"init_sphere 1: no sphere is at {path}; make it with `python experiment_scripts/"
-                "train_sdf_ibr.py --config_filepath configs/fit_sphere.txt "
-                f"--model_hidden_dims_sdf {sdf.model_hidden_dims_sdf} --model_hidden_layers_sdf "
-                f"{sdf.model_hidden_layers_sdf} --restart 1`, or give --init_sphere 0")
-        files["sdf"] = str(path)
-    for network, path in files.items():
-        if path:
-            _load_network(getattr(model, network), network, path,
-                          strict=bool(run.checkpoint_strict))
-
-
-def _load_network(module: nn.Module, network: str, path: str, *, strict: bool) -> None:
-    """Fill one network from a file that holds it, perhaps beside others."""
-    stored = read_networks(path)
-    if stored.unknown:
-        told = f"{path} has {name_some('tensors that belong to no network', stored.unknown)}"
-        if strict:
-            raise CheckpointError(f"{told}; give --checkpoint_strict 0 to leave them out")
-        log.warning("%s; they are left out", told)
-    if network in stored.networks:
-        load_state(module, stored.networks[network], f"{network} of {path}", strict=strict)
-        log.info("%s: weights of %s", network, path)
-    elif module.state_dict():              # plain RGB has an encoder and a decoder without weights
-        told = f"{path} has no {network}; it has {', '.join(stored.networks)}"
-        if strict:
-            raise CheckpointError(f"{told}; give a file that has it, or --checkpoint_strict 0 to "
-                                  f"leave the {network} as it is")
-        log.warning("%s; it keeps its first weights", told)

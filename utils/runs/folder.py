@@ -5,7 +5,8 @@ import logging.handlers
 import shutil
 from pathlib import Path
 
-from utils.checkpoints.storage import checkpoints_in, latest_checkpoint
+from utils.checkpoints.checkpoint import Checkpoint, latest_checkpoint
+from utils.checkpoints.storage import checkpoints_in
 from utils.errors import CheckpointError, ConfigError, WriteError
 from utils.files.atomic import remove_parts
 from utils.runs.lock import LOCK_NAME, RunLock
@@ -34,7 +35,7 @@ class RunFolder:
         self.pictures = self.path / "pictures"
         self.views = self.path / "views"
 
-    def find_start(self, *, restart: bool = False, resume: bool = True) -> Path | None:
+    def find_start(self, *, restart: bool = False, resume: bool = True) -> Checkpoint | None:
         """The checkpoint to go on from, or None; writes nothing.
 
         Args:
@@ -42,7 +43,8 @@ class RunFolder:
             resume: go on from the latest checkpoint when there is one.
         Raises:
             ConfigError: a run is there, and neither restart nor resume is set.
-            CheckpointError: there are checkpoints, and none can be read.
+            CheckpointError: there are checkpoints, and none can be read, or the latest is of a
+                later version.
         """
         start = None if restart else latest_checkpoint(self.checkpoints)
         if start is None and not restart and checkpoints_in(self.checkpoints):

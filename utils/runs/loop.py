@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from utils.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from utils.checkpoints.storage import (
     CHECKPOINT_FORMAT,
-    check_format,
     checkpoint_name,
     keep_latest,
-    latest_checkpoint,
-    load_checkpoint,
     save_checkpoint,
 )
 from utils.config.parser import config_to_dict
@@ -136,17 +134,17 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
             "skipped_steps": progress.setbacks.skipped, "notices": list(progress.notices.values())}
 
 
-def stored_progress(path: str | Path) -> Progress:
+def stored_progress(checkpoint: Checkpoint) -> Progress:
     """How far the run was that wrote a checkpoint; step 0 for files that do not say."""
-    stored = load_checkpoint(path)
-    check_format(stored, path)
+    stored = checkpoint.content
     try:
         return Progress(int(stored.get("step", 0)), float(stored.get("seconds", 0.0)),
                         list(stored.get("curve", [])),
                         stored.get("config", {}).get("run", {}).get("seed"), Setbacks.of(stored))
     except (AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its step, seconds, curve or config is of another kind "
-                              f"({error}); give one that a training script wrote") from error
+        raise CheckpointError(f"{checkpoint.path}: its step, seconds, curve or config is of "
+                              f"another kind ({error}); give one that a training script "
+                              "wrote") from error
 
 
 class Loop:
@@ -165,14 +163,13 @@ class Loop:
         self.progress = Progress()
         self._first: dict[str, Any] | None = None      # the state to go back to before any is saved
 
-    def resume(self, path: Path) -> None:
+    def resume(self, start: Checkpoint) -> None:
         """Go on from a checkpoint of this loop; CheckpointError when it is another's.
 
         A checkpoint of an earlier version may lack what this one stores: seconds count from 0
         then, the curve begins here, and random numbers are those of the seed.
         """
-        stored = load_checkpoint(path)
-        check_format(stored, path)
+        stored, path = start.content, start.path
         if "task" not in stored or "step" not in stored:
             found = ", ".join(sorted(map(str, stored))[:5])
             raise CheckpointError(f"{path} is no checkpoint of a training run: it has {found}; "
@@ -229,6 +226,7 @@ class Loop:
         """
         if self.start is not None:
             self.resume(self.start)
+            self.start.release()
         self.begin()
         options, progress = self.options, self.progress
         if self.start is None and first is not None:
@@ -303,8 +301,8 @@ class Loop:
                 "tells whether the scene is at fault; else begin again with smaller --lr and "
                 "--lr_sdf") from error
         setbacks.go_back(progress.step)
-        path = latest_checkpoint(self.folder.checkpoints)
-        self._restore(copy.deepcopy(self._first) if path is None else load_checkpoint(path))
+        found = latest_checkpoint(self.folder.checkpoints)
+        self._restore(copy.deepcopy(self._first) if found is None else found.content)
         self.task.scale_rates(setbacks.rate_factor)
         log.warning("step %d: %s; goes back to step %d, with %g of the rates", setbacks.failed_at,
                     error, progress.step, setbacks.rate_factor)

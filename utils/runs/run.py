@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from utils.checkpoints.checkpoint import Checkpoint
 from utils.checkpoints.storage import checkpoints_in, set_aside_later
 from utils.config.parser import Config, save_config
 from utils.devices import pick_device
@@ -29,7 +30,7 @@ class Run:
 
     Attributes:
         folder: its files.
-        start: the checkpoint that it goes on from, or None.
+        start: the checkpoint that it resumes from, or that is evaluated; or None.
         device: where it computes.
         generator: on the CPU; everything random is drawn from it.
         config: all flags.
@@ -39,7 +40,7 @@ class Run:
     """
 
     folder: RunFolder
-    start: Path | None
+    start: Checkpoint | None
     device: torch.device
     generator: torch.Generator
     config: Config
@@ -62,7 +63,7 @@ class Run:
             if not restart and self.found != tuple(checkpoints_in(self.folder.checkpoints)):
                 raise ConfigError(f"{self.folder.path}: another run has changed the checkpoints "
                                   "since this one looked; start it again, it goes on from theirs")
-            set_aside_later(self.folder.checkpoints, self.start)
+            set_aside_later(self.folder.checkpoints, self.start and self.start.path)
         path = self.folder.path / "config.txt"
         if self.is_training or not path.exists():
             # without restart: what starts again from this file must not delete the run
@@ -89,8 +90,12 @@ def start_run(config: Config, *, is_training: bool = True, is_main: bool = True)
     if is_training and is_main:            # the main rank alone opens the folder
         check_free(folder.path)
     found = tuple(checkpoints_in(folder.checkpoints))
-    start = folder.find_start(restart=is_training and bool(config.run.restart),
-                              resume=not is_training or bool(config.run.resume))
+    start = None
+    if is_training or not config.test.checkpoint_path_test:      # else that file is evaluated
+        start = folder.find_start(restart=is_training and bool(config.run.restart),
+                                  resume=not is_training or bool(config.run.resume))
+    if start is not None and not is_main:          # it is the main process that resumes
+        start.release()
     level = logging.DEBUG if config.run.verbose_logging else logging.INFO
     logging.getLogger().setLevel(level if is_main else logging.WARNING)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else \

@@ -14,17 +14,19 @@ from modules_sdf import build_sdf
 from modules_unet import FeatureDecoder, ImageEncoder
 from stages.models import build_model
 from utils.checkpoints import weights
+from utils.checkpoints.checkpoint import open_checkpoint
+from utils.checkpoints.networks import NETWORKS
+from utils.checkpoints.released_names import read_release_names
 from utils.checkpoints.storage import load_checkpoint, save_checkpoint
 from utils.checkpoints.weights import (
-    NETWORKS,
-    encoder_kind,
-    load_first_weights,
-    read_networks,
+    NetworkFiles,
+    checkpoint_to_evaluate,
+    initial_weights,
     save_networks,
     save_sphere,
     sphere_asset,
     weight_files,
-    with_checkpoint,
+    whole_checkpoint,
 )
 from utils.errors import CheckpointError, ConfigError
 
@@ -54,13 +56,13 @@ def file_of(path, **values):
 
 def load(model, *flags):
     config = config_of("--experiment_name", "x", *flags)
-    load_first_weights(model, config.run, config.sdf)
+    initial_weights(config.run, config.sdf).load_into(model)
     return model.values()
 
 
 def release_file(path, layout, networks):
     """A file with the release's names and shapes that holds our networks' tensors."""
-    names = weights.read_release_names(golden_files.layout(layout))
+    names = read_release_names(golden_files.layout(layout))
     state = {key: torch.zeros(shape) for key, shape in golden_files.layout(layout).items()}
     for network, table in names.networks.items():
         own = networks[network].state_dict()
@@ -82,15 +84,15 @@ def same(module, other):
 def test_our_checkpoints_are_read_at_any_depth(tmp_path, wrap):
     model = Four(3.0)
     save_checkpoint(tmp_path / "a.pth", wrap(model.state_dict()))
-    stored = read_networks(tmp_path / "a.pth")
-    assert set(stored.networks) == set(NETWORKS)
-    assert torch.equal(stored.networks["encoder"]["weight"], model.encoder.weight)
+    stored = open_checkpoint(tmp_path / "a.pth").networks
+    assert set(stored.tensors) == set(NETWORKS)
+    assert torch.equal(stored.tensors["encoder"]["weight"], model.encoder.weight)
 
 
 def test_saved_networks_are_read_again(tmp_path):
     file_of(tmp_path / "two.pth", sdf=1, decoder=2)
-    stored = read_networks(tmp_path / "two.pth")
-    assert {name: state["weight"][0, 0].item() for name, state in stored.networks.items()} \
+    stored = open_checkpoint(tmp_path / "two.pth").networks
+    assert {name: state["weight"][0, 0].item() for name, state in stored.tensors.items()} \
         == {"sdf": 1, "decoder": 2}
 
 
@@ -100,9 +102,9 @@ def test_release_files_are_read_by_their_names(tmp_path, layout, kind):
     networks = {"encoder": ImageEncoder(kind=kind), "decoder": FeatureDecoder(),
                 "sdf": build_sdf(SdfArchitecture(hidden_dims=128)),
                 "aggregation": AggregationMLP()}
-    stored = read_networks(release_file(tmp_path / "release.pth", layout, networks))
+    stored = open_checkpoint(release_file(tmp_path / "release.pth", layout, networks)).networks
     assert stored.encoder_kind == kind and stored.unknown == ()
-    for name, state in stored.networks.items():
+    for name, state in stored.tensors.items():
         own = networks[name].state_dict()
         assert state.keys() == own.keys()
         assert all(torch.equal(state[key], own[key]) for key in own)
@@ -134,7 +136,7 @@ def test_flags_of_one_network_win_over_the_whole_checkpoint(tmp_path):
 def test_an_encoder_file_without_decoder_leaves_the_decoder(tmp_path):
     run = config_of("--experiment_name", "x", "--checkpoint_img_encoder",
                     file_of(tmp_path / "e.pth", encoder=3)).run
-    assert weight_files(run)["decoder"] == ""
+    assert weight_files(run, NetworkFiles())["decoder"] == ""
 
 
 def test_what_does_not_fit_is_refused_unless_not_strict(tmp_path, caplog):
@@ -151,7 +153,7 @@ def test_what_does_not_fit_is_refused_unless_not_strict(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     found = load(Four(), "--checkpoint_path", only, "--checkpoint_strict", 0)
     assert found == {"sdf": 0, "encoder": 3, "aggregation": 0, "decoder": 0}
-    assert sum("keeps its first weights" in record.getMessage() for record in caplog.records) == 3
+    assert sum("keeps its initial weights" in record.getMessage() for record in caplog.records) == 3
 
 
 def test_not_strict_takes_the_tensors_that_fit(tmp_path, caplog):
@@ -175,7 +177,7 @@ def test_not_strict_takes_the_tensors_that_fit(tmp_path, caplog):
 def test_tensors_of_a_misspelt_network_are_named(tmp_path, arrange, caplog):
     model, path = Four(3.0), tmp_path / "misspelt.pth"
     save_checkpoint(path, arrange(model.sdf.state_dict(), model.encoder.state_dict()))
-    assert read_networks(path).unknown == ("encodr.weight",)
+    assert open_checkpoint(path).networks.unknown == ("encodr.weight",)
     with pytest.raises(CheckpointError, match="encodr.weight.*--checkpoint_strict 0"):
         load(Four(), "--checkpoint_sdf", path)
     assert load(Four(), "--checkpoint_sdf", path, "--checkpoint_strict", 0)["sdf"] == 3
@@ -189,14 +191,14 @@ def test_tensors_of_a_misspelt_network_are_named(tmp_path, arrange, caplog):
 def test_files_without_networks_say_what_they_hold(tmp_path, content, words):
     save_checkpoint(tmp_path / "odd.pth", content)
     with pytest.raises(CheckpointError) as caught:
-        read_networks(tmp_path / "odd.pth")
+        open_checkpoint(tmp_path / "odd.pth").networks
     assert all(word in str(caught.value) for word in ["odd.pth", *words])
 
 
 def test_encoder_kind_follows_flag_then_file_then_weights(tmp_path):
     def kind(*flags):
         config = config_of("--experiment_name", "x", *flags)
-        return encoder_kind(config.cnn, config.run, "plain")
+        return initial_weights(config.run).encoder_kind(config.cnn, "plain")
 
     path = tmp_path / "residual.pth"
     save_networks(path, encoder=ImageEncoder(kind="residual"))
@@ -214,10 +216,10 @@ def test_shallow_encoders_have_the_kind_of_the_flags(tmp_path):
     """Up to depth 2 both kinds have the same tensors, so that the file cannot tell."""
     path = tmp_path / "shallow.pth"
     save_networks(path, encoder=ImageEncoder(kind="residual", depth=2))
-    assert read_networks(path).encoder_kind is None
+    assert open_checkpoint(path).networks.encoder_kind is None
     config = config_of("--experiment_name", "x", "--checkpoint_path", path,
                        "--resnet_weights", "resnet18.pth")
-    assert encoder_kind(config.cnn, config.run, "plain") == "residual"
+    assert initial_weights(config.run).encoder_kind(config.cnn, "plain") == "residual"
 
 
 @pytest.mark.parametrize("width", [128, 256])
@@ -227,7 +229,7 @@ def test_the_sphere_is_shipped_for_the_widths_of_the_configs(width):
     if not path.is_file():
         pytest.skip(f"{path.name} is not made yet")
     sdf = build_sdf(SdfArchitecture(hidden_dims=width))
-    sdf.load_state_dict(read_networks(path).networks["sdf"])
+    sdf.load_state_dict(open_checkpoint(path).networks.tensors["sdf"])
     points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     points = points[points.norm(dim=-1) < 1]
     error = (sdf(points) - (points.norm(dim=-1) - 0.5)).abs()
@@ -262,22 +264,25 @@ def test_a_worse_sphere_does_not_replace_a_better_one(tmp_path, caplog):
     assert save_sphere(path, Four(1.0).sdf, {"mean_error": 0.1})
     assert not save_sphere(path, Four(2.0).sdf, {"mean_error": 0.2})
     assert "stays" in caplog.text
-    assert read_networks(path).networks["sdf"]["weight"][0, 0] == 1
+    assert open_checkpoint(path).networks.tensors["sdf"]["weight"][0, 0] == 1
     assert save_sphere(path, Four(3.0).sdf, {"mean_error": 0.05})
-    assert read_networks(path).networks["sdf"]["weight"][0, 0] == 3
+    assert open_checkpoint(path).networks.tensors["sdf"]["weight"][0, 0] == 3
     assert load_checkpoint(path)["error"] == {"mean_error": 0.05}
 
 
 def test_an_evaluation_starts_from_its_checkpoint_alone(tmp_path):
+    """Whatever else the flags name, files that are not there included."""
     path = file_of(tmp_path / "whole.pth", **dict.fromkeys(NETWORKS, 1))
-    config = config_of("--experiment_name", "x", "--checkpoint_sdf", "a", "--init_sphere", 1,
-                       "--checkpoint_img_encoder", "b", "--checkpoint_img_decoder", "c",
-                       "--checkpoint_aggregation_mlp", "d", "--checkpoint_path", "e")
-    changed = with_checkpoint(config, path)
-    assert set(weight_files(changed.run).values()) == {str(path)}
-    assert config.run.checkpoint_sdf == "a"
-    for missing in (None, ""):
-        with pytest.raises(CheckpointError, match="./logs/x.*--checkpoint_path_test"):
-            with_checkpoint(config, missing)
+    flags = ["--experiment_name", "x", "--checkpoint_sdf", "a", "--init_sphere", 1,
+             "--checkpoint_img_encoder", "b", "--checkpoint_img_decoder", "c",
+             "--checkpoint_aggregation_mlp", "d", "--checkpoint_path", "e"]
+    config, model = config_of(*flags), Four()
+    latest = open_checkpoint(path)
+    assert checkpoint_to_evaluate(config, latest) is latest
+    whole_checkpoint(latest, config.run).load_into(model)
+    assert set(model.values().values()) == {1}
+    with pytest.raises(CheckpointError, match="./logs/x.*--checkpoint_path_test"):
+        checkpoint_to_evaluate(config, None)
+    named = config_of(*flags, "--checkpoint_path_test", tmp_path / "nowhere.pth")
     with pytest.raises(CheckpointError, match="nowhere.pth"):
-        with_checkpoint(config, tmp_path / "nowhere.pth")
+        checkpoint_to_evaluate(named, latest)

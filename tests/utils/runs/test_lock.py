@@ -175,4 +175,4 @@ def test_checkpoints_that_came_meanwhile_are_not_set_aside(tmp_path):
     with pytest.raises(ConfigError, match="start it again"):
         run.begin()
     assert sorted(path.name for path in folder.iterdir()) == ["step_000002.pth", "step_000004.pth"]
-    assert begin(tmp_path).start == folder / "step_000004.pth"
+    assert begin(tmp_path).start.path == folder / "step_000004.pth"

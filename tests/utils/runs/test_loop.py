@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.checkpoints import storage as checkpoints
+from utils.checkpoints.checkpoint import latest_checkpoint, open_checkpoint
 from utils.checkpoints.storage import checkpoints_in, load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, WriteError
 from utils.runs import loop
@@ -329,17 +330,17 @@ def test_facts_and_progress_of_a_run(make_loop, tmp_path):
     assert facts == {"steps": 2, "train_seconds": round(progress.seconds, 3), "seed": 5,
                      "device": "cpu", "threads": torch.get_num_threads(), "skipped_steps": 0,
                      "notices": []}
-    stored = stored_progress(checkpoints_in(made.folder.checkpoints)[-1])
+    stored = stored_progress(latest_checkpoint(made.folder.checkpoints))
     assert (stored.step, stored.curve) == (2, progress.curve)
     save_checkpoint(tmp_path / "release.pth", {"enc_net.encs.0.weight": torch.ones(1)})
-    assert stored_progress(tmp_path / "release.pth").step == 0
+    assert stored_progress(open_checkpoint(tmp_path / "release.pth")).step == 0
 
 
 @pytest.mark.parametrize("content", [{"step": None}, {"config": 3}, {"curve": 5}])
 def test_progress_of_other_kinds_is_refused(tmp_path, content):
     save_checkpoint(tmp_path / "odd.pth", {"task": {}} | content)
     with pytest.raises(CheckpointError, match=r"odd\.pth.*another kind"):
-        stored_progress(tmp_path / "odd.pth")
+        stored_progress(open_checkpoint(tmp_path / "odd.pth"))
 
 
 def test_checkpoints_hold_the_configuration(make_loop):

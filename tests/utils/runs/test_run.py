@@ -99,7 +99,7 @@ def test_resume_finds_the_latest_sound_checkpoint(tmp_path):
     for step in (2, 10):
         save_checkpoint(folder / f"step_{step:06d}.pth", {"step": step})
     (folder / "step_000012.pth").write_bytes(b"PK cut off")
-    assert begin(tmp_path).start == folder / "step_000010.pth"
+    assert begin(tmp_path).start.path == folder / "step_000010.pth"
     assert begin(tmp_path, "--restart", 1).start is None
 
 
@@ -114,7 +114,7 @@ def test_an_evaluation_keeps_run_and_configuration(tmp_path):
     run = begin(tmp_path, "--lr", 0.25)
     save_checkpoint(run.folder.checkpoints / "step_000002.pth", {"step": 2})
     again = begin(tmp_path, "--lr", 0.5, "--restart", 1, "--resume", 0, is_training=False)
-    assert again.start == run.folder.checkpoints / "step_000002.pth"
+    assert again.start.path == run.folder.checkpoints / "step_000002.pth"
     assert "lr = 0.25" in (run.folder.path / "config.txt").read_text()
 
 
