@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = {"torch", "numpy", "scipy", "imageio", "pillow", "opencv-python", "configargparse",
         "tensorboard", "scikit-image", "trimesh", "tqdm", "matplotlib"}
+OWN = {path.stem for path in [*ROOT.iterdir(), *(ROOT / "tests").iterdir()]}
 #: Packages whose modules have another name.
 PACKAGE_OF = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image",
               "mpl_toolkits": "matplotlib", "yaml": "pyyaml", "imageio_ffmpeg": "imageio-ffmpeg"}
@@ -43,14 +44,12 @@ def extras() -> dict[str, set[str]]:
 
 def foreign_packages(nodes: Iterable[ast.AST]) -> set[str]:
     """Return the packages from elsewhere that some statements import."""
-    own = {path.stem for path in ROOT.glob("*.py")} | {
-        path.name for path in ROOT.iterdir() if path.is_dir()} | {"support", "trust"}
     found = set()
     for node in nodes:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
             [node.module] if isinstance(node, ast.ImportFrom) else []
         found |= {name.split(".")[0] for name in names}
-    return {PACKAGE_OF.get(name, name) for name in found - own - set(sys.stdlib_module_names)}
+    return {PACKAGE_OF.get(name, name) for name in found - OWN - sys.stdlib_module_names}
 
 
 def trees(*folders: str) -> list[ast.Module]:
