@@ -62,7 +62,8 @@ from utils.checkpoints.storage import load_checkpoint, load_state, save_checkpoi
 from utils.comparison.run_lists import ListedRun
 from utils.comparison.side_by_side import compare, comparison_sheet, read_run
 from utils.comparison.tables import as_csv, as_json, gather
-from utils.config.parser import TRAIN_SECTIONS, config_to_dict, parse_config, save_config
+from utils.config.parser import TRAIN_SECTIONS, parse_config
+from utils.config.saving import config_to_dict, save_config
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import ImportConfig, RunTableConfig
 from utils.errors import UserError

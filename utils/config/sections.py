@@ -64,8 +64,6 @@ class RatesConfig:
     lr_decay_factor: float = flag(0.5, "what a decay multiplies the rates with", minimum=0)
     lr_sdf_decay_steps: int = flag(0, "decay interval of lr_sdf; 0: none", unit="steps", minimum=0)
     lr_encdec_decay_steps: int = flag(0, "decay interval of lr; 0: none", unit="steps", minimum=0)
-    lr_agg_decay_steps: int = flag(0, "decay interval of the aggregation's rate", unit="steps",
-                                   no_effect="lr_encdec_decay_steps holds for the aggregation too")
     lr_alternating_interval: int = flag(0, "steps between turns of shape and image training",
                                         unit="steps", minimum=0)
     average_decay: float = flag(0.9, "views are rendered with a moving average of encoder, "
@@ -114,8 +112,6 @@ class CnnConfig:
     model_image_encoder_depth: int = flag(3, "stages of the encoder's trunk",
                                           choices=(1, 2, 3, 4, 5))
     model_image_encoder_features: int = flag(16, "feature channels of a pixel", minimum=1)
-    model_image_decoder_depth: int = flag(2, "stages of the decoder",
-                                          no_effect="the decoder has three stages")
     feature_type: str = flag("learned", "what is gathered from the source views",
                              choices=("learned", "rgb"))
     image_encoder: str = flag("auto", "trunk of the encoder: residual blocks, or plain as in the "
@@ -155,12 +151,8 @@ class DataConfig:
     """The scene: folder, views, scale, normalisation."""
 
     dataset_path: str = flag("", "folder of the scene; for meta-learning the folder of scenes")
-    dataset_type: str = flag("", "kind of the data",
-                             no_effect="the format is found by looking")
     dataset_name: str = flag("", "whose named split and shape schedule hold",
                              choices=("", "dtu", "nlr", "shapenet"))
-    world_pcd_path: str = flag("", "a point cloud in world space",
-                               no_effect="merged/point_cloud_world.ply in the scene is read")
     load_pcd: int = switch(1, "1: read the scene's point cloud where there is one")
     use_pcd: int = switch(1, "1: supervise the shape with the point cloud where there is one")
     load_images: int = switch(1, "1: read the images")
@@ -208,18 +200,6 @@ class TracingConfig:
     occ_threshold_steps: tuple[int, ...] = flag(
         (5000, 10000), "steps at which the next phase of occ_threshold begins", unit="steps",
         element=int, minimum=0)
-    rt_mask_loss_weight: float = flag(0.03, "weight of the soft-mask loss",
-                                      no_effect="the weight is 100 / alpha")
-    rt_bidirectional: int = switch(1, "march from both ends",
-                                   no_effect="the tracer always marches from both ends")
-    rt_num_steps: int = flag(16, "sphere-tracing steps",
-                             no_effect="the tracer takes at most 10 steps")
-    rt_num_section_steps: int = flag(100, "samples of unsettled rays",
-                                     no_effect="the tracer takes 100 samples")
-    rt_num_secant_steps: int = flag(8, "secant steps", no_effect="the tracer takes 8 secant steps")
-    rt_step_alpha: float = flag(1.0, "length of a step", no_effect="the tracer takes full steps")
-
-IMAGE_LOSS = "the image and soft-mask losses act on the shape whenever it is trained"
 
 
 @dataclass(frozen=True)
@@ -230,8 +210,6 @@ class TrainedPartsConfig:
     train_image_encoder: int = switch(1, "1: train the image encoder")
     train_feature_decoder: int = switch(1, "1: train the feature decoder")
     train_feature_blending: int = switch(1, "1: train the aggregation")
-    train_decoder_color: int = switch(0, "train a colour network",
-                                      no_effect="there is no colour network")
 
 
 @dataclass(frozen=True)
@@ -249,23 +227,3 @@ class LossConfig:
     opt_sdf_eikonal_w: float = flag(1.0, "weight of the eikonal term", minimum=0)
     opt_sdf_direct: int = switch(0, "1: SDF values themselves at known points")
     loss_eikonal_metric: str = flag("l1", "norm of the eikonal term", choices=("l1", "l2"))
-    regularize_weights_sdf: float = flag(0.0, "weight decay of the SDF network",
-                                         no_effect="its weights are not regularised")
-    opt_render_shape: int = switch(0, "image loss on the shape", no_effect=IMAGE_LOSS)
-    opt_render_softmask: int = switch(0, "soft-mask loss", no_effect=IMAGE_LOSS)
-    opt_render_color: int = switch(0, "loss of a colour network",
-                                   no_effect="there is no colour network")
-    opt_sdf_color: int = switch(0, "colour at surface points",
-                                no_effect="there is no colour network")
-    opt_sdf_front: int = switch(0, "SDF in front of the surface",
-                                no_effect="the soft-mask loss keeps free space free")
-    opt_sdf_rear: int = switch(0, "SDF behind the surface",
-                               no_effect="the soft-mask loss keeps the object filled")
-    opt_sdf_lapl: int = switch(0, "Laplacian of the SDF", no_effect="there is no such loss")
-    opt_sdf_curvature: int = switch(0, "curvature of the SDF", no_effect="there is no such loss")
-    opt_rays_sdf_curvature: int = switch(0, "curvature along rays",
-                                         no_effect="there is no such loss")
-    opt_perceptual_loss: int = switch(0, "perceptual loss",
-                                      no_effect="color_loss is the image loss")
-    batch_size_2d: int = flag(65536, "rays of a step",
-                              no_effect="a step takes whole images, image_batch_size of them")

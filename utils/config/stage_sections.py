@@ -11,8 +11,6 @@ class MetaConfig:
     """Meta-learning by Reptile, and starting from what it learned."""
 
     num_meta_steps: int = flag(64, "inner steps on one scene", unit="steps", minimum=1)
-    meta_lr_type: str = flag("static", "how inner rates are kept",
-                             no_effect="inner rates follow meta_inner_*_decay_steps")
     meta_lr: float = flag(1e-1, "rate of the outer step on the SDF network", minimum=0)
     meta_lr_image_factor: float = flag(5.0, "factor on meta_lr for encoder, decoder and "
                                        "aggregation (the paper: 1)", minimum=0)
@@ -26,8 +24,6 @@ class MetaConfig:
                                        unit="outer steps", minimum=0)
     meta_inner_sdf_decay_steps: int = flag(400, "the same for the SDF network",
                                            unit="outer steps", minimum=0)
-    meta_first_order: int = switch(0, "no second derivatives",
-                                   no_effect="reptile and fomaml are of first order")
     meta_algorithm: str = flag("reptile", "how the start is learned",
                                choices=("reptile", "fomaml", "maml"))
     meta_initialization: str = flag("", "checkpoint of a meta-learned start")

@@ -27,7 +27,7 @@ from utils.checkpoints.storage import (
     keep_latest,
     save_checkpoint,
 )
-from utils.config.parser import config_to_dict
+from utils.config.saving import config_to_dict
 from utils.config.sections import RunConfig, ViewsConfig
 from utils.errors import CheckpointError, WriteError
 from utils.fast.memory import give_back_freed, pass_over_what_stays

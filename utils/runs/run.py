@@ -13,7 +13,8 @@ import torch
 
 from utils.checkpoints.checkpoint import Checkpoint
 from utils.checkpoints.storage import checkpoints_in, set_aside_later
-from utils.config.parser import Config, save_config
+from utils.config.parser import Config
+from utils.config.saving import save_config
 from utils.devices import pick_device
 from utils.errors import ConfigError, UserError
 from utils.fast.memory import keep_freed_memory

@@ -1,15 +1,13 @@
-"""Parser, config files, saving and loading of the configuration."""
+"""Command lines and config files: what is read, refused and explained."""
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 from pathlib import Path
 
 import pytest
 
 from utils.config import parser as cfg
-from utils.config.released_flags import UNSUPPORTED
+from utils.config.saving import config_to_dict
 from utils.config.tool_sections import MakeSceneConfig
 from utils.errors import ConfigError
 
@@ -149,69 +147,6 @@ def test_both_spellings_on_the_command_line_and_in_files(tmp_path, name):
     assert parse("--config_filepath", path).test.benchmark_all_views == 1
 
 
-def test_flags_without_effect_give_one_warning_that_names_them(caplog):
-    with caplog.at_level(logging.WARNING):
-        parse("--rt_num_steps", "8", "--opt_sdf_lapl", "1")
-    assert len(caplog.records) == 1
-    assert "rt_num_steps (the tracer takes at most 10 steps)" in caplog.text
-    assert "opt_sdf_lapl" in caplog.text and "rt_mask_alpha" not in caplog.text
-
-
-def test_no_warning_where_nothing_was_given(caplog):
-    parse()
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
-def test_unsupported_flags_exist_and_their_defaults_are_fine(name):
-    fields = cfg._fields_of(cfg.META_SECTIONS)
-    assert fields[name].default in UNSUPPORTED[name][0]
-
-
-def test_saving_and_reading_gives_the_same_config(tmp_path, caplog):
-    config = parse("--image_crop", "1", "2", "3", "4", "--dataset_path", "a b/#c # d",
-                   "--lr", "0.1", "--rt_num_steps", "8", "--resnet_weights", "it's.pth",
-                   "--occ_threshold", "1e-3", "--occ_threshold_steps", "none",
-                   "--checkpoint_sdf", '"q".pth', "--model_skips_sdf", "0,2", "1,3")
-    path = tmp_path / "config.txt"
-    cfg.save_config(config, path)
-    assert cfg.parse_config(cfg.META_SECTIONS, ["--config_filepath", str(path)]) == config
-    for field in cfg._fields_of(cfg.META_SECTIONS).values():
-        assert f"{field.name} = " in path.read_text()
-
-
-def test_reading_a_saved_config_of_defaults_warns_of_nothing(tmp_path, caplog):
-    path = tmp_path / "config.txt"
-    cfg.save_config(parse(), path)
-    cfg.parse_config(cfg.META_SECTIONS, ["--config_filepath", str(path)])
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("section", [s for s in cfg.SECTION_OF.values()])
-def test_every_default_is_admitted_and_explained(section):
-    for field in dataclasses.fields(section):
-        assert cfg._admitted(field, field.default), field.name
-        assert field.metadata["help"], field.name
-        if "length" not in field.metadata:  # an empty crop has no text of its own
-            text = cfg._as_text(field.default)
-            assert cfg._typed(field, text, "a test") == field.default, field.name
-
-
-def test_dict_round_trip_passes_json():
-    config = parse("--image_crop", "1", "2", "3", "4")
-    stored = json.loads(json.dumps(cfg.config_to_dict(config)))
-    assert cfg.config_from_dict(stored) == config
-
-
-def test_stored_settings_of_other_versions(caplog):
-    stored = cfg.config_to_dict(parse())
-    stored["run"]["gone"] = 1
-    del stored["run"]["seed"]
-    config = cfg.config_from_dict(stored)
-    assert config.run.seed == 0
-    assert "gone" in caplog.text
-
-
 def test_nothing_writes_to_a_config():
     config = parse()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -294,7 +229,7 @@ ABLATIONS = {
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_changes_its_keys_and_nothing_else(name):
     base, changes = ABLATIONS[name]
-    before, after = ({key: value for section in cfg.config_to_dict(parse(
+    before, after = ({key: value for section in config_to_dict(parse(
         "--config_filepath", f"configs/{file}.txt")).values() for key, value in section.items()}
         for file in (base, f"ablation_{name}"))
     assert {key: after[key] for key in after if after[key] != before[key]} == changes
