@@ -1,1 +1,8 @@
-"""."""
+"""Measuring variants of the same work: harness, counters and report.
+
+`variants` runs each variant in its own process, so that neither its allocator settings nor its
+peak of memory touch another's, and interleaves the runs, as a machine's speed drifts within
+minutes. `point_counts` counts SDF evaluations from outside, so that no code that trains carries
+counters. `report` turns the medians into ratios, limits and a table. What the jobs do is in
+`stages/benchmark.py`.
+"""

@@ -1,6 +1,6 @@
-"""Timing variants of one job against each other: each in its own process, runs interleaved.
+"""Timing variants of the same jobs: each variant in its own process, runs interleaved.
 
-A variant's process holds what it measures, so that allocator settings and peak memory are its own.
+A process of its own keeps a variant's allocator settings and peak memory apart from the others'.
 """
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-#: What a variant offers: name of a measurement to a function that does the work once and returns
-#: further figures of it (its own "ms" is taken instead of the time of the call), or None.
+#: What a variant offers: name of a job to a function that does it once. It may return further
+#: quantities that were measured; an "ms" among them replaces the time of the call.
 Jobs = Mapping[str, Callable[[], dict[str, float] | None]]
 MIB = 1 << 20
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -41,7 +41,13 @@ class Variant:
         theirs.close()
 
     def measure(self, job: str) -> dict[str, float]:
-        """Do a job once: {"ms", "peak_mib", ...} with what the job itself returns."""
+        """Do a job once.
+
+        Returns:
+            "ms" and "peak_mib", and what the job itself returns.
+        Raises:
+            RuntimeError: the job failed, or the process ended.
+        """
         self._connection.send(job)
         try:
             found = self._connection.recv()
@@ -52,7 +58,7 @@ class Variant:
         return found
 
     def close(self) -> None:
-        """End the process."""
+        """End the variant's process."""
         self._connection.close()
         self._process.join(timeout=30)
         if self._process.is_alive():
@@ -60,6 +66,7 @@ class Variant:
 
 
 def _serve(connection: Connection, make_jobs: Callable[..., Jobs], arguments: tuple) -> None:
+    """Do the jobs that are asked for over the connection until it is closed."""
     jobs = make_jobs(*arguments)
     while True:
         try:
@@ -73,7 +80,7 @@ def _serve(connection: Connection, make_jobs: Callable[..., Jobs], arguments: tu
 
 
 def _timed(job: Callable[[], dict[str, float] | None]) -> dict[str, float]:
-    """One run of a job, the device idle before and after."""
+    """Run a job once and time it, with the device idle before and after."""
     is_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     _forget_peak(is_cuda)
     if is_cuda:
@@ -87,7 +94,7 @@ def _timed(job: Callable[[], dict[str, float] | None]) -> dict[str, float]:
 
 
 def _forget_peak(is_cuda: bool) -> None:
-    """Let the peak of memory begin anew, where the system can."""
+    """Reset the peak of memory, where the system can."""
     if is_cuda:
         torch.cuda.reset_peak_memory_stats()
     elif CLEAR_REFS.exists():
@@ -95,7 +102,7 @@ def _forget_peak(is_cuda: bool) -> None:
 
 
 def _peak_mib(is_cuda: bool) -> float:
-    """Peak since `_forget_peak`: allocated on the device, else resident in the process."""
+    """Return the peak since `_forget_peak`: allocated on the device, else resident, MiB."""
     if is_cuda:
         return torch.cuda.max_memory_allocated() / MIB
     if STATUS.exists():
@@ -106,7 +113,12 @@ def _peak_mib(is_cuda: bool) -> float:
 
 def interleaved(variants: Sequence[Variant], job: str, repeats: int,
                 *, warm_up: int = 1) -> dict[str, dict[str, float]]:
-    """Medians over `repeats` runs of a job, the variants by turns, after `warm_up` runs of each."""
+    """Return medians over interleaved runs of a job, by variant and quantity.
+
+    Args:
+        repeats: runs of each variant that count.
+        warm_up: runs of each before them.
+    """
     runs: dict[str, list[dict[str, float]]] = {variant.name: [] for variant in variants}
     for _ in range(warm_up + repeats):
         for variant in variants:
@@ -116,14 +128,14 @@ def interleaved(variants: Sequence[Variant], job: str, repeats: int,
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
-    """The machine's matrix product, FLOP/s: median of several products of square matrices."""
+    """Return the rate of the device's product of square matrices, FLOP/s; a median."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * size ** 3 / median_seconds(lambda: torch.mm(a, b, out=out), device)
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Median time of ten runs of a piece of work, after two to warm up."""
+    """Return the median time of ten runs of `work`, seconds, after two to warm up."""
     seconds = []
     for _ in range(12):
         start = time.perf_counter()

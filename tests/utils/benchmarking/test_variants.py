@@ -20,7 +20,7 @@ def make_jobs(offset):
     return {"count": count, "fail": fail, "own_time": lambda: {"ms": -7.0}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def variants():
     made = [Variant("a", make_jobs, 0), Variant("b", make_jobs, 10)]
     yield made
