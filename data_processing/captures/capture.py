@@ -1,6 +1,6 @@
-"""A capture: photographs with calibrated cameras as somebody else's tool left them.
+"""A capture: photographs with calibrated cameras as another tool left them.
 
-The readers of foreign formats hand back a `Capture`; `import_pixels.py` turns it into the pinhole
+The readers of foreign formats return a `Capture`; `pinhole_images.py` turns it into the pinhole
 photographs of one size that the system trains on.
 """
 from __future__ import annotations
@@ -18,17 +18,17 @@ from utils.errors import SceneError
 from utils.files.limits import MAX_COORDINATE, MAX_SIDE, read_json, short
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-#: Bytes of a file's name that file systems take, and of a whole path.
+#: Bytes of a file name that file systems accept, and of a whole path.
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096
-#: Focal lengths of more than so many times the longer side are refused.
-MAX_FOCAL_SHARE = 1000.0
+#: Focal lengths above this many times the longer side are refused.
+MAX_FOCAL_FACTOR = 1000.0
 #: Distortion beyond this cannot be a lens: the coefficients belong to another model or unit.
 MAX_DISTORTION = 1e3
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Intrinsics in pixels, OpenCV axes, the centre of the top left pixel at (0, 0).
+    """Intrinsics in pixels, OpenCV axes, with the centre of the top left pixel at (0, 0).
 
     Attributes:
         size: (W, H) of the calibrated images.
@@ -48,17 +48,17 @@ class Lens:
 
     @property
     def matrix(self) -> np.ndarray:
-        """(3, 3) float64 K."""
+        """Return the calibration matrix K, (3, 3) float64."""
         return np.array([[self.focal[0], self.skew, self.center[0]],
                          [0, self.focal[1], self.center[1]], [0, 0, 1.0]])
 
     @property
     def is_distorted(self) -> bool:
-        """Whether images must be resampled to become those of a pinhole."""
+        """Return whether images must be resampled to become those of a pinhole camera."""
         return self.is_fisheye or any(self.distortion)
 
     def resized(self, size: tuple[int, int]) -> Lens:
-        """The same lens for images brought to another size; edges of the frame stay edges."""
+        """Return the lens for images resized to (W, H); edges of the frame stay edges."""
         x, y = size[0] / self.size[0], size[1] / self.size[1]
         return replace(self, size=size, focal=(self.focal[0] * x, self.focal[1] * y),
                        center=((self.center[0] + 0.5) * x - 0.5, (self.center[1] + 0.5) * y - 0.5),
@@ -67,7 +67,10 @@ class Lens:
 
 @dataclass(frozen=True)
 class CapturedView:
-    """One photograph: `view` (4, 4) float64 is world to camera, OpenGL axes; `mask` may be None."""
+    """One photograph of a capture.
+
+    `view` (4, 4) float64 is world to camera, OpenGL axes; `mask` may be None.
+    """
 
     name: str
     image: Path
@@ -78,7 +81,7 @@ class CapturedView:
 
 @dataclass(frozen=True)
 class Capture:
-    """What a reader found.
+    """What a reader found: photographs, cameras and what the source states besides.
 
     Attributes:
         source: in words, what was read.
@@ -100,8 +103,13 @@ class Capture:
 
 
 def make_capture(source: str, root: Path, views: list[CapturedView], **more: Any) -> Capture:
-    """A capture with its views sorted and named for files; `more` as in `Capture`.
+    """Return a capture with its views sorted and named for files.
 
+    Args:
+        source: in words, what was read.
+        root: the folder that file names are relative to.
+        views: in any order.
+        more: further attributes of `Capture`.
     Raises:
         SceneError: fewer views than can be learned from, or one photograph twice.
     """
@@ -115,16 +123,17 @@ def make_capture(source: str, root: Path, views: list[CapturedView], **more: Any
     return Capture(source, root, tuple(views), **more)
 
 
-def _order(name: str) -> list[tuple[int, int | str]]:
-    """Sorting key that takes numbers in names as numbers."""
-    parts = [part for part in re.split(r"([0-9]+)", name) if part]
-    return [(1, part) if whole_number(part) is None else (0, whole_number(part)) for part in parts]
+def _order(name: str) -> list[tuple[bool, int, str]]:
+    """Return a sorting key that compares the numbers in names as numbers."""
+    numbered = [(whole_number(part), part) for part in re.split(r"([0-9]+)", name) if part]
+    return [(number is None, number or 0, part if number is None else "")
+            for number, part in numbered]
 
 
 def file_names(names: list[str]) -> list[str]:
-    """Short file names in the given order, whose order by name is the same.
+    """Return short file names that sort in the given order.
 
-    The stems are kept where they are different and in order, else they get a number in front.
+    The stems are kept where they differ and sort so, else they get a number in front.
     """
     stems = [re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem) or "view" for name in names]
     if len(set(stems)) == len(stems) and sorted(stems) == stems:
@@ -134,7 +143,7 @@ def file_names(names: list[str]) -> list[str]:
 
 
 def inside_folder(folder: Path, text: Any, where: str) -> Path:
-    """The path that a file names, kept inside the folder.
+    """Return the path that a file names, which must lie inside the folder.
 
     Args:
         folder: that names are relative to.
@@ -152,7 +161,7 @@ def inside_folder(folder: Path, text: Any, where: str) -> Path:
 
 
 def check_inside(path: Path, folder: Path, what: str) -> None:
-    """Raise SceneError where a path, links in it followed, leads out of the folder.
+    """Raise SceneError where a path leads out of the folder, links in it followed.
 
     Args:
         path: that a file names; it need not exist.
@@ -163,14 +172,14 @@ def check_inside(path: Path, folder: Path, what: str) -> None:
         is_inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError) as problem:          # links in a circle
         raise SceneError(f"{what} cannot be followed ({problem}), need a file inside {folder}; "
-                         "mend the path") from problem
+                         "fix the path") from problem
     if not is_inside:
         raise SceneError(f"{what} leads out of {folder}, need a file inside it; move or copy "
-                         "the images there and mend the path")
+                         "the images there and fix the path")
 
 
 def _is_path(text: str) -> bool:
-    """Whether the system can be asked for a file of this name."""
+    """Return whether the system accepts a file of this name."""
     try:
         data = os.fsencode(text)
     except UnicodeEncodeError:
@@ -180,7 +189,7 @@ def _is_path(text: str) -> bool:
 
 
 def find_image(folder: Path, text: Any, where: str) -> Path | None:
-    """The image that a file names, or with a usual suffix added; None where there is none.
+    """Return the image that a file names, perhaps without its suffix; None where there is none.
 
     Args:
         folder, text, where: as `inside_folder` takes them.
@@ -196,7 +205,7 @@ def find_image(folder: Path, text: Any, where: str) -> Path | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; False too where the system takes no such path."""
+    """Return whether a file is there; False too where the system accepts no such path."""
     try:
         return path.is_file()
     except OSError:
@@ -204,7 +213,8 @@ def is_file(path: Path) -> bool:
 
 
 def check_lens(lens: Lens, where: str) -> Lens:
-    """The lens, when its numbers can be those of a camera; raises SceneError naming `where`."""
+    """Return the lens if a camera can have its numbers; raise SceneError that names `where` if not.
+    """
     numbers = np.array([*lens.focal, *lens.center, lens.skew, *lens.distortion], np.float64)
     longest = max(lens.size)
     if not 0 < min(lens.size) <= longest <= MAX_SIDE:
@@ -213,7 +223,7 @@ def check_lens(lens: Lens, where: str) -> Lens:
     if not np.isfinite(numbers).all():
         raise SceneError(f"{where}: intrinsics hold NaN or infinity, need finite numbers; "
                          "calibrate again")
-    if not 0 < min(lens.focal) <= max(lens.focal) <= MAX_FOCAL_SHARE * longest:
+    if not 0 < min(lens.focal) <= max(lens.focal) <= MAX_FOCAL_FACTOR * longest:
         raise SceneError(f"{where}: focal lengths {lens.focal} for images of {lens.size[0]}x"
                          f"{lens.size[1]}, need numbers over 0 in pixels; calibrate again")
     if any(abs(value) > MAX_DISTORTION for value in lens.distortion):
@@ -223,7 +233,7 @@ def check_lens(lens: Lens, where: str) -> Lens:
 
 
 def load_json(path: Path) -> dict:
-    """A JSON file that holds an object; raises SceneError."""
+    """Return the content of a JSON file that holds an object; raise SceneError otherwise."""
     content = read_json(path, error=SceneError)
     if not isinstance(content, dict):
         raise SceneError(f"{path}: holds a {type(content).__name__}, need an object with frames; "
@@ -232,7 +242,7 @@ def load_json(path: Path) -> dict:
 
 
 def parse_numbers(words: list[str], count: int, where: str) -> list[float]:
-    """Exactly `count` finite numbers; raises SceneError."""
+    """Return exactly `count` finite numbers; raise SceneError otherwise."""
     try:
         numbers = [float(word) for word in words]
     except ValueError as problem:
@@ -244,8 +254,8 @@ def parse_numbers(words: list[str], count: int, where: str) -> list[float]:
     return numbers
 
 
-def rigid_from_rotation(rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(4, 4) from a (3, 3) rotation and a (3,) shift."""
+def rigid_from_rotation(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Return the (4, 4) rigid matrix of a rotation (3, 3) and a translation (3,)."""
     out = np.eye(4)
-    out[:3, :3], out[:3, 3] = rotation, shift
+    out[:3, :3], out[:3, 3] = rotation, translation
     return out

@@ -1,7 +1,8 @@
 """Reader of COLMAP's sparse models, binary and text: cameras, poses and points.
 
 Poses are world to camera with OpenCV axes; pixels count from the top left corner of the image.
-Every count in a binary file is held against the bytes that are left before anything is made of it.
+Every count in a binary file is compared with the bytes that are left before memory is reserved for
+it.
 """
 from __future__ import annotations
 
@@ -29,23 +30,23 @@ from utils.errors import SceneError
 from utils.files.limits import MAX_COLMAP_BYTES, MAX_COORDINATE, MAX_NAMED, check_size, each_line
 from utils.geometry.cameras import OPENCV_TO_OPENGL
 
-#: Where a project keeps its models, the first that exists; and its images.
+#: Where a project keeps its model (the first that exists counts), and its images.
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", ".")
 IMAGE_FOLDERS = ("images", "input", "image", "rgb", "dense/images", ".")
-#: Number, name and count of parameters of COLMAP's camera models.
+#: COLMAP's camera models: number, name, count of parameters.
 MODELS = ((0, "SIMPLE_PINHOLE", 3), (1, "PINHOLE", 4), (2, "SIMPLE_RADIAL", 4), (3, "RADIAL", 5),
           (4, "OPENCV", 8), (5, "OPENCV_FISHEYE", 8), (6, "FULL_OPENCV", 12), (7, "FOV", 5),
           (8, "SIMPLE_RADIAL_FISHEYE", 4), (9, "RADIAL_FISHEYE", 5), (10, "THIN_PRISM_FISHEYE", 12),
           (11, "RAD_TAN_THIN_PRISM_FISHEYE", 16))
 UNDISTORTABLE = ("FOV", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE")
-#: A point that fewer views saw is more often wrong than one that more views agree on.
-LEAST_TRACK = 3
+#: Views that must have seen a point: those that fewer saw are more often wrong.
+MIN_TRACK = 3
 QUATERNION_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
 class Pose:
-    """One photograph of a model: `view` (4, 4) is world to camera, OpenGL axes."""
+    """The pose of one photograph: `view` (4, 4) is world to camera, OpenGL axes."""
 
     name: str
     camera: int
@@ -53,21 +54,21 @@ class Pose:
 
 
 class _Bytes:
-    """Reads a binary file from front to end, never beyond it."""
+    """Reads a binary file from front to end, never beyond its end."""
 
     def __init__(self, path: Path) -> None:
         check_size(path, MAX_COLMAP_BYTES, "thin the model out", error=SceneError)
         self.path, self.data, self.at = path, path.read_bytes(), 0
 
     def take(self, form: str) -> tuple:
-        """Little-endian numbers as `struct` has them."""
+        """Return the next little-endian numbers; `form` is a format of `struct`."""
         size = struct.calcsize("<" + form)
         self.need(size)
         self.at += size
         return struct.unpack_from("<" + form, self.data, self.at - size)
 
     def skip(self, size: int) -> None:
-        """Pass over bytes that nobody needs."""
+        """Skip bytes that nobody needs."""
         self.need(size)
         self.at += size
 
@@ -79,13 +80,13 @@ class _Bytes:
                              "again")
 
     def count(self, least_size: int) -> int:
-        """A number of records that are at least so large."""
+        """Return the next number of records, each of at least `least_size` bytes."""
         (number,) = self.take("Q")
         self.need(number * least_size)
         return number
 
     def word(self, longest: int = 4096) -> str:
-        """Text up to a zero byte."""
+        """Return the text up to the next zero byte."""
         end = self.data.find(b"\0", self.at, self.at + longest)
         if end < 0:
             raise SceneError(f"{self.path}: a name without an end at byte {self.at}; the file is "
@@ -96,7 +97,7 @@ class _Bytes:
 
 
 def model_folder(folder: Path) -> Path | None:
-    """The folder that holds cameras and images of a COLMAP model; None without one."""
+    """Return the folder that holds cameras and images of a COLMAP model, or None."""
     for name in MODEL_FOLDERS:
         found = folder / name
         if any((found / f"cameras{end}").is_file() and (found / f"images{end}").is_file()
@@ -106,7 +107,7 @@ def model_folder(folder: Path) -> Path | None:
 
 
 def read_colmap(folder: Path, image_folder: Path | None = None) -> Capture:
-    """Cameras and points of a COLMAP project.
+    """Read the cameras and points of a COLMAP project.
 
     Args:
         folder: the project, or the model's own folder.
@@ -131,7 +132,7 @@ def read_colmap(folder: Path, image_folder: Path | None = None) -> Capture:
     for pose in poses:
         where = f"{model / 'images'}{end}: {pose.name[:MAX_NAMED]}"
         if pose.camera not in cameras:
-            raise SceneError(f"{where}: camera {pose.camera}, which cameras{end} has not; export "
+            raise SceneError(f"{where}: camera {pose.camera}, which is not in cameras{end}; export "
                              "the model again")
         image = inside_folder(root, pose.name, where)
         if not is_file(image):
@@ -144,7 +145,7 @@ def read_colmap(folder: Path, image_folder: Path | None = None) -> Capture:
 
 
 def _image_folder(folder: Path, poses: list[Pose]) -> Path:
-    """The usual place that has most of the photographs."""
+    """Return the usual place that has most of the photographs."""
     places = [folder / name for name in IMAGE_FOLDERS]
     places += [place.parent / name for place in (folder, folder.parent) for name in ("images",)]
     found = [sum(is_file(place / pose.name) for pose in poses) for place in places]
@@ -155,7 +156,7 @@ def _image_folder(folder: Path, poses: list[Pose]) -> Path:
 
 
 def lens_of(model: str, size: tuple[int, int], values: list[float], where: str) -> Lens:
-    """COLMAP's parameters as a lens.
+    """Return COLMAP's camera parameters as a lens.
 
     Raises:
         SceneError: a model that OpenCV's pinhole and fisheye forms cannot express.
@@ -180,23 +181,25 @@ def lens_of(model: str, size: tuple[int, int], values: list[float], where: str) 
 
 
 def _pose(name: str, camera: int, numbers: list[float], where: str) -> Pose:
-    """Quaternion (w, x, y, z) and shift, 7 numbers, as a pose."""
-    quaternion, shift = np.array(numbers[:4]), np.array(numbers[4:])
+    """Return the pose of 7 numbers: quaternion (w, x, y, z) and translation."""
+    quaternion, translation = np.array(numbers[:4]), np.array(numbers[4:])
     length = np.linalg.norm(quaternion)
-    is_sound = abs(length - 1) <= QUATERNION_TOLERANCE and (np.abs(shift) <= MAX_COORDINATE).all()
-    if not is_sound:
-        raise SceneError(f"{where}: quaternion {quaternion.tolist()} and shift {shift.tolist()}, "
-                         "need a unit quaternion and finite numbers; export the model again")
+    if abs(length - 1) > QUATERNION_TOLERANCE \
+            or not (np.abs(translation) <= MAX_COORDINATE).all():
+        raise SceneError(f"{where}: quaternion {quaternion.tolist()} and translation "
+                         f"{translation.tolist()}, need a unit quaternion and finite numbers; "
+                         "export the model again")
     w, x, y, z = quaternion / length
     rotation = np.array([
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]])
-    view = OPENCV_TO_OPENGL.double().numpy() @ rigid_from_rotation(rotation, shift)
+    view = OPENCV_TO_OPENGL.double().numpy() @ rigid_from_rotation(rotation, translation)
     return Pose(name, camera, view)
 
 
 def _binary_cameras(path: Path) -> dict[int, Lens]:
+    """Return the lenses of cameras.bin by camera number."""
     stream, out = _Bytes(path), {}
     by_number = {number: (name, count) for number, name, count in MODELS}
     for _ in range(stream.count(24)):
@@ -211,6 +214,7 @@ def _binary_cameras(path: Path) -> dict[int, Lens]:
 
 
 def _binary_poses(path: Path) -> list[Pose]:
+    """Return the poses of images.bin."""
     stream, out = _Bytes(path), []
     for _ in range(stream.count(73)):
         key, *numbers, camera = stream.take("i7di")
@@ -222,24 +226,25 @@ def _binary_poses(path: Path) -> list[Pose]:
 
 
 def _binary_points(path: Path) -> np.ndarray:
-    """(N, 3) finite points that enough views saw."""
+    """Return the finite points (N, 3) of points3D.bin that enough views saw."""
     stream, out = _Bytes(path), array("d")
     for _ in range(stream.count(51)):
         _, *place, _, _, _, _, length = stream.take("Q3d3BdQ")
         stream.skip(length * 8)
-        if length >= LEAST_TRACK:
+        if length >= MIN_TRACK:
             out.extend(place)
     return _finite(out)
 
 
 def _content(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without comments; blank ones stay, as an image may have no points."""
+    """Yield numbered lines without comments; blank lines stay, as an image may have no points."""
     for number, line in each_line(path, MAX_COLMAP_BYTES, error=SceneError):
         if not line.startswith("#"):
             yield number, line.strip()
 
 
 def _text_cameras(path: Path) -> dict[int, Lens]:
+    """Return the lenses of cameras.txt by camera number."""
     out = {}
     for number, line in _content(path):
         words = line.split()
@@ -256,7 +261,7 @@ def _text_cameras(path: Path) -> dict[int, Lens]:
 
 
 def _text_poses(path: Path) -> list[Pose]:
-    """Every other line is an image, those between are its points."""
+    """Return the poses of images.txt, in which every other line lists an image's points."""
     out = []
     lines = dropwhile(lambda numbered: not numbered[1], _content(path))
     for number, line in islice(lines, 0, None, 2):
@@ -273,18 +278,19 @@ def _text_poses(path: Path) -> list[Pose]:
 
 
 def _text_points(path: Path) -> np.ndarray:
-    """(N, 3) finite points that enough views saw."""
+    """Return the finite points (N, 3) of points3D.txt that enough views saw."""
     out = array("d")
     for number, line in _content(path):
         words = line.split()
         if not words:
             continue
-        if len(words) >= 8 + 2 * LEAST_TRACK:
+        if len(words) >= 8 + 2 * MIN_TRACK:
             out.extend(parse_numbers(words[1:4], 3, f"{path}: line {number}"))
     return _finite(out)
 
 
 def _finite(coordinates: array) -> np.ndarray:
+    """Return the points (N, 3) of a flat list whose coordinates are finite."""
     points = np.frombuffer(coordinates, np.float64).reshape(-1, 3) if coordinates \
         else np.empty((0, 3))
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""From anybody's folder of pictures to a scene folder: recognise, read, mask, normalise, write."""
+"""The import of a capture: recognise, read, mask, normalise, check and write a scene folder."""
 from __future__ import annotations
 
 import logging
@@ -43,9 +43,9 @@ from utils.files.atomic import write_text_atomic
 from utils.geometry.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
 from utils.results.pictures import save_png
 
-LOGGER = logging.getLogger(__name__)
-#: Frames that are left out and named one by one; of more, the number is given.
-MOST_NAMED = 5
+log = logging.getLogger(__name__)
+#: Of the frames that are left out, how many are named; of the others the number is given.
+MAX_NAMED_FRAMES = 5
 NO_MASKS = ("no masks: every pixel counts as object, so the background is modelled too, the shape "
             "gets no help from outlines and the check cannot use them; better: put masks into "
             "masks/NAME.png, photograph before a plain background and give --background auto")
@@ -53,14 +53,14 @@ NO_MASKS = ("no masks: every pixel counts as object, so the background is modell
 
 @dataclass(frozen=True)
 class Imported:
-    """A scene ready to be written, and in words how it came about."""
+    """A scene that is ready to be written, and lines of text that say how it was made."""
 
     scene: Scene
     notes: tuple[str, ...]
 
 
 def recognise(folder: Path) -> str:
-    """The word of `--source` for what lies in a folder.
+    """Return the word of `--source` for what lies in a folder.
 
     Raises:
         SceneError: nothing that can be read; the message says what was found.
@@ -84,14 +84,16 @@ def recognise(folder: Path) -> str:
 
 
 def _has_idr_cameras(folder: Path) -> bool:
-    """Photographs in image/ without cameras are plain photographs."""
+    """Return whether a folder is of the IDR format; image/ alone holds plain photographs."""
     return is_idr_folder(folder) and bool([*folder.glob("cameras*.npz")])
 
 
 def read_capture(folder: Path, source: str, work: Path, num_threads: int = 0) -> Capture:
-    """The capture of a folder by the reader of `source` (a word of `recognise`).
+    """Read the capture of a folder with the reader of `source`.
 
     Args:
+        folder: of the capture.
+        source: a word of `recognise`.
         work: where structure from motion keeps its files.
         num_threads: of structure from motion; 0 takes all.
     """
@@ -102,7 +104,7 @@ def read_capture(folder: Path, source: str, work: Path, num_threads: int = 0) ->
 
 
 def capture_of_scene(folder: Path) -> Capture:
-    """A folder of one of our own two formats as a capture, with its own object space."""
+    """Read a scene folder of our own two formats as a capture that states its object space."""
     found = read_folder(folder, True)
     views = []
     for i, files in enumerate(found.files):
@@ -121,7 +123,7 @@ def capture_of_scene(folder: Path) -> Capture:
 
 
 def import_capture(settings: ImportConfig) -> Imported:
-    """Read, mask and normalise what the flags name; nothing is written.
+    """Read, mask and normalise what the flags name, without writing anything.
 
     Raises:
         SceneError, ConfigError, MissingExtraError: see the readers.
@@ -132,17 +134,18 @@ def import_capture(settings: ImportConfig) -> Imported:
     folder = Path(settings.input).expanduser()
     output = Path(settings.output).expanduser()
     source = recognise(folder) if settings.source == "auto" else settings.source
-    LOGGER.info("%s: read as %s", folder, source)
+    log.info("%s: read as %s", folder, source)
     work = output.parent / f"{output.name}_colmap"
     capture = read_capture(folder, source, work, settings.num_threads)
-    masks = find_masks(capture.root, capture.views) if settings.background == "none" else \
+    mask_files = find_masks(capture.root, capture.views) if settings.background == "none" else \
         [None] * len(capture.views)
-    views = tuple(replace(view, mask=mask) for view, mask in zip(capture.views, masks))
+    views = tuple(replace(view, mask=file) for view, file in zip(capture.views, mask_files))
     views, size, odd = fitting_views(views, settings.max_size)
     pixels = _read_pixels(views, size, capture.least_foreground)
     pixels, from_where, without = _with_masks(pixels, settings)
     cameras = _cameras(pixels, size)
-    scene_masks = torch.stack([p.mask for p in pixels]) if pixels[0].mask is not None else None
+    masks = [p.mask for p in pixels if p.mask is not None]      # of all views, or of none
+    scene_masks = torch.stack(masks) if masks else None
     space = choose_object_space(cameras, scene_masks, capture.points_world, given=capture.model,
                                 word=settings.normalization)
     cameras = replace(cameras, model=torch.from_numpy(space.model)).to(torch.float32)
@@ -168,6 +171,7 @@ class _Pixels:
 
 def _read_pixels(views: list[CapturedView], size: tuple[int, int],
                  least_foreground: int) -> list[_Pixels]:
+    """Read all photographs as pinhole images of one size (W, H)."""
     out = []
     for view in tqdm(views, desc="reading photographs", unit="view"):
         pinhole = pinhole_view(read_photo(view, least_foreground), size)
@@ -179,7 +183,8 @@ def _read_pixels(views: list[CapturedView], size: tuple[int, int],
 
 def _with_masks(pixels: list[_Pixels], settings: ImportConfig) -> tuple[list[_Pixels], str,
                                                                         list[str]]:
-    """The views with the masks that the flags ask for, where they are from, and who is left out."""
+    """Return the views with the masks that the flags ask for, where these are from, and a line for
+    each view left out."""
     left_out = []
     if settings.background != "none":
         arrays = [p.image.permute(1, 2, 0).numpy() for p in pixels]
@@ -199,34 +204,34 @@ def _with_masks(pixels: list[_Pixels], settings: ImportConfig) -> tuple[list[_Pi
         from_where = "given (files or alpha)"
     if settings.clean_masks:
         pixels = [replace(p, mask=torch.from_numpy(clean_mask(p.mask[0].numpy()))[None])
-                  for p in pixels]
+                  for p in pixels if p.mask is not None]
         from_where += ", cleaned of specks and holes"
     return pixels, from_where, left_out
 
 
 def _cameras(pixels: list[_Pixels], size: tuple[int, int]) -> Cameras:
-    """The views' cameras, float64, object space still that of the world."""
+    """Return the views' cameras, float64, with world space as object space."""
     k = torch.from_numpy(np.stack([p.intrinsics for p in pixels]))
     view = torch.from_numpy(np.stack([p.view for p in pixels]))
     return Cameras(view, projection_from_intrinsics(k, size), torch.eye(4).double(), size)
 
 
 def _all_or(masks: Tensor | None, images: Tensor) -> Tensor:
-    """The masks, or all foreground (V, 1, H, W)."""
+    """Return the masks, or masks that are all foreground, (V, 1, H, W)."""
     return torch.ones_like(images[:, :1], dtype=torch.bool) if masks is None else masks
 
 
 def _left_out(lines: list[str]) -> list[str]:
-    """What the report says of frames that were not taken."""
+    """Return the report's line on frames that were left out."""
     if not lines:
         return []
-    named = "; ".join(lines[:MOST_NAMED])
-    more = f"; and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
+    named = "; ".join(lines[:MAX_NAMED_FRAMES])
+    more = f"; and {len(lines) - MAX_NAMED_FRAMES} more" if len(lines) > MAX_NAMED_FRAMES else ""
     return [f"{len(lines)} left out: {named}{more}"]
 
 
 def import_scene(settings: ImportConfig) -> tuple[str, bool]:
-    """Read, check and write; the scene is written even where the check finds errors.
+    """Read, check and write a scene, which is written even where the check finds errors.
 
     Args:
         settings: the flags.

@@ -13,22 +13,21 @@ from utils.errors import SceneError
 #: Where masks are kept, relative to the capture.
 MASK_FOLDERS = ("mask", "masks", "images/mask", "images/masks", "segmentation", "silhouettes")
 MASK_ENDS = ("_mask", ".mask", "-mask", "_silhouette")
-BACKGROUNDS = ("none", "black", "white", "auto")
-#: A border of one colour: this share of its pixels is within PLAIN_SPREAD of the median colour.
-PLAIN_SHARE, PLAIN_SPREAD = 0.8, 0.12
-#: Least difference from the background that is object; noise and JPEG blocks stay below it.
-LEAST_CONTRAST = 0.06
-#: Gaps and threads up to these shares of the longer side are closed and cut: shadows on the object
-#: reach its outline, glints on the ground hang on it.
-GAP_SHARE, THREAD_SHARE = 0.01, 0.003
-#: Width of the border as a share of the shorter side.
+#: A border is of one colour if this fraction of it is within PLAIN_SPREAD of the median colour.
+PLAIN_FRACTION, PLAIN_SPREAD = 0.8, 0.12
+#: Least difference from the background that counts as object; noise and JPEG stay below it.
+MIN_CONTRAST = 0.06
+#: Gaps and threads up to these fractions of the longer side are closed and cut: shadows on the
+#: object reach its outline, glints on the ground touch it.
+GAP_FRACTION, THREAD_FRACTION = 0.01, 0.003
+#: Width of the border as a fraction of the shorter side.
 BORDER = 0.03
-#: Specks and holes below this share of the object are removed on request.
-SMALL_SHARE = 0.01
+#: Specks and holes below this fraction of the object are removed by `--clean_masks 1`.
+SMALL_FRACTION = 0.01
 
 
 def find_masks(root: Path, views: tuple[CapturedView, ...]) -> list[Path | None]:
-    """The mask file of each view in the usual layouts, or None.
+    """Return the mask file of each view in the usual layouts, or None.
 
     `mask/NAME.png`, `masks/NAME.png`, COLMAP's `masks/NAME.jpg.png`, `NAME_mask.png` beside the
     photograph or in those folders. A mask that the capture names itself is kept.
@@ -41,6 +40,7 @@ def find_masks(root: Path, views: tuple[CapturedView, ...]) -> list[Path | None]
 
 
 def _find_mask(root: Path, image: Path) -> Path | None:
+    """Return the mask file of one photograph, or None."""
     beside = image.parent
     folders = [root / name for name in MASK_FOLDERS]
     folders += [place / name for place in (beside, beside.parent) for name in ("mask", "masks")]
@@ -62,21 +62,21 @@ def _find_mask(root: Path, image: Path) -> Path | None:
 
 
 def is_mask_name(path: Path) -> bool:
-    """Whether a file beside photographs is a mask by its name."""
+    """Return whether a file beside photographs is a mask by its name."""
     return path.stem.lower().endswith(MASK_ENDS)
 
 
 def mask_coverage(levels: np.ndarray, least_foreground: int = 128) -> np.ndarray:
-    """(H, W) uint8 of a mask file to 0 and 1 in float32.
+    """Return the levels (H, W) uint8 of a mask file as 0 and 1 in float32.
 
-    Masks of 0 and 1 count as of 0 and 255, so that they are not taken for empty.
+    Masks of 0 and 1 count like those of 0 and 255, so that they are not taken for empty ones.
     """
     least = least_foreground if levels.max(initial=0) > 1 else 1
     return (levels >= least).astype(np.float32)
 
 
 def border_colour(image: np.ndarray) -> np.ndarray | None:
-    """The colour of an image's border where it has one colour.
+    """Return the colour of an image's border where it has one colour.
 
     Args:
         image: (H, W, 3) float32 RGB in [0, 1].
@@ -89,22 +89,22 @@ def border_colour(image: np.ndarray) -> np.ndarray | None:
     rim = image[rim_mask]
     colour = np.median(rim, axis=0)
     plain = np.abs(rim - colour).max(-1) < PLAIN_SPREAD
-    return colour if plain.mean() >= PLAIN_SHARE else None
+    return colour if plain.mean() >= PLAIN_FRACTION else None
 
 
 def background_colour(images: list[np.ndarray], word: str) -> np.ndarray:
-    """The colour that `--background` names.
+    """Return the colour that `--background` names.
 
     Args:
         images: (H, W, 3) each.
-        word: black, white or auto; auto takes what most borders have.
+        word: black, white or auto; auto: the colour of most borders.
     Raises:
         SceneError: auto, and the borders are not of one colour.
     """
     if word in ("black", "white"):
         return np.full(3, float(word == "white"), np.float32)
     colours = [colour for image in images if (colour := border_colour(image)) is not None]
-    if len(colours) < PLAIN_SHARE * len(images):
+    if len(colours) < PLAIN_FRACTION * len(images):
         raise SceneError(f"--background auto: only {len(colours)} of {len(images)} photographs "
                          "have a border of one colour, need a plain background; give masks "
                          "(masks/NAME.png), or leave --background out")
@@ -112,12 +112,12 @@ def background_colour(images: list[np.ndarray], word: str) -> np.ndarray:
 
 
 def mask_from_background(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """The object before a background of one colour.
+    """Return the mask of the object in front of a background of one colour.
 
     Background is what differs from the colour by less than a threshold and is connected with the
-    border of the image. The threshold parts the differences into two groups as far apart as can be
-    (Otsu), of their square roots, as the dark side of an object is closer to a black ground than
-    to its own bright side.
+    border of the image. Otsu's threshold splits the square roots of the differences: the dark side
+    of an object is closer to a black background than to the object's bright side, and the root
+    moves the two apart.
 
     Args:
         image: (H, W, 3) float32 RGB in [0, 1].
@@ -126,18 +126,18 @@ def mask_from_background(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
         (H, W) bool, True on the object; narrow gaps and threads, and specks, removed.
     """
     difference = ndimage.gaussian_filter(np.abs(image - colour).max(-1), 1.0)
-    threshold = max(LEAST_CONTRAST, _otsu(np.sqrt(difference)) ** 2)
+    threshold = max(MIN_CONTRAST, _otsu(np.sqrt(difference)) ** 2)
     near_mask = difference < threshold
-    regions, _ = ndimage.label(near_mask)
+    regions, _ = _regions(near_mask)
     rim = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
     outside_mask = np.isin(regions, np.unique(rim[rim > 0]))
     longest = max(image.shape[:2])
-    closed = _morphed(~outside_mask, cv2.MORPH_CLOSE, round(GAP_SHARE * longest))
-    return clean_mask(_morphed(closed, cv2.MORPH_OPEN, round(THREAD_SHARE * longest)))
+    closed = _morphed(~outside_mask, cv2.MORPH_CLOSE, round(GAP_FRACTION * longest))
+    return clean_mask(_morphed(closed, cv2.MORPH_OPEN, round(THREAD_FRACTION * longest)))
 
 
 def _morphed(mask: np.ndarray, operation: int, radius: int) -> np.ndarray:
-    """An opening or closing by a disk; what lies beyond the frame is as its border."""
+    """Open or close a mask with a disk; what lies beyond the frame counts like its border."""
     if radius < 1:
         return mask
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
@@ -147,7 +147,7 @@ def _morphed(mask: np.ndarray, operation: int, radius: int) -> np.ndarray:
 
 
 def _otsu(values: np.ndarray) -> float:
-    """The threshold that leaves the least variance within two groups of values in [0, 1]."""
+    """Return the threshold with the least variance within both groups of values in [0, 1]."""
     counts, edges = np.histogram(values, bins=128, range=(0.0, 1.0))
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
@@ -158,15 +158,22 @@ def _otsu(values: np.ndarray) -> float:
     return float(edges[1:][np.nanargmax(np.where(np.isfinite(apart), apart, -1))])
 
 
+def _regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the connected regions of a mask, (H, W) numbered from 1, and how many there are."""
+    regions = np.empty(mask.shape, np.int32)
+    ndimage.label(mask, output=regions)
+    return regions, int(regions.max(initial=0))
+
+
 def clean_mask(mask: np.ndarray) -> np.ndarray:
-    """The (H, W) bool mask without specks and holes below SMALL_SHARE of the object."""
+    """Return the (H, W) bool mask without specks and holes below SMALL_FRACTION of the object."""
     if not mask.any():
         return mask
-    least = SMALL_SHARE * mask.sum()
-    regions, count = ndimage.label(mask)
+    least = SMALL_FRACTION * mask.sum()
+    regions, count = _regions(mask)
     sizes = ndimage.sum_labels(mask, regions, np.arange(count + 1))
     kept = (sizes >= least)[regions] & mask
-    holes, count = ndimage.label(~kept)
+    holes, count = _regions(~kept)
     sizes = ndimage.sum_labels(~kept, holes, np.arange(count + 1))
     filled = sizes < least
     filled[0] = False

@@ -28,11 +28,11 @@ from utils.files.limits import MAX_CAMERA_TEXT_BYTES, MAX_NAMED, each_line
 from utils.geometry.cameras import OPENCV_TO_OPENGL
 
 PATTERN = "*_par.txt"
-NUM_NUMBERS = 21
+NUM_VALUES = 21                   # of a line: K, rotation and translation
 
 
 def par_file(folder: Path) -> Path | None:
-    """The folder's parameter file; None without one. Raises SceneError for several."""
+    """Return the folder's parameter file, or None; raise SceneError for several."""
     found = sorted(folder.glob(PATTERN))
     if len(found) > 1:
         raise SceneError(f"{folder}: {len(found)} files {PATTERN} ({found[0].name}, "
@@ -41,7 +41,9 @@ def par_file(folder: Path) -> Path | None:
 
 
 def read_middlebury(folder: Path) -> Capture:
-    """Cameras of a folder with `*_par.txt`; photographs that are missing are left out and listed.
+    """Read the cameras of a folder with `*_par.txt`.
+
+    Photographs that are missing are left out and listed.
 
     Raises:
         SceneError: a line is damaged; the message names file and line.
@@ -52,7 +54,7 @@ def read_middlebury(folder: Path) -> Capture:
     views, left_out = [], []
     for number, line in each_line(path, MAX_CAMERA_TEXT_BYTES, error=SceneError):
         words = line.split()
-        if len(words) < 2:                                # the count in the first line, or nothing
+        if len(words) < 2:                                # the first line has the count alone
             continue
         image = inside_folder(folder, words[0], f"{path}: line {number}")
         if not is_file(image):
@@ -63,13 +65,14 @@ def read_middlebury(folder: Path) -> Capture:
 
 
 def _read_line(words: list[str], image: Path, where: str) -> CapturedView:
-    numbers = np.array(parse_numbers(words[1:], NUM_NUMBERS, where))
-    k, rotation, shift = numbers[:9].reshape(3, 3), numbers[9:18].reshape(3, 3), numbers[18:]
+    """Return the view of one line."""
+    numbers = np.array(parse_numbers(words[1:], NUM_VALUES, where))
+    k, rotation, translation = numbers[:9].reshape(3, 3), numbers[9:18].reshape(3, 3), numbers[18:]
     if k[2, 2] == 0 or np.abs(np.tril(k / k[2, 2], -1)).max() > 1e-9:
         raise SceneError(f"{where}: K is {k.tolist()}, need an upper triangular matrix; export it "
                          "again")
     k = k / k[2, 2]
     lens = check_lens(Lens(image_size(image), (k[0, 0], k[1, 1]), (k[0, 2], k[1, 2]), k[0, 1]),
                       where)
-    rigid = check_rigid(rigid_from_rotation(rotation, shift), where)
+    rigid = check_rigid(rigid_from_rotation(rotation, translation), where)
     return CapturedView(image.name, image, OPENCV_TO_OPENGL.double().numpy() @ rigid, lens)

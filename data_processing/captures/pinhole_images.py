@@ -1,4 +1,4 @@
-"""Photographs of a capture to pinhole images of one size: upright, undistorted, scaled, masked."""
+"""Photographs of a capture as pinhole images of one size: upright, undistorted, scaled, masked."""
 from __future__ import annotations
 
 from collections import Counter
@@ -20,18 +20,21 @@ from utils.files.images import DAMAGE
 SHAPE_TOLERANCE = 0.01
 MASK_THRESHOLD = 0.5
 EXIF_ORIENTATION = 0x0112
-#: The turn that each EXIF orientation but 1 (upright) asks for.
+#: How to turn an image of each EXIF orientation but 1 (upright).
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
          6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
-#: Those that make columns of rows.
+#: Orientations that swap rows and columns.
 SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph as its lens made it: rgb (H, W, 3) float32, coverage (H, W) float32 or None."""
+    """A photograph as its lens made it.
+
+    `rgb` is (H, W, 3) float32, `coverage` (H, W) float32 or None.
+    """
 
     rgb: np.ndarray
     coverage: np.ndarray | None
@@ -40,7 +43,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class PinholeView:
-    """A photograph of a pinhole: `intrinsics` (3, 3) for its size; `mask` (H, W) bool or None."""
+    """A photograph of a pinhole camera.
+
+    `intrinsics` (3, 3) is K at the image's size, `mask` (H, W) bool or None.
+    """
 
     rgb: np.ndarray
     mask: np.ndarray | None
@@ -48,21 +54,21 @@ class PinholeView:
 
 
 def stored_size(path: Path) -> tuple[tuple[int, int], int]:
-    """(W, H) of the stored pixels, and the EXIF orientation (1 is upright, or not stated)."""
+    """Return the size (W, H) of the stored pixels and the EXIF orientation, 1 where not stated."""
     with opened(path, decode=False) as image:
         try:
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-        except DAMAGE:                             # of the EXIF block alone: not stated
+        except DAMAGE:                             # the EXIF block alone is damaged
             orientation = 1
         is_known = isinstance(orientation, int) and orientation in TURNS
         return image.size, orientation if is_known else 1
 
 
 def turn_for(path: Path, calibrated: tuple[int, int]) -> int:
-    """The EXIF orientation to apply so that the image has the shape it was calibrated in, or 1.
+    """Return the EXIF orientation that gives the image the shape it was calibrated in, or 1.
 
-    Tools differ in whether they turn images before calibrating; the calibrated size tells. Where
-    both fit, the stored pixels are taken.
+    Some tools turn images before they calibrate, some do not: the calibrated size tells. Where both
+    fit, the pixels are used as stored.
     """
     (width, height), orientation = stored_size(path)
     if orientation not in SIDEWAYS or same_shape((width, height), calibrated):
@@ -71,27 +77,27 @@ def turn_for(path: Path, calibrated: tuple[int, int]) -> int:
 
 
 def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Whether two (W, H) have the same shape but for rounding."""
+    """Return whether two sizes (W, H) have the same shape but for rounding."""
     return abs(first[0] * second[1] / (first[1] * second[0]) - 1) < SHAPE_TOLERANCE
 
 
 def upright_size(view: CapturedView) -> tuple[int, int]:
-    """(W, H) of a view's image after the turn that its calibration asks for."""
+    """Return (W, H) of a view's image, turned as its calibration asks for."""
     (width, height), _ = stored_size(view.image)
     return (height, width) if turn_for(view.image, view.lens.size) in SIDEWAYS else (width, height)
 
 
 def fitting_views(views: tuple[CapturedView, ...], max_size: int) -> tuple[
         list[CapturedView], tuple[int, int], list[str]]:
-    """The views whose images have the commonest shape, the size for all, and who is left out.
+    """Return the views whose images have the commonest shape, and one size for all.
 
     Args:
         views: of a capture.
         max_size: longest side of the result in pixels; 0 keeps the commonest size.
     Returns:
-        views, (W, H), and a line for each view left out.
+        The views, (W, H), and a line for each view left out.
     Raises:
-        SceneError: an image has not the shape that its camera was calibrated for.
+        SceneError: the shape of an image is not that which its camera was calibrated for.
     """
     sizes = [upright_size(view) for view in views]
     for view, size in zip(views, sizes):
@@ -101,7 +107,7 @@ def fitting_views(views: tuple[CapturedView, ...], max_size: int) -> tuple[
                              "turn or crop the image as it was, or calibrate again")
     common = Counter(sizes).most_common(1)[0][0]
     kept = [view for view, size in zip(views, sizes) if same_shape(size, common)]
-    left_out = [f"{view.image.name}: {size[0]}x{size[1]} is of another shape than most, "
+    left_out = [f"{view.image.name}: {size[0]}x{size[1]} differs in shape from most, "
                 f"{common[0]}x{common[1]}" for view, size in zip(views, sizes)
                 if not same_shape(size, common)]
     scale = min(1.0, max_size / max(common)) if max_size else 1.0
@@ -109,7 +115,7 @@ def fitting_views(views: tuple[CapturedView, ...], max_size: int) -> tuple[
 
 
 def read_photo(view: CapturedView, least_foreground: int = 128) -> Photo:
-    """A photograph, its mask file or alpha, and its lens at the image's size.
+    """Read a photograph with its mask file or alpha, and its lens at the image's size.
 
     Args:
         view: of a capture.
@@ -136,25 +142,26 @@ def read_photo(view: CapturedView, least_foreground: int = 128) -> Photo:
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Return the image turned upright by an EXIF orientation."""
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def _rgb_and_alpha(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (H, W, 3) in [0, 1] before black, and alpha (H, W) where some of it is not 1."""
+    """Return colours (H, W, 3) in [0, 1] over black, and alpha (H, W) unless it is 1 everywhere."""
     if image.mode[0] in "IF":
         grey = np.asarray(image, np.float32)
         grey = grey / (65535 if image.mode[0] == "I" else max(1.0, float(grey.max())))
         return np.repeat(grey[..., None], 3, -1), None
     if "A" not in image.mode and "transparency" not in image.info:
-        return _share_of(image.convert("RGB")), None
-    pixels = _share_of(image.convert("RGBA"))
+        return _levels(image.convert("RGB")), None
+    pixels = _levels(image.convert("RGBA"))
     alpha = np.ascontiguousarray(pixels[..., 3])
     if alpha.min() == 1:
         return np.ascontiguousarray(pixels[..., :3]), None
     return pixels[..., :3] * alpha[..., None], alpha
 
 
-def _share_of(image: Image.Image) -> np.ndarray:
+def _levels(image: Image.Image) -> np.ndarray:
     """(H, W, C) float32 levels as shares of 255, scaled in place as they may be large."""
     levels = np.array(image, np.float32)
     levels /= 255
@@ -162,7 +169,7 @@ def _share_of(image: Image.Image) -> np.ndarray:
 
 
 def _first_channel(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8: alpha where colours say nothing, else the first channel."""
+    """Return (H, W) uint8: alpha where all colours are the same, else the first channel."""
     if image.mode[0] in "IF":
         grey = np.asarray(image, np.float32)
         return np.where(grey > grey.max() / 2, 255, 0).astype(np.uint8)
@@ -172,14 +179,14 @@ def _first_channel(image: Image.Image) -> np.ndarray:
 
 
 def pinhole_view(photo: Photo, size: tuple[int, int]) -> PinholeView:
-    """The photograph without distortion and at another size.
+    """Return the photograph without distortion and at another size.
 
-    Distortion is removed at full size, showing the largest frame without unknown pixels; then
+    Distortion is removed at full size, keeping the largest frame without unknown pixels; then the
     pixels are averaged by area.
 
     Args:
         photo: of any lens.
-        size: (W, H) of the result, of the same shape.
+        size: (W, H) of the result; the same shape.
     """
     rgb, coverage, lens = photo.rgb, photo.coverage, photo.lens
     if lens.is_distorted:
@@ -196,6 +203,7 @@ def pinhole_view(photo: Photo, size: tuple[int, int]) -> PinholeView:
 
 
 def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return pixels (H, W, ...) at another size, averaged by area where it is smaller."""
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
     smaller = size[0] < pixels.shape[1]
@@ -204,7 +212,7 @@ def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _undistortion(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns and rows (H, W) to read from, and K (3, 3) of the result."""
+    """Return the columns and rows (H, W) to read from, and K (3, 3) of the result."""
     coefficients = np.array(lens.distortion, np.float64)
     if lens.is_fisheye:
         model, coefficients = cv2.fisheye, coefficients[:4]

@@ -1,6 +1,7 @@
 """Cameras of plain photographs, found by COLMAP through the optional package pycolmap."""
 from __future__ import annotations
 
+import importlib
 import logging
 import shutil
 from itertools import combinations
@@ -18,28 +19,28 @@ from data_processing.scenes.folder import check_num_views, list_files
 from data_processing.scenes.images import opened
 from utils.errors import MissingExtraError, SceneError
 
-LOGGER = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 PHOTO_FOLDERS = ("images", "image", "input", "photos", ".")
-#: Formats of phones that are not read, and what to do.
+#: Formats of photographs that are not read.
 OTHER_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw", ".webp", ".tif", ".tiff")
-#: Longest side of the pictures that features are looked for in.
+#: Longest side of the images in which features are searched.
 FEATURE_SIZE = 800
-#: Up to so many photographs every pair is matched; of more, neighbours by name and far strides.
+#: Up to this many photographs every pair is matched; of more, neighbours by name and far strides.
 ALL_PAIRS_UP_TO, NEIGHBOURS = 80, 10
 PAIRS_AT_ONCE = 40
-#: One focal length and one radial term: more cannot be told from an ordinary walk round an object.
+#: One focal length and one radial term: an ordinary walk round an object determines no more.
 CAMERA_MODEL = "SIMPLE_RADIAL"
 SEED = 0
-#: First focal lengths to try, in longer sides: EXIF's or COLMAP's 1.2, then a phone's wide and
-#: tele lens; until this share of the photographs is placed.
+#: First focal lengths to try, in longer sides: EXIF's or COLMAP's 1.2, then those of a phone's wide
+#: and tele lens, until this fraction of the photographs is placed.
 FOCAL_FACTORS, ENOUGH_PLACED = (None, 0.8, 1.8, 2.6), 0.8
-#: From so many photographs on the principal point is refined too, at the end: on the skull's 49 it
-#: halves the error of the rotations (0.70 to 0.35 degrees).
+#: From this many photographs on, the principal point is refined at the end: on the skull's 49 that
+#: halves the error of the rotations (from 0.70 to 0.35 degrees).
 REFINE_CENTER_FROM = 20
 
 
 def photo_folder(folder: Path) -> Path | None:
-    """The folder that holds photographs: a usual one below, or the folder itself."""
+    """Return the folder that holds photographs: a usual one below, or the folder itself."""
     for name in PHOTO_FOLDERS:
         if len(photographs(folder / name)) >= 2:
             return folder / name
@@ -47,19 +48,19 @@ def photo_folder(folder: Path) -> Path | None:
 
 
 def photographs(folder: Path) -> list[Path]:
-    """PNG and JPEG files that are not masks by their names."""
+    """Return the PNG and JPEG files that are not masks by their names."""
     return [path for path in list_files(folder, IMAGE_SUFFIXES) if not is_mask_name(path)]
 
 
 def unread_photographs(folder: Path) -> list[Path]:
-    """Photographs in formats that must be converted first."""
+    """Return the photographs in formats that must be converted first."""
     return [path for name in PHOTO_FOLDERS for path in list_files(folder / name, OTHER_SUFFIXES)]
 
 
 def load_pycolmap() -> ModuleType:
-    """The package, quiet. Raises MissingExtraError where it is absent."""
+    """Import pycolmap with its messages off; raise MissingExtraError where it is absent."""
     try:
-        import pycolmap
+        pycolmap = importlib.import_module("pycolmap")
     except ImportError as problem:
         raise MissingExtraError("finding the cameras of plain photographs needs pycolmap; install "
                                 "it with: pip install pycolmap, or give a folder that has cameras "
@@ -69,16 +70,16 @@ def load_pycolmap() -> ModuleType:
 
 
 def find_cameras(folder: Path, work: Path, num_threads: int = -1) -> Capture:
-    """Poses and one lens of a folder of photographs, by structure from motion.
+    """Find the poses and the lens of a folder of photographs by structure from motion.
 
-    Features, matches and poses are kept in `work`; started again after a stop, it goes on there.
+    Features, matches and poses are kept in `work`, from which an interrupted search resumes.
 
     Args:
         folder: with photographs, or with a folder images/ of them.
-        work: a folder of our own; made where absent.
+        work: a folder for COLMAP's files; made where absent.
         num_threads: of COLMAP; -1 takes all.
     Returns:
-        the capture; photographs that COLMAP could not place are left out and listed.
+        The capture; photographs that COLMAP could not place are left out and listed.
     Raises:
         MissingExtraError: pycolmap is not installed.
         SceneError: too few photographs, or no two that can be placed.
@@ -103,7 +104,7 @@ def find_cameras(folder: Path, work: Path, num_threads: int = -1) -> Capture:
 
 
 def _write_copies(paths: list[Path], folder: Path) -> list[Path]:
-    """Upright copies of at most FEATURE_SIZE, as PNG; those that are there are kept."""
+    """Write upright copies of at most FEATURE_SIZE as PNG, and keep those that are there."""
     folder.mkdir(parents=True, exist_ok=True)
     copies = []
     for path in tqdm(paths, desc="making copies", unit="photo"):
@@ -122,7 +123,7 @@ def _write_copies(paths: list[Path], folder: Path) -> list[Path]:
 
 
 def _extract(pycolmap: ModuleType, work: Path, names: list[str], num_threads: int) -> None:
-    """SIFT features of every copy; images in the database already are passed over."""
+    """Find SIFT features in every copy; images that the database has already are skipped."""
     options = pycolmap.FeatureExtractionOptions()
     options.num_threads = num_threads
     reader = pycolmap.ImageReaderOptions()
@@ -131,7 +132,7 @@ def _extract(pycolmap: ModuleType, work: Path, names: list[str], num_threads: in
     for name in names:
         with opened(work / "images" / name, decode=False) as image:
             sizes.add(image.size)
-    # A few at a time shows progress; one lens for all needs all in one call of one folder.
+    # Images are given a few at a time to show progress; a shared lens is named in each call.
     mode = pycolmap.CameraMode.SINGLE if len(sizes) == 1 else pycolmap.CameraMode.PER_IMAGE
     with tqdm(total=len(names), desc="looking for features", unit="photo") as progress:
         for start in range(0, len(names), 4):
@@ -144,7 +145,7 @@ def _extract(pycolmap: ModuleType, work: Path, names: list[str], num_threads: in
 
 
 def _first_camera(pycolmap: ModuleType, work: Path) -> int:
-    """Number of the camera that all photographs share; -1 before there is one."""
+    """Return the number of the camera that all photographs share; -1 before there is one."""
     database = pycolmap.Database.open(work / "database.db")
     try:
         cameras = database.read_all_cameras()
@@ -154,19 +155,19 @@ def _first_camera(pycolmap: ModuleType, work: Path) -> int:
 
 
 def pairs_to_match(num_photos: int) -> list[tuple[int, int]]:
-    """Which photographs are compared: all, or of many the neighbours by name and far strides."""
+    """Return the pairs that are compared: all, or of many photographs near ones and far strides."""
     if num_photos <= ALL_PAIRS_UP_TO:
         return list(combinations(range(num_photos), 2))
     strides = [*range(1, NEIGHBOURS + 1)]
     while strides[-1] * 2 < num_photos:
         strides.append(strides[-1] * 2)
-    pairs = {tuple(sorted((i, (i + stride) % num_photos)))
-             for i in range(num_photos) for stride in strides}
-    return sorted(pair for pair in pairs if pair[0] != pair[1])
+    pairs = {(min(i, j), max(i, j)) for i in range(num_photos) for stride in strides
+             if (j := (i + stride) % num_photos) != i}
+    return sorted(pairs)
 
 
 def _match(pycolmap: ModuleType, work: Path, names: list[str], num_threads: int) -> None:
-    """Matches of the pairs, checked for one geometry each."""
+    """Match the pairs and verify each with a two-view geometry."""
     options = pycolmap.FeatureMatchingOptions()
     options.num_threads = num_threads
     pairs = pairs_to_match(len(names))
@@ -184,12 +185,12 @@ def _match(pycolmap: ModuleType, work: Path, names: list[str], num_threads: int)
 
 
 def _map(pycolmap: ModuleType, work: Path, num_photos: int, num_threads: int) -> Path:
-    """The folder of the largest model that incremental reconstruction finds.
+    """Return the folder of the largest model that incremental reconstruction finds.
 
     Without EXIF the focal length is a guess, and a bad one can stop the reconstruction after two
-    photographs: while too few are placed, other guesses are tried.
+    photographs: other guesses are tried until enough are placed.
     """
-    best, best_folder = None, None
+    best, best_folder = None, work
     for attempt, factor in enumerate(FOCAL_FACTORS):
         if best is not None and best.num_reg_images() >= ENOUGH_PLACED * num_photos:
             break
@@ -208,14 +209,15 @@ def _map(pycolmap: ModuleType, work: Path, num_photos: int, num_threads: int) ->
         final.refine_principal_point = True
         pycolmap.bundle_adjustment(best, final)
         best.write(best_folder)
-    LOGGER.info("COLMAP placed %d of %d photographs, mean error %.2f pixels", best.num_reg_images(),
+    log.info("COLMAP placed %d of %d photographs, mean error %.2f pixels", best.num_reg_images(),
                 num_photos, best.compute_mean_reprojection_error())
     return best_folder
 
 
 def _reconstruct(pycolmap: ModuleType, work: Path, folder: Path, num_photos: int,
                  num_threads: int) -> dict:
-    """One incremental reconstruction: its models by number, also written to the folder."""
+    """Run an incremental reconstruction; return its models by number, also written to the folder.
+    """
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads, options.random_seed = num_threads, SEED
     options.min_model_size, options.extract_colors = min(10, max(3, num_photos // 2)), False
@@ -229,7 +231,7 @@ def _reconstruct(pycolmap: ModuleType, work: Path, folder: Path, num_photos: int
 
 
 def _guess_focal(pycolmap: ModuleType, work: Path, factor: float) -> bool:
-    """Write another first focal length, `factor` longer sides; False where EXIF tells it."""
+    """Set the first focal length to `factor` longer sides; return False where EXIF states it."""
     database = pycolmap.Database.open(work / "database.db")
     try:
         guessed = [camera for camera in database.read_all_cameras()

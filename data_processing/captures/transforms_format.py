@@ -1,7 +1,8 @@
 """Reader of `transforms.json`: nerfstudio, instant-ngp and NeRF's synthetic scenes.
 
-A frame's `transform_matrix` is camera to world with OpenGL axes. Intrinsics stand with the frame or
-above all frames, in pixels whose top left corner is (0, 0); `camera_angle_x` is the field of view.
+A frame's `transform_matrix` is camera to world with OpenGL axes. Intrinsics stand in the frame or
+outside all frames, in pixels that count from the top left corner; `camera_angle_x` is the
+horizontal field of view.
 """
 from __future__ import annotations
 
@@ -30,21 +31,21 @@ from utils.errors import SceneError
 from utils.files.limits import MAX_COORDINATE, MAX_FRAMES, MAX_NAMED, short
 
 TRANSFORMS = "transforms.json"
-#: NeRF's synthetic scenes split their frames over files; they are read as one.
+#: NeRF's synthetic scenes split their frames into these files, which are read as one capture.
 SPLIT_FILES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 FISHEYES = ("OPENCV_FISHEYE", "FISHEYE")
 
 
 def transforms_files(folder: Path) -> list[Path]:
-    """The files to read: transforms.json, else those of a split scene, else none."""
+    """Return the files to read: transforms.json, else those of a split scene, else none."""
     if (folder / TRANSFORMS).is_file():
         return [folder / TRANSFORMS]
     return [folder / name for name in SPLIT_FILES if (folder / name).is_file()]
 
 
 def read_transforms(folder: Path) -> Capture:
-    """Cameras of a folder with `transforms.json`.
+    """Read the cameras of a folder with `transforms.json`.
 
     Frames whose image is missing, and further frames of an image, are left out and listed.
 
@@ -72,6 +73,7 @@ def read_transforms(folder: Path) -> Capture:
 
 
 def _frames(content: dict, path: Path) -> list[dict]:
+    """Return the frames of a file's content; raise SceneError where they are no list of objects."""
     frames = content.get("frames")
     if not isinstance(frames, list) or not frames or len(frames) > MAX_FRAMES:
         found = f"{len(frames)} of them" if isinstance(frames, list) else f"{type(frames).__name__}"
@@ -86,7 +88,7 @@ def _frames(content: dict, path: Path) -> list[dict]:
 
 def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
                 where: str) -> CapturedView:
-    """One view; what the frame states goes over what stands above all frames."""
+    """Return the view of a frame, whose own entries take precedence over those for all frames."""
     matrix = frame.get("transform_matrix")
     if matrix is None:
         raise SceneError(f"{where}: no transform_matrix, need camera to world (4, 4); export it "
@@ -105,9 +107,9 @@ def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
 
 
 def _lens(values: Mapping[str, Any], image: Path, where: str) -> Lens:
-    """Intrinsics of one frame; sizes that are not stated are those of the image."""
+    """Return the lens of one frame; sizes that are not stated are those of the image."""
     def number(key: str, default: float) -> float:
-        """The number of a key; SceneError where it is something else."""
+        """Return the number of a key; raise SceneError where it is something else."""
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SceneError(f"{where}: {key} is {short(value)}, need a number; export it again")
@@ -140,11 +142,12 @@ def _lens(values: Mapping[str, Any], image: Path, where: str) -> Lens:
 
 
 def _focal(angle: float, side: int) -> float:
-    """Pixels of focal length of a field of view in radians; 0 where there is none."""
+    """Return the focal length in pixels of a field of view in radians; 0 where there is none."""
     return side / 2 / math.tan(angle / 2) if 0 < angle < math.pi else 0.0
 
 
 def _read_points(path: Path, left_out: list[str]) -> np.ndarray | None:
+    """Return the points (N, 3) of a PLY file, or None where it is absent."""
     if not is_file(path):
         left_out.append(f"{path.name}: no such file of points")
         return None

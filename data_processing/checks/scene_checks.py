@@ -60,7 +60,7 @@ SAME_PLACE, SAME_DEGREES = 1e-3, 0.1
 #: Masks of less than this share of the image are as good as empty.
 LEAST_MASK = 0.002
 FEW_VIEWS = 6
-MOST_NAMED = 8
+MAX_NAMED_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ def _duplicates(scene: Scene) -> list[Finding]:
                      or (forward[i] - forward[j]).norm() > np.radians(SAME_DEGREES))
                 for i, j in same]
     named = ", ".join(f"{scene.view_names[j]} = {scene.view_names[i]}"
-                      for i, j in same[:MOST_NAMED])
+                      for i, j in same[:MAX_NAMED_FRAMES])
     if any(is_moved):
         return [Finding("duplicates", ERROR, f"the same photograph with different cameras: {named}",
                         "take the wrong one of each pair out")]
@@ -365,7 +365,7 @@ def _exposure_findings(scene: Scene, matches: list[PairMatches]) -> list[Finding
            if value > EXPOSURE_LIMIT or value < 1 / EXPOSURE_LIMIT]
     if not odd:
         return []
-    values = ", ".join(f"{factors[i]:.2f}" for i in odd[:MOST_NAMED])
+    values = ", ".join(f"{factors[i]:.2f}" for i in odd[:MAX_NAMED_FRAMES])
     return [Finding("exposure", WARNING, f"{_names(scene, odd)}: {values} times as bright as the "
                     "others show it", "photograph with fixed exposure and white "
                     "balance, or take these views out")]
@@ -405,6 +405,6 @@ def _facts(scene: Scene, matches: list[PairMatches], epipolar: np.ndarray, agree
 
 
 def _names(scene: Scene, views: list[int]) -> str:
-    named = ", ".join(scene.view_names[i] for i in views[:MOST_NAMED])
-    more = f" and {len(views) - MOST_NAMED} more" if len(views) > MOST_NAMED else ""
+    named = ", ".join(scene.view_names[i] for i in views[:MAX_NAMED_FRAMES])
+    more = f" and {len(views) - MAX_NAMED_FRAMES} more" if len(views) > MAX_NAMED_FRAMES else ""
     return f"view{'s' if len(views) > 1 else ''} {named}{more}"

@@ -1,4 +1,4 @@
-"""A made-up scene written as other tools write captures, with json, struct and numpy alone."""
+"""A synthetic scene written as other tools write captures, with json, struct and numpy alone."""
 from __future__ import annotations
 
 import json

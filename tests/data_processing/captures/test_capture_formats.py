@@ -218,4 +218,4 @@ def test_images_of_another_shape(ball, tmp_path):
         fitting_views(read_transforms(folder).views, 0)
     imageio.imwrite(folder / "images" / "002.png", np.zeros((16, 12, 3), np.uint8))
     views, size, left_out = fitting_views(read_transforms(folder).views, 8)
-    assert len(views) == 2 and size == (8, 6) and "another shape" in left_out[0]
+    assert len(views) == 2 and size == (8, 6) and "differs in shape" in left_out[0]

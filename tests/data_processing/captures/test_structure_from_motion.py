@@ -49,9 +49,9 @@ def test_copies_are_upright_small_and_kept(tmp_path):
 
 
 def test_cameras_of_the_skull(real_scene, tmp_path):
-    """Eight photographs, calibration withheld: turns between views come out to 2 degrees.
+    """Eight photographs, calibration held out: rotations between views to 2 degrees.
 
-    The principal point is taken for the middle of the frame, which alone makes 0.7 degrees.
+    The principal point is assumed in the middle of the frame, which alone makes 0.7 degrees.
     """
     pytest.importorskip("pycolmap", reason="needs the extra: pip install pycolmap")
     full = real_scene.parents[1] / "dtu_scan65"
