@@ -1,7 +1,7 @@
-"""What is wrong with cameras that do not fit: usual mistakes are undone, what then fits is named.
+"""What is wrong with cameras that do not fit: usual mistakes are undone one by one.
 
-Each hypothesis is one mistake that people make when they move cameras from tool to tool. Undone,
-the matches must obey the epipolar geometry and the masks must agree on a hull.
+Each hypothesis is a mistake that people make when they move cameras from tool to tool. If it is the
+right one, then with it undone the matches obey the epipolar geometry and the masks agree on a hull.
 """
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from data_processing.checks.epipolar import (
     Geometry,
     PairMatches,
     epipolar_distances,
-    share_in_front,
+    fraction_in_front,
 )
 from data_processing.scenes.object_space import first_ball, with_ball
 from utils.geometry.cameras import Cameras, projection_from_intrinsics
 from utils.geometry.visual_hull import carve, hull_masks, outline_agreement
 
 FLIP = np.diag([1.0, -1, -1, 1])
-#: Views, grid and outline size that a hypothesis is tested with: it is quick, and coarse.
+#: A hypothesis is tested fast and coarsely: number of views, hull grid, outline width, and reach of
+#: the hull in radii of the first guess.
 TEST_VIEWS, TEST_GRID, TEST_WIDTH, TEST_REACH = 10, 52, 72, 1.7
-#: The distance of a scene is the one that this share of its pairs stays below.
-MOST_PAIRS = 0.85
-#: Factors that intrinsics of another image size are usually off by.
+#: A scene's distance is this quantile of its pairs' distances.
+PAIRS_QUANTILE = 0.85
+#: Usual factors of intrinsics that belong to another image size.
 SIZE_FACTORS = (0.125, 0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 1.25, 4 / 3, 1.5, 5 / 3,
                 2.0, 2.5, 3.0, 4.0, 5.0, 8.0)
-#: What must be reached for a hypothesis to explain the data.
+#: What a hypothesis must reach to explain the data.
 GOOD_DISTANCE, GOOD_AGREEMENT, GOOD_IN_FRONT = 2.0, 0.62, 0.9
-#: Clearly better is a distance of less than this share.
-CLEARLY = 0.4
+#: A distance is clearly better below this fraction of the present one.
+CLEARLY_BETTER = 0.4
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Evidence:
         geometry: the cameras as they were read.
         matches: points that views share, pixels of the images as they are.
         masks: (V, 1, H, W) bool, or None.
-        is_opencv: whether the file that they are from is to have OpenCV's camera axes.
+        is_opencv: whether the format of the cameras' file prescribes OpenCV's axes.
     """
 
     geometry: Geometry
@@ -56,13 +57,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One mistake and what undoes it.
+    """One mistake, and what undoes it.
 
     Attributes:
         code: short name of the finding.
         found: what is wrong, in words.
         cure: what to do, in words.
-        undo: the evidence as it was before the mistake.
+        undo: gives the evidence as it was before the mistake.
     """
 
     code: str
@@ -73,9 +74,10 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Score:
-    """How well cameras fit: distance in working pixels, agreement and share in front in [0, 1].
+    """How well cameras fit.
 
-    NaN where there is nothing to measure it with.
+    `distance` is in working pixels, `agreement` of masks and hull and `in_front`, the fraction of
+    points in front of the cameras, are in [0, 1]. NaN where there is nothing to measure it with.
     """
 
     distance: float
@@ -84,7 +86,7 @@ class Score:
 
     @property
     def is_good(self) -> bool:
-        """Whether something was measured and all that was is as it should be."""
+        """Return whether something was measured, and all that was measured is good."""
         if np.isnan(self.distance) and np.isnan(self.agreement):
             return False
         return (not self.distance > GOOD_DISTANCE and not self.agreement < GOOD_AGREEMENT
@@ -92,17 +94,17 @@ class Score:
 
     @property
     def worth(self) -> float:
-        """For ordering good ones: more is better."""
+        """Return a number by which good scores are ordered; more is better."""
         return np.nan_to_num(self.agreement) - 0.1 * np.nan_to_num(self.distance)
 
 
 def score(evidence: Evidence) -> Score:
-    """How well the cameras fit matches and masks."""
+    """Return how well the cameras fit matches and masks."""
     geometry, matches = evidence.geometry, evidence.matches
     distances = epipolar_distances(geometry, matches)
     known = np.isfinite(distances).any() if len(distances) else False
-    distance = float(np.nanquantile(distances, MOST_PAIRS)) if known else np.nan
-    in_front = share_in_front(geometry, matches) if known else np.nan
+    distance = float(np.nanquantile(distances, PAIRS_QUANTILE)) if known else np.nan
+    in_front = fraction_in_front(geometry, matches) if known else np.nan
     if known and distance > 3 * GOOD_DISTANCE:
         return Score(distance, np.nan if evidence.masks is None else 0.0, in_front)
     agreement = np.nan if evidence.masks is None else mask_agreement(geometry, evidence.masks)
@@ -110,14 +112,14 @@ def score(evidence: Evidence) -> Score:
 
 
 def cameras_of(geometry: Geometry) -> Cameras:
-    """The geometry as cameras whose object space is the world."""
+    """Return the geometry as cameras with world space as object space."""
     k = torch.from_numpy(geometry.intrinsics)
     return Cameras(torch.from_numpy(geometry.view), projection_from_intrinsics(k, geometry.size),
                    torch.eye(4).double(), geometry.size)
 
 
 def mask_agreement(geometry: Geometry, masks: Tensor) -> float:
-    """Median agreement of the masks with the outlines of their own hull, wherever that lies."""
+    """Return the median agreement of the masks with their own hull, wherever that lies."""
     chosen = np.unique(np.linspace(0, len(masks) - 1, TEST_VIEWS).round().astype(int))
     cameras = cameras_of(geometry)[torch.from_numpy(chosen)]
     masks = small_masks(masks[chosen], TEST_WIDTH)
@@ -134,7 +136,7 @@ def mask_agreement(geometry: Geometry, masks: Tensor) -> float:
 
 
 def small_masks(masks: Tensor, width: int) -> Tensor:
-    """(V, 1, H, W) bool masks at another width, at most their own."""
+    """Return masks (V, 1, H, W) bool at another width, at most their own."""
     height, full = masks.shape[2:]
     width = min(width, full)
     size = (max(2, round(height * width / full)), width)
@@ -142,10 +144,10 @@ def small_masks(masks: Tensor, width: int) -> Tensor:
 
 
 def explain(evidence: Evidence, now: Score) -> tuple[Hypothesis, Score] | None:
-    """The hypothesis that makes cameras, matches and masks fit best, and clearly better than now.
+    """Return the hypothesis that fits best, if it is good and clearly better than now.
 
     Returns:
-        it and its score; None where there is none.
+        The hypothesis and its score; None where there is none.
     """
     scored = [(hypothesis, score(hypothesis.undo(evidence)))
               for hypothesis in hypotheses(evidence)]
@@ -154,20 +156,21 @@ def explain(evidence: Evidence, now: Score) -> tuple[Hypothesis, Score] | None:
 
 
 def _is_clearly_better(new: Score, now: Score) -> bool:
-    """Whether one measure is much better and none is much worse."""
+    """Return whether one measure is much better and none is much worse."""
     if new.distance > 2 * now.distance or new.agreement < now.agreement - 0.05:
         return False
-    return (new.distance < CLEARLY * now.distance or new.in_front > now.in_front + 0.3
+    return (new.distance < CLEARLY_BETTER * now.distance or new.in_front > now.in_front + 0.3
             or new.agreement > now.agreement + 0.15)
 
 
 def hypotheses(evidence: Evidence) -> list[Hypothesis]:
-    """All mistakes that are tried on the evidence."""
+    """Return all mistakes that are tried on the evidence."""
     return [*_image_mistakes(), *_pose_mistakes(evidence.is_opencv), *_size_mistakes(evidence),
             *_order_mistakes()]
 
 
 def _image_mistakes() -> list[Hypothesis]:
+    """Return mistakes with images that were rotated or mirrored."""
     out = []
     for turns, words in ((1, "90 degrees clockwise"), (2, "180 degrees"),
                          (3, "90 degrees counter-clockwise")):
@@ -182,17 +185,18 @@ def _image_mistakes() -> list[Hypothesis]:
 
 
 def _size_mistakes(evidence: Evidence) -> list[Hypothesis]:
-    """Intrinsics of other sizes: the usual factors, and the one that the matches ask for."""
+    """Return intrinsics of other image sizes: the usual factors, and the one that fits the matches
+    best."""
     factors = list(SIZE_FACTORS)
     if evidence.matches:
-        grid = np.geomspace(0.1, 10, 121)
+        grid, best = np.geomspace(0.1, 10, 121), 1.0
         for _ in range(3):
             found = [np.nanmedian(epipolar_distances(_rescaled(evidence, f).geometry,
                                                      evidence.matches)) for f in grid]
-            best = grid[int(np.argmin(found))]
+            best = float(grid[int(np.argmin(found))])
             width = grid[1] / grid[0]
             grid = np.geomspace(best / width, best * width, 17)
-        factors.append(float(best))
+        factors.append(best)
     return [Hypothesis(
         "intrinsics_size", f"the intrinsics are for images {1 / factor:.3g} times as large",
         f"multiply focal lengths and principal points by {factor:.3g}, or give the images in the "
@@ -201,7 +205,8 @@ def _size_mistakes(evidence: Evidence) -> list[Hypothesis]:
 
 
 def _order_mistakes() -> list[Hypothesis]:
-    cure = "pair cameras and images anew: both in the order of the file names, from the same number"
+    """Return mistakes with the order of the cameras."""
+    cure = "pair cameras and images again: both in the order of the file names, from one number on"
     mistakes = ((1, "order_shifted", "each image has the camera of the previous one"),
                 (-1, "order_shifted", "each image has the camera of the next one"),
                 (0, "order_reversed", "the images are in the reverse order of their cameras"))
@@ -210,18 +215,19 @@ def _order_mistakes() -> list[Hypothesis]:
 
 
 def _pose_mistakes(is_opencv: bool) -> list[Hypothesis]:
-    """Mistakes with pose matrices, as they stand in a file of the due convention."""
-    due, other = ("OpenCV", "OpenGL") if is_opencv else ("OpenGL", "OpenCV")
-    axes = f"the camera axes are {other}'s where {due}'s are due (y and z point the other way)"
+    """Return mistakes with pose matrices, as they stand in a file with OpenCV's or OpenGL's axes.
+    """
+    right, other = ("OpenCV", "OpenGL") if is_opencv else ("OpenGL", "OpenCV")
+    axes = f"the camera axes are {other}'s, needed {right}'s (y and z point the other way)"
     flip = "negate rows 2 and 3 of every world-to-camera matrix"
-    inverted = "the poses are camera-to-world where world-to-camera is due, or the other way round"
+    inverted = "the poses are camera-to-world instead of world-to-camera, or the other way round"
     mistakes: tuple[tuple[str, str, str, Callable[[np.ndarray], np.ndarray]], ...] = (
         ("poses_axes", axes, flip, lambda pose: FLIP @ pose),
         ("poses_inverted", inverted, "invert every pose matrix", np.linalg.inv),
         ("poses_inverted_axes", f"{inverted}, and {axes}", f"invert every pose matrix, then {flip}",
          lambda pose: FLIP @ np.linalg.inv(pose)),
         ("poses_transposed", "the rotations of the poses are transposed",
-         "transpose the 3x3 rotation of every pose and leave its shift", _transposed))
+         "transpose the 3x3 rotation of every pose and keep its translation", _transposed))
     file_axes = FLIP if is_opencv else np.eye(4)
     return [Hypothesis(code, found, cure, lambda e, change=change: replace(
         e, geometry=replace(e.geometry, view=file_axes @ change(file_axes @ e.geometry.view))))
@@ -229,21 +235,21 @@ def _pose_mistakes(is_opencv: bool) -> list[Hypothesis]:
 
 
 def _transposed(pose: np.ndarray) -> np.ndarray:
-    """Rotations transposed, shifts kept."""
+    """Return the poses with their rotations transposed and their translations kept."""
     out = pose.copy()
     out[:, :3, :3] = pose[:, :3, :3].transpose(0, 2, 1)
     return out
 
 
 def _reordered(geometry: Geometry, step: int) -> Geometry:
-    """Cameras moved on by `step` views; 0 reverses them."""
+    """Return the geometry with its cameras moved on by `step` views; 0 reverses them."""
     order = np.roll(np.arange(len(geometry.view)), -step)
     order = order[::-1] if step == 0 else order
     return replace(geometry, view=geometry.view[order], intrinsics=geometry.intrinsics[order])
 
 
 def _rescaled(evidence: Evidence, factor: float) -> Evidence:
-    """Intrinsics for images `factor` times as large as theirs were."""
+    """Return the evidence with intrinsics for images `factor` times as large."""
     k = evidence.geometry.intrinsics.copy()
     k[:, :2] *= factor
     k[:, :2, 2] += (factor - 1) / 2
@@ -251,7 +257,8 @@ def _rescaled(evidence: Evidence, factor: float) -> Evidence:
 
 
 def _turned(evidence: Evidence, turns: int) -> Evidence:
-    """Images turned counter-clockwise by so many quarters; the cameras stay."""
+    """Return the evidence with images turned counter-clockwise by `turns` quarters; cameras stay.
+    """
     width, height = evidence.geometry.size
     move = {1: lambda p: np.stack([p[:, 1], width - 1 - p[:, 0]], 1),
             2: lambda p: np.stack([width - 1 - p[:, 0], height - 1 - p[:, 1]], 1),
@@ -264,6 +271,7 @@ def _turned(evidence: Evidence, turns: int) -> Evidence:
 
 
 def _mirrored(evidence: Evidence) -> Evidence:
+    """Return the evidence with images mirrored left to right; cameras stay."""
     width = evidence.geometry.size[0]
     matches = _moved(evidence.matches, lambda p: np.stack([width - 1 - p[:, 0], p[:, 1]], 1))
     return replace(evidence, matches=matches,
@@ -272,4 +280,5 @@ def _mirrored(evidence: Evidence) -> Evidence:
 
 def _moved(matches: Sequence[PairMatches],
            move: Callable[[np.ndarray], np.ndarray]) -> list[PairMatches]:
+    """Return the matches with all points moved."""
     return [replace(pair, a=move(pair.a), b=move(pair.b)) for pair in matches]

@@ -1,7 +1,6 @@
-"""The check of a scene as a picture and as text: cameras, masks, hull, findings."""
+"""The check of a scene as an image grid and as text: cameras, masks, hull, findings."""
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data_processing.checks.scene_checks import CheckResult, check_scene, small_masks
+from data_processing.checks.findings import CheckResult
+from data_processing.checks.hypotheses import small_masks
+from data_processing.checks.scene_checks import check_scene
 from data_processing.scenes.scene import Scene, load_scene
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import CheckConfig
@@ -17,19 +18,18 @@ from utils.errors import ConfigError
 from utils.results.pictures import save_png, sheet, stack_vertically, with_outline
 from utils.results.plots import camera_plot
 
-LOGGER = logging.getLogger(__name__)
-#: Views on a sheet, and in one of its rows.
-MOST_VIEWS, PER_ROW = 14, 7
+#: Views in the grid, and in one of its rows.
+MAX_VIEWS, PER_ROW = 14, 7
 #: What mask and hull both show, the mask alone, the hull alone.
 BOTH_COLOUR, MASK_COLOUR, HULL_COLOUR = (255, 255, 255), (220, 60, 40), (50, 110, 230)
 CELL_WIDTH = 200
 
 
 def check_folder(data: DataConfig, check: CheckConfig) -> tuple[CheckResult, Path]:
-    """Check the scene that the flags name, and write its sheet.
+    """Check the scene that the flags name, and write its image grid.
 
     Returns:
-        what was found, and the path of the sheet.
+        What was found, and the path of the image grid.
     Raises:
         SceneError, ConfigError, WriteError: see `load_scene`, `save_png`.
     """
@@ -46,15 +46,15 @@ def check_folder(data: DataConfig, check: CheckConfig) -> tuple[CheckResult, Pat
 
 
 def check_text(result: CheckResult, notes: tuple[str, ...] = ()) -> str:
-    """Facts and findings, a line each."""
+    """Return facts and findings, a line each."""
     findings = [str(finding) for finding in result.findings] or ["no findings"]
     return "\n".join([*notes, *result.facts, *findings]) + "\n"
 
 
 def check_sheet(scene: Scene, result: CheckResult) -> np.ndarray:
-    """Cameras round the unit sphere; photographs with the mask's outline; mask against hull.
+    """Return an image grid: cameras, photographs with the mask's outline, masks against the hull.
 
-    The views shown are spread evenly, and the worst are among them.
+    The views are spread evenly, and the worst are among them.
 
     Returns:
         (H, W, 3) uint8.
@@ -71,17 +71,17 @@ def check_sheet(scene: Scene, result: CheckResult) -> np.ndarray:
 
 
 def _shown_views(result: CheckResult, num_views: int) -> list[int]:
-    """Evenly spread views, a few of them replaced by the worst of either measure."""
-    if num_views <= MOST_VIEWS:
+    """Return evenly spread views, a few of them replaced by the worst of either measure."""
+    if num_views <= MAX_VIEWS:
         return list(range(num_views))
     worst = [int(np.nanargmax(values)) for values in (result.epipolar, -result.agreement)
              if np.isfinite(values).any()]
-    even = np.linspace(0, num_views - 1, MOST_VIEWS - len(set(worst))).round().astype(int)
+    even = np.linspace(0, num_views - 1, MAX_VIEWS - len(set(worst))).round().astype(int)
     return sorted({*even.tolist(), *worst})
 
 
 def _block(scene: Scene, result: CheckResult, views: list[int]) -> np.ndarray:
-    """One row of photographs and, with masks, one of masks against the hull."""
+    """Return a row of photographs and, with masks, one of masks against the hull."""
     images = functional.interpolate(scene.images[views], size=_cell(scene), mode="area")
     masks = functional.interpolate(scene.masks[views].float(), size=_cell(scene), mode="area")
     photographs = [with_outline(image, mask >= 0.5) if scene.has_masks else
@@ -98,14 +98,14 @@ def _block(scene: Scene, result: CheckResult, views: list[int]) -> np.ndarray:
 
 
 def _cell(scene: Scene) -> tuple[int, int]:
-    """(height, width) of a picture on the sheet."""
+    """Return the (height, width) of a picture in the grid."""
     width, height = scene.cameras.resolution
     scale = min(1.0, CELL_WIDTH / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _label(scene: Scene, result: CheckResult, view: int) -> str:
-    """A view's name and figures."""
+    """Return a view's name and what was measured of it."""
     lines = [f"{view}: {scene.view_names[view]}"]
     if np.isfinite(result.agreement[view]):
         lines.append(f"agreement {result.agreement[view]:.2f}")
@@ -115,10 +115,10 @@ def _label(scene: Scene, result: CheckResult, view: int) -> str:
 
 
 def _comparison(mask: Tensor, outline: Tensor) -> np.ndarray:
-    """Two (1, H, W) bool masks as one picture."""
-    mask, outline = mask[0].numpy(), outline[0].numpy()
-    picture = np.zeros((*mask.shape, 3), np.uint8)
-    for where, colour in ((mask & outline, BOTH_COLOUR), (mask & ~outline, MASK_COLOUR),
-                          (outline & ~mask, HULL_COLOUR)):
+    """Return two (1, H, W) bool masks as one picture (H, W, 3) uint8."""
+    in_mask, in_hull = mask[0].numpy(), outline[0].numpy()
+    picture = np.zeros((*in_mask.shape, 3), np.uint8)
+    for where, colour in ((in_mask & in_hull, BOTH_COLOUR), (in_mask & ~in_hull, MASK_COLOUR),
+                          (in_hull & ~in_mask, HULL_COLOUR)):
         picture[where] = colour
     return picture

@@ -13,11 +13,12 @@ from data_processing.checks.epipolar import (
     PairMatches,
     epipolar_distances,
     exposures,
+    fraction_in_front,
     pairs_to_compare,
-    share_in_front,
 )
+from data_processing.checks.findings import Finding
 from data_processing.checks.hypotheses import FLIP
-from data_processing.checks.scene_checks import Finding, check_scene
+from data_processing.checks.scene_checks import check_scene
 from data_processing.checks.sheet import check_folder, check_sheet
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.writing import write_scene
@@ -189,8 +190,8 @@ def test_few_views():
 
 
 def test_epipolar_distance_in_closed_form():
-    """Points on their lines miss by nothing; moved off by 2 pixels by sqrt(2), the shorter way
-    that both ends share; brighter or not does not matter."""
+    """Points on their lines have distance 0; noise of 3 pixels in one view moves them by its
+    component across the line, which the Sampson distance splits between both views."""
     cameras = ball_cameras(2, arrangement="dtu", resolution=(640, 480))
     points = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)).double() - 0.5
     xy, _ = cameras.project(points)
@@ -200,9 +201,9 @@ def test_epipolar_distance_in_closed_form():
     geometry = Geometry(cameras.view.numpy(), k, (640, 480))
     pair = PairMatches(0, 1, a, b, 1.0)
     assert epipolar_distances(geometry, [pair])[0] < 1e-6
-    assert share_in_front(geometry, [pair]) == 1.0
+    assert fraction_in_front(geometry, [pair]) == 1.0
     behind = replace(geometry, view=FLIP @ geometry.view)
-    assert share_in_front(behind, [replace(pair, a=a * [-1, 1] + [2 * k[0, 0, 2], 0],
+    assert fraction_in_front(behind, [replace(pair, a=a * [-1, 1] + [2 * k[0, 0, 2], 0],
                                            b=b * [-1, 1] + [2 * k[1, 0, 2], 0])]) < 0.1
     shift = np.linalg.inv(cameras.view[1].numpy()) @ [0, 0, 0, 1]
     assert np.isfinite(shift).all()
@@ -210,7 +211,7 @@ def test_epipolar_distance_in_closed_form():
     assert np.isnan(epipolar_distances(same, [pair])[0])
     rng = np.random.default_rng(0)
     moved = replace(pair, b=b + rng.normal(0, 3, b.shape))
-    # The median of |N(0, 3)| across the line is 2.0; both ends share it: divided by sqrt(2).
+    # The median of |N(0, 3)| across the line is 2.0; split between both ends: over sqrt(2).
     assert 0.8 < epipolar_distances(geometry, [moved])[0] < 2.2
 
 
