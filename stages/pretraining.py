@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples, as_batch
 from data_processing.flow.pairs import FlowPair, FolderPairs, PairSource
-from data_processing.flow.synthetic_pairs import WITHHELD, MadePairs
+from data_processing.flow.synthetic_pairs import HELD_OUT, SyntheticPairs
 from loss_functions import image_loss
 from scheduler import learning_rate_factor, warmup_factor
 from sdf_rendering import sample_maps
@@ -298,9 +298,10 @@ def open_pairs(config: Config) -> tuple[PairSource, PairSource]:
     path, flags, seed = config.data.dataset_path, config.pretrain, config.run.seed
     size = parse_resolution(flags.crop_size, flag="crop_size")
     training: PairSource = FolderPairs(path) if path not in ("", MADE) else \
-        MadePairs(size, seed, pictures=flags.pictures)
+        SyntheticPairs(size, seed, pictures=flags.pictures)
     scored: PairSource = FolderPairs(flags.eval_path) if flags.eval_path else \
-        MadePairs(size, seed, pictures=flags.pictures, stream=WITHHELD, num_pairs=NUM_MADE_SCORED)
+        SyntheticPairs(size, seed, pictures=flags.pictures, stream=HELD_OUT,
+                       num_pairs=NUM_MADE_SCORED)
     return training, scored
 
 

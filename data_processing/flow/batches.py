@@ -1,8 +1,8 @@
-"""Batches of image pairs: random crops, colour changes, and an order that only seed and step tell.
+"""Batches of image pairs: random crops, colour changes, and an order that the seed fixes.
 
-Sample number n of a run is step * batch_size + position. Which pair it is and how it is cut and
-coloured follow from (seed, n), so that neither worker processes, nor a stop and a resume, nor the
-number of training processes change what a step sees.
+Sample number n of a run is step * batch_size + position. Which pair it is and how it is cropped and
+coloured follow from (seed, n), so that neither worker processes, nor an interruption and a resume,
+nor the number of training processes change what a step sees.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from data_processing.flow.pairs import FlowPair, PairSource
 from utils.errors import SceneError, UserError
 
-#: Streams of random numbers beside those of made pairs: changes to a sample, order of an epoch.
+#: Streams of random numbers beside those of `synthetic_pairs`: changes to a sample, order of pairs.
 CHANGES, ORDER = 2, 3
 #: Ranges of the colour changes: brightness, a channel's gain, contrast, saturation, gamma.
 BRIGHTNESS, GAIN, CONTRAST, SATURATION, GAMMA = 0.1, 0.1, 0.25, 0.4, 0.25
@@ -29,13 +29,13 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs of one size, as the networks want them.
+    """B pairs of one size, as the networks take them.
 
     Attributes:
         image_0, image_1: (B, 3, H, W) RGB in [0, 1].
         flow_10: (B, 2, H, W) pixels, from image 1 to image 0.
-        known_mask: (B, 1, H, W) bool, what is known of the pixel of image 1 is right.
-        seen_mask: (B, 1, H, W) bool, known, and not occluded in image 0.
+        known_mask: (B, 1, H, W) bool, the flow or occlusion of the pixel of image 1 is known.
+        seen_mask: (B, 1, H, W) bool, known and not occluded in image 0.
     """
 
     image_0: Tensor
@@ -45,19 +45,19 @@ class PairBatch:
     seen_mask: Tensor
 
     def to(self, device: torch.device) -> PairBatch:
-        """On another device."""
+        """Return the batch on another device."""
         return PairBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def as_batch(pairs: Sequence[FlowPair]) -> PairBatch:
-    """Pairs of one size as a batch; images may be uint8 levels or floats in [0, 1]."""
+    """Return pairs of one size as a batch; images may be uint8 levels or floats in [0, 1]."""
     def maps(values: Sequence[np.ndarray]) -> Tensor:
-        """Stacked, channels first."""
+        """Return maps (H, W, C) as one tensor (B, C, H, W)."""
         stacked = np.stack(values)
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(stacked, -1, 1)))
 
     def colours(values: Sequence[np.ndarray]) -> Tensor:
-        """The same in [0, 1]."""
+        """Return images (H, W, 3) as one tensor (B, 3, H, W) in [0, 1]."""
         found = maps(values)
         return found.float() / 255 if found.dtype == torch.uint8 else found
 
@@ -69,14 +69,14 @@ def as_batch(pairs: Sequence[FlowPair]) -> PairBatch:
 
 
 def crop_pair(pair: FlowPair, size: tuple[int, int], rng: np.random.Generator) -> FlowPair:
-    """Cut a random window out of image 1, and out of image 0 the window that it came from.
+    """Crop image 1 at random, and image 0 where most of that crop came from.
 
-    Image 0's window is moved by the median flow, so that most of what is seen stays inside; the
-    flow is lessened by as much.
+    Image 0's crop is moved by the median flow, which is subtracted from the flow, so that most of
+    what image 1 shows is inside.
 
     Args:
-        pair: at least as large as the window.
-        size: (W, H) in pixels.
+        pair: at least as large as the crop.
+        size: (W, H) of the crop in pixels.
         rng: drawn from.
     Raises:
         SceneError: the pair is smaller.
@@ -93,20 +93,21 @@ def crop_pair(pair: FlowPair, size: tuple[int, int], rng: np.random.Generator) -
     flow = pair.flow_10[window]
     moved = np.rint(np.median(flow[seen], axis=0)).astype(int) if seen.any() else 0
     from_corner = np.clip(corner + moved, 0, room)
-    shift = (from_corner - corner).astype(np.float32)
+    offset = (from_corner - corner).astype(np.float32)
     return replace(pair, image_0=pair.image_0[_window(from_corner, size)],
-                   image_1=pair.image_1[window], flow_10=np.where(seen[..., None], flow - shift, 0),
+                   image_1=pair.image_1[window],
+                   flow_10=np.where(seen[..., None], flow - offset, 0),
                    known_mask=pair.known_mask[window], occluded_mask=pair.occluded_mask[window])
 
 
 def _window(corner: np.ndarray, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a window."""
+    """Return the rows and columns of a crop."""
     return (slice(int(corner[1]), int(corner[1]) + size[1]),
             slice(int(corner[0]), int(corner[0]) + size[0]))
 
 
 def change_colours(pair: FlowPair, rng: np.random.Generator) -> FlowPair:
-    """The same random change of brightness, contrast, saturation and gamma for both images.
+    """Change brightness, contrast, saturation and gamma of both images at random, alike.
 
     Returns:
         The pair with float32 images in [0, 1].
@@ -118,7 +119,7 @@ def change_colours(pair: FlowPair, rng: np.random.Generator) -> FlowPair:
     gamma = np.exp(rng.uniform(-GAMMA, GAMMA))
 
     def changed(image: np.ndarray) -> np.ndarray:
-        """One of the images."""
+        """Return one of the images, changed."""
         grey = (image @ LUMA)[..., None]
         colours = grey + saturation * (image - grey)
         colours = (colours / 255 - 0.5) * contrast * gain + 0.5 + brightness
@@ -128,7 +129,7 @@ def change_colours(pair: FlowPair, rng: np.random.Generator) -> FlowPair:
 
 
 class TrainingSamples(Dataset):
-    """Cut and coloured pairs by sample number.
+    """Cropped and coloured pairs by sample number.
 
     Args:
         source: of whole pairs.
@@ -140,7 +141,8 @@ class TrainingSamples(Dataset):
         self.source, self.size, self.seed = source, size, seed
 
     def __getitem__(self, number: int) -> FlowPair | UserError:
-        """Sample `number`; an error comes as a value, as raised in a worker it loses its type."""
+        """Return sample `number`, or the error: raised in a worker process it would lose its type.
+        """
         rng = np.random.default_rng([self.seed, CHANGES, number])
         try:
             pair = self.source.pair(self.pair_index(number))
@@ -149,7 +151,8 @@ class TrainingSamples(Dataset):
             return error
 
     def pair_index(self, number: int) -> int:
-        """Which pair it is: each once in an epoch, in an order of its own; or one never seen."""
+        """Return which pair a sample is: of an endless source a new one, else each once in an
+        epoch."""
         if self.source.is_endless:
             return number
         epoch, position = divmod(number, len(self.source))
@@ -158,6 +161,7 @@ class TrainingSamples(Dataset):
 
 @lru_cache(2)
 def _order(seed: int, epoch: int, num_pairs: int) -> np.ndarray:
+    """Return the order of the pairs in an epoch."""
     return np.random.default_rng([seed, ORDER, epoch]).permutation(num_pairs)
 
 
@@ -169,7 +173,7 @@ class BatchStream:
         batch_size: samples of a step over all processes.
         micro: how many parts a step's batch has.
         share: which of the parts are wanted here.
-        num_workers: processes that prepare them; 0: this one.
+        num_workers: processes that prepare them; 0: this process.
     """
 
     def __init__(self, samples: TrainingSamples, batch_size: int, *, micro: int = 1,
@@ -181,13 +185,13 @@ class BatchStream:
         self._next_step, self._loaded = -1, iter(())
 
     def numbers(self, step: int, part: int) -> range:
-        """Sample numbers of one part of a step's batch."""
+        """Return the sample numbers of one part of a step's batch."""
         size = self.batch_size // self.micro
         first = step * self.batch_size + part * size
         return range(first, first + size)
 
     def at(self, step: int) -> list[PairBatch]:
-        """The parts of a step's batch that are wanted here.
+        """Return the parts of a step's batch that are wanted here.
 
         Raises:
             UserError: a pair cannot be read.
@@ -195,17 +199,21 @@ class BatchStream:
         if step != self._next_step:
             self._loaded = self._load_from(step)
         self._next_step = step + 1
-        parts = [next(self._loaded) for _ in self.share]
-        for error in (part for part in parts if isinstance(part, UserError)):
-            self.close()
-            raise error
+        parts = []
+        for _ in self.share:
+            part = next(self._loaded)
+            if isinstance(part, UserError):
+                self.close()
+                raise part
+            parts.append(part)
         return parts
 
     def close(self) -> None:
-        """End the worker processes."""
+        """Stop the worker processes."""
         self._next_step, self._loaded = -1, iter(())
 
     def _load_from(self, step: int) -> Iterator[PairBatch | UserError]:
+        """Return an iterator over the wanted parts from a step on."""
         return iter(DataLoader(
             self.samples, batch_sampler=_Numbers(self, step), num_workers=self.num_workers,
             collate_fn=_collate, worker_init_fn=_one_thread,
@@ -213,7 +221,7 @@ class BatchStream:
 
 
 class _Numbers:
-    """Sample numbers of all parts from a step on, without end."""
+    """Sample numbers of all wanted parts from a step on, without end."""
 
     def __init__(self, stream: BatchStream, step: int) -> None:
         self.stream, self.step = stream, step
@@ -226,11 +234,12 @@ class _Numbers:
 
 
 def _collate(samples: list[FlowPair | UserError]) -> PairBatch | UserError:
-    """A batch, or the first error."""
-    return next((sample for sample in samples if isinstance(sample, UserError)), None) \
-        or as_batch(samples)
+    """Return samples as a batch, or the first error among them."""
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    return errors[0] if errors else as_batch(
+        [sample for sample in samples if isinstance(sample, FlowPair)])
 
 
 def _one_thread(worker: int) -> None:
-    """OpenCV's threads do not survive the fork that made a worker."""
+    """Switch OpenCV's threads off, which do not survive the fork that starts a worker."""
     cv2.setNumThreads(0)

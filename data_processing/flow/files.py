@@ -1,8 +1,8 @@
-"""Files of image pairs with optical flow: `.flo`, `.pfm`, occlusion pictures, images.
+"""Files of image pairs with optical flow: `.flo`, `.pfm`, occlusion masks, images.
 
-A flow field is (H, W, 2) float32 in pixels, x to the right and y down: the point that pixel
-(i, j) shows is at (i + u, j + v) of the other image. Only a file's head is read before what
-it says has been held against the file's length.
+A flow field is (H, W, 2) float32 in pixels, x to the right and y down: the point that pixel (i, j)
+shows is at (i + u, j + v) of the other image. Only a file's header is read before the size that it
+states has been compared with the file's length.
 """
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from utils.results.pictures import save_png
 
 FLO_MAGIC = 202021.25             # "PIEH" as a little-endian float
 FLO_HEADER_BYTES = 12
-#: Middlebury's bound: a component beyond it marks an unknown pixel; this is what is written.
+#: A component beyond Middlebury's bound marks an unknown pixel; the value that is written for it.
 UNKNOWN_BOUND, UNKNOWN_VALUE = 1e9, 1e10
-#: Kind, width, height, and a scale whose sign tells the order of bytes; then one blank.
+#: Kind, width, height, a scale whose sign tells the order of bytes, then one blank.
 PFM_HEADER = re.compile(rb"(P[fF])\s+(\d{1,9})\s+(\d{1,9})\s+"
                         rb"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?:\r\n|\s)")
 PFM_HEADER_BYTES = 256
 IMAGE_FORMATS = (*FORMATS, "PPM")
-#: Level from which a pixel of an occlusion picture is occluded.
-LEAST_OCCLUDED = 128
+#: Level from which on a pixel of an occlusion mask is occluded.
+MIN_OCCLUDED = 128
 
 
 @dataclass(frozen=True)
 class FlowField:
-    """A flow file's content.
+    """The content of a flow file.
 
     Attributes:
         flow: (H, W, 2) float32, pixels; 0 where unknown.
@@ -65,7 +65,7 @@ def read_flo(path: Path) -> FlowField:
     _check_size(path, (width, height), 8, length - FLO_HEADER_BYTES)
     flow = _numbers_of(path, "<f4", FLO_HEADER_BYTES, (height, width, 2))
     with np.errstate(invalid="ignore"):
-        known = (np.abs(flow) <= UNKNOWN_BOUND).all(-1)                # NaN compares as False
+        known = np.all(np.abs(flow) <= UNKNOWN_BOUND, axis=-1)         # NaN compares as False
     return FlowField(np.where(known[..., None], flow, np.float32(0)), known)
 
 
@@ -127,29 +127,29 @@ def write_pfm(path: Path, values: np.ndarray) -> None:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a .png, .jpg or .ppm; SceneError where it is not 8-bit RGB."""
+    """Read an image (H, W, 3) uint8 RGB; raise SceneError where it is not 8-bit RGB."""
     return read_rgb8(path, IMAGE_FORMATS)
 
 
 def read_occlusion(path: Path) -> np.ndarray:
-    """(H, W) bool of a picture or float map: True where the point is hidden in the other image.
+    """Read a mask (H, W) bool that is True where a point is hidden in the other image.
 
     Raises:
         SceneError: it cannot be read.
     """
     if path.suffix.lower() == ".pfm":
         return read_pfm(path) > 0.5
-    return read_mask(path, least_foreground=LEAST_OCCLUDED)
+    return read_mask(path, least_foreground=MIN_OCCLUDED)
 
 
 def write_occlusion(path: Path, occluded_mask: np.ndarray) -> None:
-    """Write (H, W) bool as a black and white RGB picture, white where occluded."""
+    """Write a mask (H, W) bool as a black and white RGB image, white where occluded."""
     levels = np.where(occluded_mask, 255, 0).astype(np.uint8)
     save_png(path, np.repeat(levels[..., None], 3, axis=2))
 
 
 def _head_of(path: Path, num_bytes: int, what: str) -> tuple[bytes, int]:
-    """The file's first bytes, and its length; SceneError where there is none or it is unreadable.
+    """Return the first bytes of a file, and its length; raise SceneError where it cannot be read.
     """
     if not path.is_file():
         raise SceneError(f"{path}: no such file, need {what}; copy it there")
@@ -157,12 +157,12 @@ def _head_of(path: Path, num_bytes: int, what: str) -> tuple[bytes, int]:
         with open(path, "rb") as file:
             return file.read(num_bytes), path.stat().st_size
     except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror}), need {what}; mend its "
+        raise SceneError(f"{path}: cannot be read ({error.strerror}), need {what}; fix its "
                          "permissions") from error
 
 
 def _numbers_of(path: Path, dtype: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The numbers behind a head, once `_check_size` found that there are so many."""
+    """Return the numbers behind a header, once `_check_size` has found that there are enough."""
     try:
         return np.fromfile(path, dtype, math.prod(shape), offset=offset).reshape(shape)
     except (OSError, ValueError) as error:
@@ -170,7 +170,7 @@ def _numbers_of(path: Path, dtype: str, offset: int, shape: tuple[int, ...]) -> 
 
 
 def _check_size(path: Path, size: tuple[int, int], bytes_a_pixel: int, found: int) -> None:
-    """Hold the header's size against the number of bytes that follow it."""
+    """Compare the size that a header states with the number of bytes that follow it."""
     width, height = size
     if not (0 < width and 0 < height and width * height <= MAX_PIXELS):
         raise SceneError(f"{path}: says that it is {width}x{height}, need 1 to {MAX_PIXELS:,} "

@@ -1,8 +1,8 @@
 """Folders of image pairs with optical flow: FlyingChairs2, FlyingChairs and Middlebury.
 
-What pre-training needs of a pair is the flow from the second image to the first (`flow_10`, on the
-pixels of image 1) and which pixels of image 1 are hidden in image 0. FlyingChairs2 has both; where
-there is only the flow of image 0, `flow_inversion` derives them.
+Pre-training needs the flow from the second image to the first (`flow_10`, on the pixels of image 1)
+and which pixels of image 1 are hidden in image 0. FlyingChairs2 has both; where there is only the
+flow of image 0, `inversion` derives them.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUM_NAMED = 3             # files named in an error
 
 @dataclass(frozen=True)
 class FlowPair:
-    """Two images and what is known of each pixel of the second one.
+    """Two images, and what is known of each pixel of the second one.
 
     Attributes:
         name: of the pair.
@@ -45,29 +45,31 @@ class FlowPair:
 
 
 class PairSource(Protocol):
-    """Pairs by number.
+    """Image pairs by number.
 
     Attributes:
-        is_endless: numbers may go on beyond an epoch, each a new pair.
+        is_endless: whether numbers beyond an epoch are new pairs.
     """
 
     is_endless: bool
 
     def __len__(self) -> int:
-        """Pairs of an epoch."""
+        """Return the number of pairs of an epoch."""
+        ...
 
     def pair(self, index: int) -> FlowPair:
-        """Pair number `index`, the same each time."""
+        """Return pair number `index`, the same each time."""
+        ...
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How the files of a pair are called: patterns of what follows the pair's own name.
+    """How the files of a pair are named: patterns of what follows the pair's own name.
 
     Attributes:
-        label: whose naming it is.
-        parts: part (image_0, image_1, flow_01, flow_10, occ_10) to its pattern.
-        choices: parts of which the first pattern that is there is taken.
+        label: the data set that has this naming.
+        parts: part (image_0, image_1, flow_01, flow_10, occ_10) to its patterns, of which the first
+            that a file matches counts.
     """
 
     label: str
@@ -92,7 +94,7 @@ NAMINGS = (
 
 @dataclass(frozen=True)
 class PairFiles:
-    """Where a pair lies; of `flow_10` with `occ_10`, and `flow_01`, one is there."""
+    """The files of a pair: `flow_10` with `occ_10`, or `flow_01`."""
 
     name: str
     image_0: Path
@@ -103,7 +105,7 @@ class PairFiles:
 
 
 def find_pairs(folder: Path | str) -> list[PairFiles]:
-    """List the pairs of a folder, sorted by name; the naming is found by looking.
+    """Return the pairs of a folder, sorted by name; the naming is recognised.
 
     Middlebury's pairs may lie in the folder itself or in one subfolder each.
 
@@ -122,38 +124,41 @@ def find_pairs(folder: Path | str) -> list[PairFiles]:
         return pairs
     hint = next((below for below in sorted(folder.iterdir()) if below.is_dir()
                  and _stems(below)), None)
-    mend = f"did you mean {hint}?" if hint else "point at the folder that holds the files"
+    cure = f"did you mean {hint}?" if hint else "point at the folder that holds the files"
     raise SceneError(f"{folder}: no image pairs found, need N-img_0.png N-img_1.png N-flow_10.flo "
                      "N-occ_10.png (FlyingChairs2), N-img0.ppm N-img1.ppm N-gt.flo or N_img1.ppm "
                      "N_img2.ppm N_flow.flo (FlyingChairs), or frame10.png frame11.png flow10.flo "
-                     f"(Middlebury); {mend}")
+                     f"(Middlebury); {cure}")
 
 
 def load_pair(files: PairFiles) -> FlowPair:
-    """Read a pair; with forward flow only, backward flow and occlusion are derived.
+    """Read a pair; from forward flow alone, backward flow and occlusion are derived.
 
     Raises:
         SceneError: a file cannot be read, or the sizes differ.
     """
     images = read_picture(files.image_0), read_picture(files.image_1)
     flow_path = files.flow_10 or files.flow_01
+    if flow_path is None:
+        raise ValueError(f"pair {files.name} has no flow file")
     field = read_flo(flow_path)
     parts = [(files.image_1, images[1]), (flow_path, field.flow)]
-    if files.occ_10:
+    occluded = None
+    if files.occ_10 is not None:
         occluded = read_occlusion(files.occ_10)
         parts.append((files.occ_10, occluded))
     for path, values in parts:
         if values.shape[:2] != images[0].shape[:2]:
             raise SceneError(f"{path}: is {_size(values)}, need {_size(images[0])} as "
                              f"{files.image_0.name}; give files of one pair")
-    if files.flow_10 is None:
+    if occluded is None:
         found = invert_flow(field.flow, field.known_mask, *images)
         return FlowPair(files.name, *images, found.flow_10, found.known_mask, found.occluded_mask)
     return FlowPair(files.name, *images, field.flow, field.known_mask | occluded, occluded)
 
 
 class FolderPairs:
-    """The pairs of a folder; a `PairSource` that reads a pair when it is asked for.
+    """The pairs of a folder, as a `PairSource` that reads a pair when it is asked for.
 
     Args:
         folder: see `find_pairs`.
@@ -169,18 +174,19 @@ class FolderPairs:
         log.info("%s: %d pairs", folder, len(self.files))
         if num_forward:
             log.info("%d of them have forward flow only: backward flow and occlusion are derived "
-                     "by splatting the flow, which is right up to edges of objects", num_forward)
+                     "by splatting the flow, which is right but for a pixel along the edges of "
+                     "objects", num_forward)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def pair(self, index: int) -> FlowPair:
-        """Read pair number `index`."""
+        """Read pair number `index` from its files."""
         return load_pair(self.files[index])
 
 
 def _stems(folder: Path) -> dict[int, dict[str, dict[str, Path]]]:
-    """Number of a naming to pair names to the parts that are there."""
+    """Return, by number of a naming and name of a pair, the parts that are there."""
     found: dict[int, dict[str, dict[str, Path]]] = {}
     names = sorted(path.name for path in folder.iterdir())
     for number, naming in enumerate(NAMINGS):
@@ -195,7 +201,7 @@ def _stems(folder: Path) -> dict[int, dict[str, dict[str, Path]]]:
 
 
 def _pairs_in(folder: Path, only: str = "") -> list[PairFiles]:
-    """The pairs that lie in a folder itself; SceneError for one that lacks a file."""
+    """Return the pairs that lie in a folder itself; raise SceneError where one lacks a file."""
     pairs = []
     for number, stems in _stems(folder).items():
         naming = NAMINGS[number]
@@ -214,4 +220,5 @@ def _pairs_in(folder: Path, only: str = "") -> list[PairFiles]:
 
 
 def _size(values: np.ndarray) -> str:
+    """Return the size of a map for a message."""
     return f"{values.shape[1]}x{values.shape[0]}"

@@ -1,8 +1,8 @@
-"""Layers of made image pairs: shapes, motions and textures, each in closed form.
+"""Layers of synthetic image pairs: shapes, motions and textures, each in closed form.
 
 All points are (..., 2) float64 in pixels of image 0, x to the right and y down, pixel centres at
 whole numbers. Randomness is numpy's, as generators are keyed by (seed, stream, number): torch's
-take 32 bits only, which cannot hold both.
+use 32 bits of a seed, which cannot hold all three.
 """
 from __future__ import annotations
 
@@ -17,53 +17,55 @@ from data_processing.flow.files import read_picture
 from utils.errors import SceneError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm")
-#: Longer side that pictures are kept at, and how many are kept.
+#: Longer side of the pictures that are kept in memory, and how many are kept.
 PICTURE_SIDE, PICTURES_KEPT = 768, 32
-#: Texels of a texture along a pixel's side: more than one, so that detail is not lost.
+#: Texels along a pixel's side; more than one, so that no detail is lost.
 TEXELS_A_PIXEL = 1.25
 #: Harmonics of a blob's outline.
 HARMONICS = np.arange(2, 6)
-#: No outline goes further from its centre, in its own coordinates.
+#: Farthest that an outline reaches from its centre, in its own coordinates.
 REACH = 1.7
 
 
 @dataclass(frozen=True)
 class Shear:
-    """p + e a sin(2 pi n.p / wavelength + phase), n across e: smooth, with an exact inverse."""
+    """p + e a sin(2 pi n.p / wavelength + phase), n perpendicular to e: smooth and exactly
+    invertible."""
 
     angle: float
     amplitude: float
     wavelength: float
     phase: float
 
-    def shift(self, points: np.ndarray) -> np.ndarray:
-        """How far points move; the same before and after, as n.p does not change."""
+    def displacement(self, points: np.ndarray) -> np.ndarray:
+        """Return how far points move: the same before and after, as n.p does not change."""
         along = np.array([np.cos(self.angle), np.sin(self.angle)])
         across = points @ np.array([-along[1], along[0]])
-        swing = self.amplitude * np.sin(2 * np.pi * across / self.wavelength + self.phase)
-        return swing[..., None] * along
+        wave = self.amplitude * np.sin(2 * np.pi * across / self.wavelength + self.phase)
+        return wave[..., None] * along
 
 
 @dataclass(frozen=True)
 class Motion:
-    """From image 0 to image 1: shears, then matrix (2, 2) about `centre`, then `shift`."""
+    """From image 0 to image 1: shears, then a matrix (2, 2) about `centre`, then a translation."""
 
     matrix: np.ndarray
     centre: np.ndarray
-    shift: np.ndarray
+    translation: np.ndarray
     shears: tuple[Shear, ...] = ()
 
     def forward(self, points: np.ndarray) -> np.ndarray:
-        """Where points of image 0 are in image 1."""
+        """Return where points of image 0 are in image 1."""
         for shear in self.shears:
-            points = points + shear.shift(points)
-        return (points - self.centre) @ self.matrix.T + self.centre + self.shift
+            points = points + shear.displacement(points)
+        return (points - self.centre) @ self.matrix.T + self.centre + self.translation
 
     def inverse(self, points: np.ndarray) -> np.ndarray:
-        """Where points of image 1 are in image 0."""
-        points = (points - self.centre - self.shift) @ np.linalg.inv(self.matrix).T + self.centre
+        """Return where points of image 1 are in image 0."""
+        points = points - self.centre - self.translation
+        points = points @ np.linalg.inv(self.matrix).T + self.centre
         for shear in reversed(self.shears):
-            points = points - shear.shift(points)
+            points = points - shear.displacement(points)
         return points
 
 
@@ -76,7 +78,7 @@ class Shape:
         frame: (2, 2) from pixels to the outline's own coordinates, in which its radius is near 1.
         corners: (K, 2) of a polygon, counted by angle; none for a blob.
         harmonics: (4, 2) cosine and sine of a blob's outline at HARMONICS.
-        hole: size of the hole as a share, 0 for none.
+        hole: size of the hole as a fraction of the outline's; 0 for none.
     """
 
     centre: np.ndarray
@@ -86,7 +88,7 @@ class Shape:
     hole: float = 0.0
 
     def covers(self, points: np.ndarray) -> np.ndarray:
-        """(...) bool for points (..., 2) of image 0."""
+        """Return (...) bool: which points (..., 2) of image 0 the shape covers."""
         own = (points - self.centre) @ self.frame.T
         covered = np.zeros(own.shape[:-1], bool)
         near = own[..., 0] ** 2 + own[..., 1] ** 2 < REACH ** 2
@@ -96,12 +98,13 @@ class Shape:
         return covered
 
     def rim(self) -> np.ndarray:
-        """(64, 2) points of image 0 on an ellipse round all that is covered."""
+        """Return points (64, 2) of image 0 on an ellipse round all that is covered."""
         angle = np.arange(64) * np.pi / 32
         circle = REACH * np.stack([np.cos(angle), np.sin(angle)], -1)
         return circle @ np.linalg.inv(self.frame).T + self.centre
 
     def _inside(self, own: np.ndarray) -> np.ndarray:
+        """Return (N,) bool: which points (N, 2), in the outline's coordinates, are inside it."""
         angle = np.arctan2(own[:, 1], own[:, 0])
         if len(self.corners):
             angles = np.arctan2(self.corners[:, 1], self.corners[:, 0])
@@ -128,18 +131,19 @@ class Texture:
     origin: np.ndarray
 
     def colours(self, points: np.ndarray) -> np.ndarray:
-        """(..., 3) bilinear colours at points of image 0."""
+        """Return the bilinear colours (..., 3) at points of image 0."""
         at = (points @ self.frame.T + self.origin).astype(np.float32)
         height, width = self.texels.shape[:2]
-        left, right, share_x = _mirrored(at[..., 0], width)
-        top, bottom, share_y = _mirrored(at[..., 1], height)
-        upper = self.texels[top, left] * (1 - share_x) + self.texels[top, right] * share_x
-        lower = self.texels[bottom, left] * (1 - share_x) + self.texels[bottom, right] * share_x
-        return upper * (1 - share_y) + lower * share_y
+        left, right, weight_x = _mirrored(at[..., 0], width)
+        top, bottom, weight_y = _mirrored(at[..., 1], height)
+        upper = self.texels[top, left] * (1 - weight_x) + self.texels[top, right] * weight_x
+        lower = self.texels[bottom, left] * (1 - weight_x) + self.texels[bottom, right] * weight_x
+        return upper * (1 - weight_y) + lower * weight_y
 
 
 def _mirrored(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two neighbouring texels and the second one's share, in a row mirrored at its ends."""
+    """Return two neighbouring texels and the weight of the second, in a row mirrored at its ends.
+    """
     period = 2 * (size - 1)
     x = np.abs(np.mod(x + size - 1, period) - (size - 1))
     first = np.minimum(x.astype(np.int64), size - 2)
@@ -148,36 +152,36 @@ def _mirrored(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def random_motion(rng: np.random.Generator, centre: np.ndarray, size: float, *,
                   strength: float, drift: np.ndarray) -> Motion:
-    """A random affine map with two shears.
+    """Draw an affine map with two shears.
 
     Args:
         rng: drawn from.
-        centre: (2,) pixels, about which it turns.
-        size: side of the image in pixels, which all lengths are shares of.
+        centre: (2,) pixels, of the rotation.
+        size: side of the image in pixels; all lengths are fractions of it.
         strength: 1 for the background; objects move more.
-        drift: (2,) pixels, of the camera: added to the shift.
+        drift: (2,) pixels, the camera's: added to the translation.
     """
     angle = np.radians(2.5) * strength * rng.standard_normal()
     stretch = np.exp(0.03 * strength * rng.standard_normal(2).clip(-2.5, 2.5))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     skew = np.array([[1.0, 0.03 * strength * rng.standard_normal()], [0.0, 1.0]])
-    shift = drift + 0.02 * size * strength * rng.standard_normal(2)
+    translation = drift + 0.02 * size * strength * rng.standard_normal(2)
     shears = tuple(Shear(rng.uniform(0, np.pi), 0.005 * size * rng.standard_normal(),
                          rng.uniform(0.4, 1.2) * size, rng.uniform(0, 2 * np.pi))
                    for _ in range(2))
-    return Motion(turn @ skew * stretch, centre, shift, shears)
+    return Motion(rotation @ skew * stretch, centre, translation, shears)
 
 
 def random_shape(rng: np.random.Generator, resolution: tuple[int, int]) -> Shape:
-    """A blob or polygon, thin or round, whole or with a hole, somewhere in the image."""
+    """Draw a blob or polygon, thin or round, whole or with a hole, somewhere in the image."""
     radius = min(resolution) * np.exp(rng.uniform(np.log(0.06), np.log(0.32)))
     angle, thin = rng.uniform(0, np.pi), rng.choice([1.0, rng.uniform(0.2, 1.0)])
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    frame = np.diag([1 / radius, 1 / (radius * thin)]) @ turn
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    frame = np.diag([1 / radius, 1 / (radius * thin)]) @ rotation
     centre = rng.uniform(-0.05, 1.05, 2) * np.array(resolution)
     corners, harmonics = np.zeros((0, 2)), np.zeros((len(HARMONICS), 2))
     if rng.random() < 0.5:
-        number = rng.integers(5, 10)                       # sectors below 180 degrees even if moved
+        number = rng.integers(5, 10)                       # no sector reaches 180 degrees
         angles = -np.pi + (np.arange(number) + rng.uniform(0.1, 0.9, number)) * 2 * np.pi / number
         corners = rng.uniform(0.55, 1.35, (number, 1)) * np.stack([np.cos(angles),
                                                                   np.sin(angles)], -1)
@@ -188,7 +192,7 @@ def random_shape(rng: np.random.Generator, resolution: tuple[int, int]) -> Shape
 
 
 def random_texture(rng: np.random.Generator, extent: float, pictures: tuple[Path, ...]) -> Texture:
-    """A piece of a picture, or a procedural one where there are none.
+    """Draw a texture: cut out of a picture, or procedural where there are none.
 
     Args:
         rng: drawn from.
@@ -204,7 +208,7 @@ def random_texture(rng: np.random.Generator, extent: float, pictures: tuple[Path
 
 
 def find_pictures(folder: str | Path) -> tuple[Path, ...]:
-    """Picture files of a folder, sorted; SceneError where there are none."""
+    """Return the picture files of a folder, sorted; raise SceneError where there are none."""
     folder = Path(folder).expanduser()
     found = tuple(sorted(path for path in folder.iterdir()
                          if path.suffix.lower() in PICTURE_SUFFIXES)) if folder.is_dir() else ()
@@ -217,17 +221,17 @@ def find_pictures(folder: str | Path) -> tuple[Path, ...]:
 
 @lru_cache(PICTURES_KEPT)
 def _picture(path: Path) -> np.ndarray:
-    """A picture, made smaller where it is large, (H, W, 3) uint8."""
+    """Return a picture (H, W, 3) uint8, made smaller where it is large."""
     pixels = read_picture(path)
     scale = PICTURE_SIDE / max(pixels.shape[:2])
     if scale >= 1:
         return pixels
-    size = tuple(max(2, round(side * scale)) for side in pixels.shape[1::-1])
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    width, height = (max(2, round(side * scale)) for side in pixels.shape[1::-1])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _piece(rng: np.random.Generator, pictures: tuple[Path, ...], side: int) -> np.ndarray:
-    """A random square of a random picture, (side, side, 3)."""
+    """Draw a square of a random picture, (side, side, 3)."""
     pixels = _picture(pictures[rng.integers(len(pictures))])
     height, width = pixels.shape[:2]
     cut = max(2, round(min(height, width) * rng.uniform(0.4, 1.0)))
@@ -238,7 +242,7 @@ def _piece(rng: np.random.Generator, pictures: tuple[Path, ...], side: int) -> n
 
 
 def _procedural(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Colours along a random field: noise, stripes or checks, with fine noise over it."""
+    """Draw colours along a random field: noise, stripes or checks, with fine noise over it."""
     y, x = np.mgrid[:side, :side].astype(np.float32) / side
     kind = rng.choice(["noise", "stripes", "checks"])
     field = _noise(rng, side, int(rng.integers(2, 9)), octaves=4)
@@ -252,7 +256,7 @@ def _procedural(rng: np.random.Generator, side: int) -> np.ndarray:
         field = 0.5 + 0.5 * np.tanh(rng.uniform(0.8, 4) * field)
     stops = rng.uniform(0, 255, (4, 3))
     grey = stops.mean(1, keepdims=True)
-    stops = grey + (stops - grey) * rng.uniform(0.2, 1.4)  # from next to grey to gaudy
+    stops = grey + (stops - grey) * rng.uniform(0.2, 1.4)  # from nearly grey to vivid
     at = np.clip(field, 0, 1) * 3
     colours = np.stack([np.interp(at, np.arange(4), stops[:, c]) for c in range(3)], -1)
     fine = _noise(rng, side, max(2, side // 6), octaves=2) - 0.5
@@ -262,7 +266,7 @@ def _procedural(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, side: int, cells: int, *, octaves: int) -> np.ndarray:
-    """(side, side) smooth noise about 0.5, each octave half as large and half as strong."""
+    """Draw smooth noise (side, side) about 0.5, each octave half as large and half as strong."""
     total = np.zeros((side, side), np.float32)
     for octave in range(octaves):
         grid = rng.uniform(-0.5, 0.5, (min(cells * 2 ** octave, side) + 1,) * 2)

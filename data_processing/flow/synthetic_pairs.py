@@ -1,7 +1,7 @@
-"""Image pairs that the project makes itself, in the manner of FlyingChairs, with exact flow.
+"""Synthetic image pairs in the manner of FlyingChairs, with exact flow.
 
 A background and several objects in front of it, each with a texture and a motion of its own: a
-random affine map with smooth waves. Where each pixel goes and what hides it follows from the
+random affine map with smooth waves. Where each pixel moves and what hides it follows from the
 motions and the order of the layers, in both directions, without any approximation.
 """
 from __future__ import annotations
@@ -34,48 +34,50 @@ from utils.results.pictures import save_png
 log = logging.getLogger(__name__)
 
 SETTINGS_FILE = "made_pairs.json"
-LEAST_OBJECTS, MOST_OBJECTS = 3, 10
-#: Smallest side of a made image, in pixels.
-LEAST_SIDE = 16
+MIN_OBJECTS, MAX_OBJECTS = 3, 10
+#: Least side of a synthetic image, in pixels.
+MIN_SIDE = 16
 #: Rays along each side of a pixel.
 SUPERSAMPLING = 2
-#: How much more than the background objects move.
+#: How much more objects move than the background.
 OBJECT_STRENGTH = 2.5
-#: Pairs that an epoch of a source without end has.
+#: Pairs of an epoch of this source, which has no end.
 PAIRS_AN_EPOCH = 1000
-#: Streams of random numbers: pairs to train on, and pairs to score.
-TRAINING, WITHHELD = 0, 1
+#: Streams of random numbers: pairs to train on, and held-out pairs to score.
+TRAINING, HELD_OUT = 0, 1
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One sheet of the stack; `shape` is None for the background, which covers everything."""
+    """One layer of a pair; `shape` is None for the background, which covers everything."""
 
     motion: Motion
     texture: Texture
     shape: Shape | None = None
 
     def origins(self, points: np.ndarray, end: int) -> np.ndarray:
-        """Where points (..., 2) of image `end` are in image 0."""
+        """Return where points (..., 2) of image `end` are in image 0."""
         return self.motion.inverse(points) if end else points
 
     def box(self, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Two corners in image `end`; nothing outside is covered, as motions keep order."""
+        """Return the corners (2,) and (2,) of an object's bounding box in image `end`."""
+        assert self.shape is not None, "the background has no bounding box"
         rim = self.motion.forward(self.shape.rim()) if end else self.shape.rim()
         margin = 1 + 0.01 * np.ptp(rim, axis=0)            # what the rim's corners cut off
         return rim.min(0) - margin, rim.max(0) + margin
 
 
 @dataclass(frozen=True)
-class MadePair:
-    """A pair with all that is true of it, both ways.
+class SyntheticPair:
+    """A pair with flow, occlusion and layers in both directions.
 
     Attributes:
         image_0, image_1: (H, W, 3) uint8.
         flow_01, flow_10: (H, W, 2) float32, pixels, of the pixels of image 0 and image 1.
         occluded_01, occluded_10: (H, W) bool, pixels of image 0 hidden in image 1, and of image 1
             hidden in image 0; outside of the image counts as hidden.
-        layers_0, layers_1: (H, W) uint8, the foremost layer at each pixel's centre, 0 the ground.
+        layers_0, layers_1: (H, W) uint8, the foremost layer at each pixel's centre; 0 is the
+            background.
     """
 
     image_0: np.ndarray
@@ -89,8 +91,8 @@ class MadePair:
 
 
 def make_pair(layers: list[Layer], resolution: tuple[int, int], *,
-              supersampling: int = SUPERSAMPLING) -> MadePair:
-    """Both images of a stack of layers, with flow and occlusion in closed form.
+              supersampling: int = SUPERSAMPLING) -> SyntheticPair:
+    """Render both images of a stack of layers, with flow and occlusion in closed form.
 
     Args:
         layers: from back to front, the background first.
@@ -107,34 +109,36 @@ def make_pair(layers: list[Layer], resolution: tuple[int, int], *,
         hidden |= foremost(layers, other, 1 - end) != label
         sides[end] = (other - centres).astype(np.float32), hidden, label
         images[end] = _render(layers, resolution, end, supersampling)
-    return MadePair(images[0], images[1], sides[0][0], sides[1][0], sides[0][1], sides[1][1],
+    return SyntheticPair(images[0], images[1], sides[0][0], sides[1][0], sides[0][1], sides[1][1],
                     sides[0][2], sides[1][2])
 
 
 def pixel_points(resolution: tuple[int, int], supersampling: int) -> np.ndarray:
-    """(H S, W S, 2) points of S x S in each pixel; S = 1: pixel centres, whole numbers."""
+    """Return S x S points in each pixel, (H S, W S, 2); S = 1: pixel centres, whole numbers."""
     x, y = ((np.arange(side * supersampling) + 0.5) / supersampling - 0.5 for side in resolution)
     return np.stack(np.meshgrid(x, y), -1)
 
 
 def foremost(layers: list[Layer], points: np.ndarray, end: int) -> np.ndarray:
-    """(...) uint8, the number of the foremost layer at points (..., 2) of image `end`."""
+    """Return the number (...) uint8 of the foremost layer at points (..., 2) of image `end`."""
     flat = points.reshape(-1, 2)
     label = np.zeros(len(flat), np.uint8)
     free = np.arange(len(flat))
-    for number in range(len(layers) - 1, 0, -1):
-        low, high = layers[number].box(end)
+    for number, layer in reversed(list(enumerate(layers))):
+        if layer.shape is None:
+            continue
+        low, high = layer.box(end)
         left = flat[free]
         x, y = left[:, 0], left[:, 1]
         near = np.flatnonzero((x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1]))
-        covered = near[layers[number].shape.covers(layers[number].origins(left[near], end))]
+        covered = near[layer.shape.covers(layer.origins(left[near], end))]
         label[free[covered]] = number
         free = np.delete(free, covered)
     return label.reshape(points.shape[:-1])
 
 
 def _moved(layers: list[Layer], points: np.ndarray, label: np.ndarray, end: int) -> np.ndarray:
-    """Where points of image `end`, on the layers of `label`, are in the other image."""
+    """Return where points of image `end`, on the layers of `label`, are in the other image."""
     out = np.empty_like(points)
     for number in np.unique(label):
         motion, on = layers[number].motion, label == number
@@ -143,14 +147,14 @@ def _moved(layers: list[Layer], points: np.ndarray, label: np.ndarray, end: int)
 
 
 def _framed(points: np.ndarray, resolution: tuple[int, int]) -> np.ndarray:
-    """(...) bool: inside the image, whose pixels reach half a pixel beyond their centres."""
+    """Return (...) bool: inside the image, whose pixels reach half a pixel beyond their centres."""
     x, y = points[..., 0], points[..., 1]
     return (x >= -0.5) & (x <= resolution[0] - 0.5) & (y >= -0.5) & (y <= resolution[1] - 0.5)
 
 
 def _render(layers: list[Layer], resolution: tuple[int, int], end: int,
             supersampling: int) -> np.ndarray:
-    """(H, W, 3) uint8 image."""
+    """Return image `end`, (H, W, 3) uint8."""
     points = pixel_points(resolution, supersampling)
     label = foremost(layers, points, end)
     colours = np.empty((*label.shape, 3), np.float32)
@@ -164,32 +168,32 @@ def _render(layers: list[Layer], resolution: tuple[int, int], end: int,
 
 def random_layers(rng: np.random.Generator, resolution: tuple[int, int],
                   pictures: tuple[Path, ...] = ()) -> list[Layer]:
-    """A background and 3 to 10 objects, from back to front.
+    """Draw a background and 3 to 10 objects, from back to front.
 
     Args:
         rng: drawn from.
-        resolution: (W, H) in pixels; lengths are shares of it.
-        pictures: files that textures are cut from; none: procedural textures.
+        resolution: (W, H) in pixels; lengths are fractions of it.
+        pictures: files that textures are cut out of; none: procedural textures.
     """
     size, middle = float(max(resolution)), (np.array(resolution) - 1) / 2
     drift = 0.025 * size * rng.standard_normal(2)
     layers = [Layer(random_motion(rng, middle, size, strength=1, drift=drift),
                     random_texture(rng, size, pictures))]
-    for _ in range(rng.integers(LEAST_OBJECTS, MOST_OBJECTS + 1)):
+    for _ in range(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1)):
         shape = random_shape(rng, resolution)
         motion = random_motion(rng, shape.centre, size, strength=OBJECT_STRENGTH, drift=drift)
         layers.append(Layer(motion, random_texture(rng, 0.6 * size, pictures), shape))
     return layers
 
 
-class MadePairs:
-    """Made pairs by number, each the same every time; a `PairSource`.
+class SyntheticPairs:
+    """Synthetic pairs by number, each the same every time, as a `PairSource`.
 
     Args:
         resolution: (W, H) in pixels.
-        seed: of all of them.
-        pictures: folder of pictures for the textures; empty: procedural ones.
-        stream: TRAINING or WITHHELD, pairs that have nothing in common.
+        seed: of all pairs.
+        pictures: folder of pictures for the textures; empty: procedural textures.
+        stream: TRAINING or HELD_OUT, which have no pair in common.
         num_pairs: of an epoch; pair numbers may go on beyond it, each a new pair.
     Raises:
         ConfigError: the images would be too small.
@@ -200,9 +204,9 @@ class MadePairs:
 
     def __init__(self, resolution: tuple[int, int], seed: int, *, pictures: str = "",
                  stream: int = TRAINING, num_pairs: int = PAIRS_AN_EPOCH) -> None:
-        if min(resolution) < LEAST_SIDE:
-            raise ConfigError(f"made pairs of {resolution[0]}x{resolution[1]} pixels: need sides "
-                              f"of at least {LEAST_SIDE}; give a larger --resolution, or "
+        if min(resolution) < MIN_SIDE:
+            raise ConfigError(f"synthetic pairs of {resolution[0]}x{resolution[1]} pixels: need "
+                              f"sides of at least {MIN_SIDE}; give a larger --resolution, or "
                               "--crop_size in pre-training")
         self.resolution, self.seed, self.stream = resolution, seed, stream
         self.num_pairs = num_pairs
@@ -211,21 +215,21 @@ class MadePairs:
     def __len__(self) -> int:
         return self.num_pairs
 
-    def made(self, index: int) -> MadePair:
-        """Pair number `index` with all that is true of it."""
+    def exact_pair(self, index: int) -> SyntheticPair:
+        """Render pair number `index` with everything that is known of it."""
         rng = np.random.default_rng([self.seed, self.stream, index])
         return make_pair(random_layers(rng, self.resolution, self.pictures), self.resolution)
 
     def pair(self, index: int) -> FlowPair:
-        """Pair number `index`."""
-        made = self.made(index)
-        flow = np.where(made.occluded_10[..., None], np.float32(0), made.flow_10)
-        return FlowPair(f"{index:07d}", made.image_0, made.image_1, flow,
-                        np.ones_like(made.occluded_10), made.occluded_10)
+        """Render pair number `index`."""
+        exact = self.exact_pair(index)
+        flow = np.where(exact.occluded_10[..., None], np.float32(0), exact.flow_10)
+        return FlowPair(f"{index:07d}", exact.image_0, exact.image_1, flow,
+                        np.ones_like(exact.occluded_10), exact.occluded_10)
 
 
-def write_pair(pair: MadePair, folder: Path, name: str) -> None:
-    """Write a pair's eight files by the naming of FlyingChairs2, the last image last."""
+def write_pair(pair: SyntheticPair, folder: Path, name: str) -> None:
+    """Write a pair's eight files by the naming of FlyingChairs2, image 1 last."""
     for suffix, flow, occluded in (("01", pair.flow_01, pair.occluded_01),
                                    ("10", pair.flow_10, pair.occluded_10)):
         write_flo(folder / f"{name}-flow_{suffix}.flo", flow)
@@ -236,29 +240,29 @@ def write_pair(pair: MadePair, folder: Path, name: str) -> None:
 
 
 def make_pair_folder(settings: MakeFlowConfig) -> Path:
-    """Write a folder of made pairs; one that was begun with the same settings is gone on with.
+    """Write a folder of synthetic pairs; a folder of the same settings is completed.
 
     Args:
         settings: config section with output, num_pairs, resolution, seed, pictures.
     Returns:
         The folder.
     Raises:
-        ConfigError, SceneError, WriteError: see `MadePairs`; or the folder holds something else.
+        ConfigError, SceneError, WriteError: see `SyntheticPairs`; or the folder holds other files.
     """
     folder = Path(settings.output).expanduser()
-    source = MadePairs(parse_resolution(settings.resolution), settings.seed,
+    source = SyntheticPairs(parse_resolution(settings.resolution), settings.seed,
                        pictures=settings.pictures)
     _claim(folder, settings)
     for index in tqdm(range(settings.num_pairs), desc=folder.name, unit="pair"):
         name = f"{index:07d}"
         if not (folder / f"{name}-img_1.png").is_file():
-            write_pair(source.made(index), folder, name)
+            write_pair(source.exact_pair(index), folder, name)
     log.info("%s: %d pairs of %s", folder, settings.num_pairs, settings.resolution)
     return folder
 
 
 def _claim(folder: Path, settings: MakeFlowConfig) -> None:
-    """Note the settings in the folder; WriteError where it has others, or other files."""
+    """Write the settings into the folder; raise WriteError where it has others, or other files."""
     wanted = {name: value for name, value in asdict(settings).items()
               if name in ("resolution", "seed", "pictures")}
     path = folder / SETTINGS_FILE
@@ -269,7 +273,7 @@ def _claim(folder: Path, settings: MakeFlowConfig) -> None:
     except (OSError, ValueError):
         taken = True
     if taken:
-        raise WriteError(f"{folder}: holds other files, or pairs made with other settings than "
+        raise WriteError(f"{folder}: holds other files, or pairs of other settings than "
                          f"{wanted}; need an empty folder or the same settings; give another "
                          "--output")
     write_text_atomic(path, json.dumps(wanted, indent=2) + "\n")

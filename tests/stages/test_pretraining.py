@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples
-from data_processing.flow.synthetic_pairs import MadePairs
+from data_processing.flow.synthetic_pairs import SyntheticPairs
 from stages import pretraining
 from stages.models import build_image_networks
 from stages.pretraining import (
@@ -90,8 +90,8 @@ def batch_of(image_0, image_1, flow, *, known=None, seen=None):
 
 
 def with_copies(**options):
-    stream = BatchStream(TrainingSamples(MadePairs((24, 16), 0), (24, 16), 0), 2)
-    return PairTrainer(Copies(), stream, MadePairs((24, 16), 1, num_pairs=2),
+    stream = BatchStream(TrainingSamples(SyntheticPairs((24, 16), 0), (24, 16), 0), 2)
+    return PairTrainer(Copies(), stream, SyntheticPairs((24, 16), 1, num_pairs=2),
                        rates=RatesConfig(), flags=PretrainConfig(**options))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_processing.flow.synthetic_layers import Motion, Shape, Texture
-from data_processing.flow.synthetic_pairs import Layer, MadePair, MadePairs, write_pair
+from data_processing.flow.synthetic_pairs import Layer, SyntheticPair, SyntheticPairs, write_pair
 
 WIDTH, HEIGHT = 40, 32
 
@@ -39,10 +39,10 @@ def two_layers(ground: Motion, thing: Motion) -> list[Layer]:
 
 
 def write_flyingchairs2(folder: Path, num_pairs: int = 3, size: tuple[int, int] = (40, 32),
-                        seed: int = 5) -> list[MadePair]:
-    """A folder of made pairs; gives what was written."""
-    source = MadePairs(size, seed)
-    pairs = [source.made(index) for index in range(num_pairs)]
+                        seed: int = 5) -> list[SyntheticPair]:
+    """A folder of synthetic pairs; gives what was written."""
+    source = SyntheticPairs(size, seed)
+    pairs = [source.exact_pair(index) for index in range(num_pairs)]
     for index, pair in enumerate(pairs):
         write_pair(pair, folder, f"{index:07d}")
     return pairs

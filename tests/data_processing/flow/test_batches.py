@@ -16,7 +16,7 @@ from data_processing.flow.batches import (
     crop_pair,
 )
 from data_processing.flow.pairs import FlowPair, FolderPairs
-from data_processing.flow.synthetic_pairs import MadePairs
+from data_processing.flow.synthetic_pairs import SyntheticPairs
 from utils.errors import SceneError
 
 WIDTH, HEIGHT = 60, 44
@@ -114,11 +114,11 @@ def test_each_pair_comes_once_in_an_epoch(tmp_path):
     assert len({tuple(order) for order in epochs}) > 2
     again = TrainingSamples(FolderPairs(tmp_path), (20, 18), seed=2)
     assert [again.pair_index(n) for n in range(14)] != epochs[0] + epochs[1]
-    assert TrainingSamples(MadePairs((32, 24), 0), (32, 24), 0).pair_index(12345) == 12345
+    assert TrainingSamples(SyntheticPairs((32, 24), 0), (32, 24), 0).pair_index(12345) == 12345
 
 
 def stream(**options):
-    samples = TrainingSamples(MadePairs((24, 18), 0), (16, 16), seed=0)
+    samples = TrainingSamples(SyntheticPairs((24, 18), 0), (16, 16), seed=0)
     return BatchStream(samples, 4, **options)
 
 

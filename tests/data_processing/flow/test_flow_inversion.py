@@ -6,7 +6,7 @@ import pytest
 from support.flow_cases import shifted, two_layers
 
 from data_processing.flow.inversion import invert_flow
-from data_processing.flow.synthetic_pairs import MadePairs, make_pair
+from data_processing.flow.synthetic_pairs import SyntheticPairs, make_pair
 
 ALL_KNOWN = np.ones((32, 40), bool)
 
@@ -44,10 +44,10 @@ def test_the_surface_that_looks_right_wins_where_two_land():
     assert (error[on_thing] < 0.01).mean() > 0.9
 
 
-def test_made_pairs_are_inverted_up_to_edges():
+def test_synthetic_pairs_are_inverted_up_to_edges():
     """Bounds are twice what these three pairs show."""
     for index in range(3):
-        pair = MadePairs((96, 72), 3).made(index)
+        pair = SyntheticPairs((96, 72), 3).exact_pair(index)
         found = invert(pair, np.ones((72, 96), bool))
         both = ~pair.occluded_10 & ~found.occluded_mask
         error = np.linalg.norm(found.flow_10 - pair.flow_10, axis=-1)[both]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support.flow_cases import diamond, shifted, smooth_texture, two_layers
 
-from data_processing.flow import synthetic_pairs as made_flow
+from data_processing.flow import synthetic_pairs
 from data_processing.flow.pairs import FolderPairs
 from data_processing.flow.synthetic_layers import (
     HARMONICS,
@@ -21,9 +21,9 @@ from data_processing.flow.synthetic_layers import (
     random_texture,
 )
 from data_processing.flow.synthetic_pairs import (
-    WITHHELD,
+    HELD_OUT,
     Layer,
-    MadePairs,
+    SyntheticPairs,
     foremost,
     make_pair,
     make_pair_folder,
@@ -202,23 +202,23 @@ def test_supersampling_averages_points_of_a_pixel():
 
 def test_pairs_are_told_by_seed_stream_and_number():
     def picture(seed=0, index=3, **more):
-        return MadePairs((32, 24), seed, **more).made(index).image_1
+        return SyntheticPairs((32, 24), seed, **more).exact_pair(index).image_1
 
     assert np.array_equal(picture(), picture())
-    for other in (picture(seed=1), picture(index=4), picture(stream=WITHHELD),
+    for other in (picture(seed=1), picture(index=4), picture(stream=HELD_OUT),
                   picture(seed=2**40), picture(index=2**33)):
         assert np.abs(other.astype(int) - picture()).mean() > 5
     assert not np.array_equal(picture(seed=2**40), picture(seed=2**40 + 2**32))
 
 
 def test_pairs_move_and_hide_enough_but_not_all():
-    pairs = [MadePairs((64, 48), 0).made(index) for index in range(8)]
+    pairs = [SyntheticPairs((64, 48), 0).exact_pair(index) for index in range(8)]
     moved = [np.linalg.norm(pair.flow_10, axis=-1).mean() for pair in pairs]
     hidden = [pair.occluded_10.mean() for pair in pairs]
     assert 0.01 < np.median(moved) / 64 < 0.15
     assert 0.02 < np.mean(hidden) < 0.35 and max(hidden) < 0.8
     assert all(len(np.unique(pair.layers_1)) > 1 for pair in pairs)
-    found = MadePairs((64, 48), 0).pair(0)
+    found = SyntheticPairs((64, 48), 0).pair(0)
     assert (found.flow_10[found.occluded_mask] == 0).all() and found.known_mask.all()
 
 
@@ -226,7 +226,7 @@ def test_textures_come_from_pictures_where_there_are_some(tmp_path):
     for name, colour in (("a.png", (200, 10, 10)), ("b.jpg", (10, 200, 10))):
         Image.fromarray(np.full((40, 900, 3), colour, np.uint8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
-    pair = MadePairs((32, 24), 0, pictures=str(tmp_path)).made(0)
+    pair = SyntheticPairs((32, 24), 0, pictures=str(tmp_path)).exact_pair(0)
     distance = np.abs(pair.image_0[..., None, :].astype(int) - [[200, 10, 10], [10, 200, 10]])
     pure = distance.max(-1).min(-1) <= 6                  # JPEG, and edges blend the two
     assert pure.mean() > 0.7
@@ -236,10 +236,10 @@ def test_textures_come_from_pictures_where_there_are_some(tmp_path):
 
 def test_what_cannot_be_made_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="8x24.*need sides of at least 16"):
-        MadePairs((8, 24), 0)
+        SyntheticPairs((8, 24), 0)
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(SceneError, match="need .png.*--pictures"):
-            MadePairs((32, 24), 0, pictures=str(folder))
+            SyntheticPairs((32, 24), 0, pictures=str(folder))
 
 
 def settings(folder, **changes):
@@ -249,16 +249,17 @@ def settings(folder, **changes):
 
 def test_a_folder_of_pairs_is_read_back_and_gone_on_with(tmp_path, monkeypatch):
     folder = make_pair_folder(settings(tmp_path / "pairs"))
-    source, truth = FolderPairs(folder), MadePairs((24, 18), 0)
+    source, truth = FolderPairs(folder), SyntheticPairs((24, 18), 0)
     assert len(source) == 2 and len(list(folder.iterdir())) == 2 * 8 + 1
-    found, expected = source.pair(1), truth.made(1)
+    found, expected = source.pair(1), truth.exact_pair(1)
     assert np.array_equal(found.image_1, expected.image_1)
     assert np.array_equal(found.flow_10, expected.flow_10)
     assert np.array_equal(found.occluded_mask, expected.occluded_10)
-    made = []
-    monkeypatch.setattr(made_flow, "write_pair", lambda pair, folder, name: made.append(name))
+    written = []
+    monkeypatch.setattr(synthetic_pairs, "write_pair",
+                        lambda pair, folder, name: written.append(name))
     make_pair_folder(settings(tmp_path / "pairs", num_pairs=4))
-    assert made == ["0000002", "0000003"]
+    assert written == ["0000002", "0000003"]
 
 
 def test_folders_that_hold_something_else_are_left_alone(tmp_path):
@@ -271,9 +272,9 @@ def test_folders_that_hold_something_else_are_left_alone(tmp_path):
         make_pair_folder(settings(tmp_path / "mine"))
     with pytest.raises(WriteError, match="other files"):
         make_pair_folder(settings(tmp_path / "mine" / "letter.txt"))
-    (folder / made_flow.SETTINGS_FILE).write_text("{")
+    (folder / synthetic_pairs.SETTINGS_FILE).write_text("{")
     with pytest.raises(WriteError):
         make_pair_folder(settings(folder))
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["letter.txt"]
     assert json.loads((make_pair_folder(settings(tmp_path / "new", num_pairs=1))
-                       / made_flow.SETTINGS_FILE).read_text())["resolution"] == "24x18"
+                       / synthetic_pairs.SETTINGS_FILE).read_text())["resolution"] == "24x18"
