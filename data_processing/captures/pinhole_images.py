@@ -162,7 +162,7 @@ def _rgb_and_alpha(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _levels(image: Image.Image) -> np.ndarray:
-    """(H, W, C) float32 levels as shares of 255, scaled in place as they may be large."""
+    """Return the levels (H, W, C) float32 in [0, 1], scaled in place as they may be large."""
     levels = np.array(image, np.float32)
     levels /= 255
     return levels

@@ -206,9 +206,9 @@ def _sampson(geometry: Geometry, pair: PairMatches) -> float:
 
 
 def fraction_in_front(geometry: Geometry, matches: Sequence[PairMatches]) -> float:
-    """Share of the matched points that the two rays place in front of both cameras.
+    """Return the fraction of matched points that both rays place in front of both cameras.
 
-    Half of the rays of wrong axes meet behind; right ones nearly all meet in front.
+    With wrong axes half of the rays meet behind a camera; with right ones nearly all meet in front.
     """
     counted = in_front = 0
     for pair in matches:

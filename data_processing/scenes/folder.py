@@ -1,4 +1,4 @@
-"""What a reader of one scene format hands back, and the checks that all formats share."""
+"""What the reader of one scene format returns, and the checks that all formats share."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -11,19 +11,19 @@ import numpy as np
 from utils.errors import SceneError
 from utils.files.limits import MAX_COORDINATE
 
-#: How far the columns of a rotation may be from orthonormal (files hold rounded numbers).
+#: How far the columns of a rotation may be from orthonormal, as files hold rounded numbers.
 ROTATION_TOLERANCE = 1e-2
-#: A matrix is singular when its reciprocal condition number is below this.
-LEAST_RECIPROCAL_CONDITION = 1e-10
-#: As is one that shrinks by more than this.
-LEAST_SCALE = 1e-15
+#: A matrix is singular if its reciprocal condition number is below this,
+MIN_RECIPROCAL_CONDITION = 1e-10
+#: or if it scales by less than this.
+MIN_SCALE = 1e-15
 MIN_VIEWS = 2
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class ViewFiles:
-    """Files of one view; `mask` is None where there is none."""
+    """The files of one view; `mask` is None where there is none."""
 
     name: str
     image: Path
@@ -38,7 +38,8 @@ class FoundScene:
         files: V views in order.
         view: (V, 4, 4) float64 world to camera, OpenGL axes.
         projection: (V, 4, 4) float64 camera to clip.
-        sources: what each word of `scene_normalization` gives when called (normalization.py).
+        sources: functions that give what the words of `scene_normalization` name, see
+            `normalization`.
         least_foreground: smallest 8-bit value of a mask that counts as object.
     """
 
@@ -50,7 +51,10 @@ class FoundScene:
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Visible files with one of the suffixes (any case), sorted by name; [] without the folder."""
+    """Return the visible files with one of the suffixes (any case), sorted by name.
+
+    The list is empty where there is no such folder.
+    """
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir()
@@ -58,13 +62,13 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def whole_number(text: str) -> int | None:
-    """The number that digits 0 to 9 write, None for other text and for more of them than any
-    file's number has."""
+    """Return the number that the digits 0 to 9 write; None for other text and for 100 digits or
+    more."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 100 else None
 
 
 def check_num_views(folder: Path, num_views: int, what: str) -> None:
-    """Raise SceneError when there are fewer views than can be learned from."""
+    """Raise SceneError where there are fewer views than can be learned from."""
     if num_views < MIN_VIEWS:
         raise SceneError(f"{folder}: {num_views} views found ({what}), need at least {MIN_VIEWS}; "
                          "add photographs with their cameras, or point --dataset_path at the "
@@ -72,12 +76,14 @@ def check_num_views(folder: Path, num_views: int, what: str) -> None:
 
 
 def check_matrix(matrix: Any, where: str, shape: tuple[int, int] = (4, 4)) -> np.ndarray:
-    """The matrix as float64, when it has the shape and finite numbers.
+    """Return a matrix as float64 if it has the shape and finite numbers.
 
     Args:
+        matrix: of any kind.
         where: file and key, for the message.
+        shape: that it must have.
     Raises:
-        SceneError: it has not.
+        SceneError: it does not.
     """
     try:
         out = np.asarray(matrix, dtype=np.float64)
@@ -97,25 +103,27 @@ def check_matrix(matrix: Any, where: str, shape: tuple[int, int] = (4, 4)) -> np
 
 
 def check_invertible(part: np.ndarray, where: str) -> None:
-    """Raise SceneError when the 3x3 part of a camera that must have an inverse has none."""
+    """Raise SceneError where the 3x3 part of a camera has no inverse."""
     values = np.linalg.svd(part, compute_uv=False)
-    if values[-1] <= max(LEAST_RECIPROCAL_CONDITION * values[0], LEAST_SCALE):
+    if values[-1] <= max(MIN_RECIPROCAL_CONDITION * values[0], MIN_SCALE):
         raise SceneError(f"{where}: singular, need a matrix that has an inverse; calibrate this "
                          "view again or take it out of the scene")
 
 
 def check_rigid(matrix: Any, where: str) -> np.ndarray:
-    """A world-to-camera matrix: rotation and shift. Returns float64 (4, 4), raises SceneError."""
+    """Return a world-to-camera matrix, rotation and translation, as (4, 4) float64; raise
+    SceneError."""
     out = check_similarity(matrix, where)
     scale = np.linalg.norm(out[:3, 0])
     if abs(scale - 1) > ROTATION_TOLERANCE:
-        raise SceneError(f"{where}: scales by {scale:.4g}, need a rotation and a shift (world to "
-                         "camera); divide its first three rows by the scale")
+        raise SceneError(f"{where}: scales by {scale:.4g}, need a rotation and a translation "
+                         "(world to camera); divide its first three rows by the scale")
     return out
 
 
 def check_similarity(matrix: Any, where: str) -> np.ndarray:
-    """Rotation, one positive scale and shift. Returns float64 (4, 4), raises SceneError."""
+    """Return a matrix of rotation, one positive scale and translation, (4, 4) float64; raise
+    SceneError."""
     out = check_matrix(matrix, where)
     if not np.allclose(out[3], [0, 0, 0, 1], atol=1e-6):
         raise SceneError(f"{where}: its last row is {out[3].tolist()}, need 0 0 0 1; transpose it "

@@ -1,4 +1,7 @@
-"""Reader of IDR / NeuS scene folders (METHOD 2b): image/, mask/ and one file of camera matrices."""
+"""Reader of IDR and NeuS scene folders: image/, mask/ and one file of camera matrices.
+
+The format is described in docs/method.md, section 2.
+"""
 from __future__ import annotations
 
 import logging
@@ -33,26 +36,26 @@ from utils.files import limits
 from utils.files.pickles import DAMAGE, array_of_npy
 from utils.geometry.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
 
-LOGGER = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 IMAGE_FOLDER, MASK_FOLDER = "image", "mask"
 WORLD_MAT, SCALE_MAT = "world_mat_", "scale_mat_"
-#: The first that exists is read.
+#: Of these the first that exists is read.
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
-#: IDR's own: the upper half of the values is foreground, which also suits soft edges and JPEG.
+#: As in IDR, the upper half of the values is foreground, which also suits soft edges and JPEG.
 LEAST_FOREGROUND = 128
-#: Scale matrices count as one when they differ by less than this share of their largest entry.
+#: Scale matrices count as equal if they differ by less than this fraction of their largest entry.
 SCALE_TOLERANCE = 1e-4
 _DAMAGE = (*DAMAGE, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error,
            lzma.LZMAError)
 
 
 def is_idr_folder(folder: Path) -> bool:
-    """Whether the folder has parts of the IDR format."""
+    """Return whether the folder has parts of the IDR format."""
     return (folder / IMAGE_FOLDER).is_dir() or any((folder / n).is_file() for n in CAMERA_FILES)
 
 
 def read_idr_folder(folder: Path, load_pcd: bool = True) -> FoundScene:
-    """Views, cameras and normalisation of an IDR scene folder.
+    """Read views, cameras and normalisation of an IDR scene folder.
 
     'cache' is the scale matrix, 'camera' a ball from the cameras (`sphere_from_cameras`).
 
@@ -80,19 +83,22 @@ def read_idr_folder(folder: Path, load_pcd: bool = True) -> FoundScene:
 
 
 def _check_order(images: list[Path]) -> None:
-    """Matrices go by the order of names: refuse names whose order as numbers is another."""
+    """Refuse names whose order as numbers differs, as matrices are paired in the order of names."""
     for first, second in zip(images, images[1:]):
         if first.stem == second.stem:
             raise SceneError(f"{second}: there is {first.name} too, need one image a view; remove "
                              "one of the two")
         numbers = whole_number(first.stem), whole_number(second.stem)
-        if None not in numbers and numbers[0] > numbers[1]:
+        if numbers[0] is not None and numbers[1] is not None and numbers[0] > numbers[1]:
             raise SceneError(f"{second}: sorts after {first.name} by name but before it by number, "
                              "so its camera is not clear; need numbers padded with zeros (000.png)")
 
 
 def _check_pairs(path: Path, matrices: dict[str, np.ndarray], images: list[Path]) -> None:
-    """One world_mat for each image and no more, or later images would take others' cameras."""
+    """Check that each image has a world_mat and each world_mat an image.
+
+    Otherwise later images would get the cameras of others.
+    """
     numbers = {number for key in matrices if key.startswith(WORLD_MAT)
                and (number := whole_number(key[len(WORLD_MAT):])) is not None}
     if numbers == set(range(len(images))):
@@ -108,17 +114,18 @@ def _check_pairs(path: Path, matrices: dict[str, np.ndarray], images: list[Path]
     which = f", such as {unseen[0]:03d}.png" if unseen else ""
     raise SceneError(f"{images[0].parent}: images are missing{which} ({counts} in {path.name}), "
                      "need one for each matrix, as they are paired in order; add the missing ones "
-                     "or take their matrices out and number the others anew")
+                     "or take their matrices out and number the others again")
 
 
 def _load_camera_file(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """Return the camera file that is read, and its matrices by name."""
     paths = [folder / name for name in CAMERA_FILES if (folder / name).is_file()]
     if not paths:
         raise SceneError(f"{folder}: no {' or '.join(CAMERA_FILES)}, need one with world_mat_i and "
                          "scale_mat_i; copy the camera file there")
     path = paths[0]
     if len(paths) > 1:
-        LOGGER.info("%s: read, %s is left alone", path, paths[1].name)
+        log.info("%s: read, %s is not", path, paths[1].name)
     limits.check_size(path, limits.MAX_NPZ_BYTES, "check that this is the camera file",
                       error=SceneError)
     try:
@@ -132,25 +139,25 @@ def _load_camera_file(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
 
 
 def _matrices_in(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
-    """The arrays that are read of a camera file, once their stated sizes are known to be small."""
+    """Return the matrices of a camera file, once their stated sizes are known to be small."""
     size = sum(info.file_size for info in archive.infolist())
     if size > limits.MAX_NPZ_BYTES:
         raise SceneError(f"{path}: {size:,} bytes unpacked, need at most "
                          f"{limits.MAX_NPZ_BYTES:,}; check that this is the camera file")
-    most = path.stat().st_size                      # zipfile takes what an entry says beforehand
+    length = path.stat().st_size                      # zipfile allocates what an entry states
     for info in archive.infolist():
-        if info.compress_size > most:
+        if info.compress_size > length:
             raise SceneError(f"{path}: damaged ({info.filename[:80]} says {info.compress_size:,} "
-                             f"bytes, the file has {most:,}); copy or save it again")
+                             f"bytes, the file has {length:,}); copy or save it again")
     names = [name for name in archive.namelist() if name.startswith((WORLD_MAT, SCALE_MAT))]
     return {name.removesuffix(".npy"): array_of_npy(archive.read(name)) for name in names}
 
 
 def _decompose(world_mat: np.ndarray, where: str, image: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(view, projection), (4, 4) float64 each, OpenGL axes, of K[R|t] in pixels, OpenCV axes.
+    """Return view and projection, (4, 4) float64 each, of K[R|t] in pixels and OpenCV axes.
 
-    RQ gives the upper triangular K (positive diagonal) and the rotation R; the matrix may carry any
-    positive scale.
+    The result has OpenGL axes. RQ gives the upper triangular K (positive diagonal) and the rotation
+    R; the matrix may carry any positive scale.
     """
     matrix = check_matrix(world_mat, where)
     linear = matrix[:3, :3]
@@ -171,7 +178,7 @@ def _decompose(world_mat: np.ndarray, where: str, image: Path) -> tuple[np.ndarr
 
 
 def _common_scale(path: Path, matrices: dict[str, np.ndarray], num_views: int) -> np.ndarray | None:
-    """The one scale matrix (object to world) of all views; None where there is none."""
+    """Return the scale matrix (object to world) that all views share; None where there is none."""
     keys = [key for i in range(num_views) if (key := f"{SCALE_MAT}{i}") in matrices]
     if not keys:
         return None
@@ -185,7 +192,7 @@ def _common_scale(path: Path, matrices: dict[str, np.ndarray], num_views: int) -
 
 
 def _mask_files(folder: Path, images: list[Path]) -> list[Path | None]:
-    """A mask for every image, by number or name, else by order; or for none."""
+    """Return a mask for every image, by number or name, else by order; or none for all."""
     masks = list_files(folder / MASK_FOLDER, IMAGE_SUFFIXES)
     if not masks:
         return [None] * len(images)
@@ -202,6 +209,6 @@ def _mask_files(folder: Path, images: list[Path]) -> list[Path | None]:
 
 
 def _key(path: Path) -> int | str:
-    """Files belong together by number (000000.png and 000.png) or by name."""
+    """Return what files are paired by: their number (000000.png and 000.png), else their name."""
     number = whole_number(path.stem)
     return path.stem if number is None else number

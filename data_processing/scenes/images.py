@@ -1,4 +1,4 @@
-"""Photographs and masks: 8-bit files to tensors' numbers, with one clear error for each defect."""
+"""Photographs and masks as arrays, with one clear error for each defect of a file."""
 from __future__ import annotations
 
 import re
@@ -12,11 +12,11 @@ from PIL import Image
 from utils.errors import ConfigError, SceneError
 from utils.files.images import FORMATS, PNG_SIGNATURE, check_chunks, open_image
 
-#: A pixel of a mask that was made smaller is foreground when at least this share of it is.
+#: A pixel of a mask that was made smaller is foreground if at least this fraction of it is.
 MASK_THRESHOLD = 0.5
 #: Where a PNG keeps its bit depth, counted from the start of the file.
 PNG_BIT_DEPTH_OFFSET = 24
-#: First line or lines of a binary PPM: kind, width, height, greatest value.
+#: First lines of a binary PPM: kind, width, height, greatest value.
 PPM_HEAD_BYTES = 512
 PPM_HEAD = re.compile(rb"P6(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 _KINDS = {"L": "a greyscale image", "1": "a black and white image", "P": "a palette image",
@@ -25,11 +25,11 @@ _KINDS = {"L": "a greyscale image", "1": "a black and white image", "P": "a pale
 
 
 def read_image(path: Path, im_scale: float = 1.0) -> np.ndarray:
-    """An 8-bit RGB photograph.
+    """Read an 8-bit RGB photograph.
 
     Args:
         path: PNG or JPEG file.
-        im_scale: area-averaged to this share of its sides, over 0 and at most 1.
+        im_scale: factor on its sides, over 0 and at most 1; pixels are averaged by area.
     Returns:
         (H, W, 3) float32, RGB in [0, 1].
     Raises:
@@ -41,7 +41,7 @@ def read_image(path: Path, im_scale: float = 1.0) -> np.ndarray:
 
 
 def read_rgb8(path: Path, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
-    """The levels of an 8-bit RGB image as they are stored.
+    """Read the levels of an 8-bit RGB image as they are stored.
 
     Args:
         path: the file.
@@ -57,11 +57,11 @@ def read_rgb8(path: Path, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
 
 
 def read_mask(path: Path, im_scale: float = 1.0, *, least_foreground: int = 1) -> np.ndarray:
-    """An object mask: the first channel of an 8-bit file.
+    """Read an object mask: the first channel of an 8-bit file.
 
     Args:
         path: PNG or JPEG file; grey, RGB or RGBA.
-        im_scale: as in `read_image`; a pixel stays foreground when half of its area is.
+        im_scale: as in `read_image`; a pixel is foreground if half of its area is.
         least_foreground: smallest value in the file, 1 to 255, that counts as object.
     Returns:
         (H, W) bool, True on the object.
@@ -84,7 +84,7 @@ def read_mask(path: Path, im_scale: float = 1.0, *, least_foreground: int = 1) -
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(W, H) of an image file in pixels, without decoding it.
+    """Return (W, H) of an image file in pixels, without decoding it.
 
     Raises:
         SceneError: missing, unreadable or too large.
@@ -94,7 +94,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def check_image(path: Path) -> None:
-    """Raise SceneError where `read_image` would, as far as an image's head and end tell."""
+    """Raise SceneError where `read_image` would, as far as an image's header and end tell."""
     with opened(path, decode=False) as image:
         _check_rgb(path, image)
         if not check_chunks(path):
@@ -103,24 +103,25 @@ def check_image(path: Path) -> None:
 
 
 def scaled_size(size: tuple[int, int], im_scale: float) -> tuple[int, int]:
-    """(W, H) after `im_scale`, rounded, at least one pixel.
+    """Return (W, H) after `im_scale`, rounded, at least one pixel.
 
     Raises:
         ConfigError: `im_scale` is not over 0 and at most 1.
     """
     if not 0 < im_scale <= 1:
-        raise ConfigError(f"--load_im_scale is {im_scale}, need over 0 and at most 1, as a share "
-                          "of the sides of the images; 1 keeps them as they are")
+        raise ConfigError(f"--load_im_scale is {im_scale}, need over 0 and at most 1, as a factor "
+                          "on the sides of the images; 1 keeps them as they are")
     return max(1, round(size[0] * im_scale)), max(1, round(size[1] * im_scale))
 
 
 def opened(path: Path, decode: bool = True,
            formats: tuple[str, ...] = FORMATS) -> AbstractContextManager[Image.Image]:
-    """The file opened (and wholly decoded) by Pillow; its errors become SceneErrors."""
+    """Open an image with Pillow, wholly decoded; its errors become SceneErrors."""
     return open_image(path, decode=decode, formats=formats, error=SceneError)
 
 
 def _check_rgb(path: Path, image: Image.Image) -> None:
+    """Raise SceneError where an image is not 8-bit RGB, with a command that converts it."""
     found = _kind_of(path, image)
     if found != "RGB":
         raise SceneError(f"{path}: {found}, need 8-bit RGB; convert it with: "
@@ -128,7 +129,7 @@ def _check_rgb(path: Path, image: Image.Image) -> None:
 
 
 def _kind_of(path: Path, image: Image.Image) -> str:
-    """'RGB' for an 8-bit RGB image, otherwise words for what it is."""
+    """Return 'RGB' for an 8-bit RGB image, otherwise words for what it is."""
     bits = _bit_depth(path)
     if bits == 16 or image.mode[0] in "IF":
         return "a 16-bit image" if image.mode[0] != "F" else "a floating point image"
@@ -140,7 +141,8 @@ def _kind_of(path: Path, image: Image.Image) -> str:
 
 
 def _bit_depth(path: Path) -> int | None:
-    """Bits of a channel in a PNG or PPM, None for others: Pillow reads 16-bit RGB silently as 8."""
+    """Return the bits of a channel in a PNG or PPM, which Pillow reads as 8 without a word; else
+    None."""
     with open(path, "rb") as stream:
         head = stream.read(PPM_HEAD_BYTES)
     if ppm := PPM_HEAD.match(head):
@@ -151,7 +153,7 @@ def _bit_depth(path: Path) -> int | None:
 
 
 def _convert_command(path: Path, found: str, more: str = "") -> str:
-    """An ImageMagick line that makes an 8-bit copy beside the file."""
+    """Return an ImageMagick command that writes an 8-bit copy beside the file."""
     if "alpha" in found and not more:
         more = "-background black -alpha remove -alpha off "
     kind = "" if more.startswith("-colorspace") else "PNG24:"
@@ -160,7 +162,7 @@ def _convert_command(path: Path, found: str, more: str = "") -> str:
 
 
 def _shrunk(pixels: np.ndarray, im_scale: float) -> np.ndarray:
-    """Area average; edges of the image stay edges, so NDC does not change."""
+    """Return area-averaged pixels; edges of the image stay edges, so NDC does not change."""
     size = (pixels.shape[1], pixels.shape[0])
     new_size = scaled_size(size, im_scale)
     if new_size == size:

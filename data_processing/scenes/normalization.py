@@ -1,4 +1,7 @@
-"""Where the model matrix (object space to world) of a scene comes from (METHOD 2)."""
+"""Where the model matrix (object space to world) of a scene comes from.
+
+The sources and their order are described in docs/method.md, section 2.
+"""
 from __future__ import annotations
 
 import difflib
@@ -10,25 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from data_processing.scenes.folder import LEAST_SCALE
+from data_processing.scenes.folder import MIN_SCALE
 from data_processing.scenes.ply_format import read_ply
 from utils.errors import ConfigError, MissingExtraError, SceneError
 from utils.files.limits import MAX_COORDINATE, MAX_YAML_BYTES, read_text, short
 
-LOGGER = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 #: The words of --scene_normalization.
 SOURCE_WORDS = ("cache", "yaml", "pcd", "camera")
-#: Nesting of a yaml file.
+#: Levels that a yaml file may be nested.
 MAX_DEPTH = 32
 DEFAULT_ORDER = "cache,yaml,pcd,camera"
 POINT_CLOUD = Path("merged") / "point_cloud_world.ply"
-#: Beyond this condition number the camera axes are as good as parallel and meet nowhere.
+#: Beyond this condition number the camera axes count as parallel and meet nowhere.
 MAX_AXES_CONDITION = 1e6
 
 
 @dataclass(frozen=True)
 class Sphere:
-    """A ball in world space that the object lies in: centre (3,) and radius, world units."""
+    """A ball in world space that holds the object: centre (3,) and radius, world units."""
 
     center: np.ndarray
     radius: float
@@ -36,7 +39,10 @@ class Sphere:
 
 def model_from_sphere(sphere: Sphere, work_radius: float = 0.99,
                       scene_radius_scale: float = 1.0) -> np.ndarray:
-    """(4, 4) model matrix: object = (world - centre) * work_radius / (radius * radius_scale)."""
+    """Return the model matrix (4, 4) of a ball.
+
+    object = (world - centre) * work_radius / (radius * scene_radius_scale)
+    """
     for name, value in (("work_radius", work_radius), ("scene_radius_scale", scene_radius_scale)):
         if not value > 0:
             raise ConfigError(f"--{name} is {value}, need a number over 0; 1 is usual")
@@ -49,11 +55,11 @@ def model_from_sphere(sphere: Sphere, work_radius: float = 0.99,
 def resolve_model_matrix(folder: Path, order: str,
                          sources: Mapping[str, Callable[[], np.ndarray | Sphere | None]], *,
                          work_radius: float = 0.99, scene_radius_scale: float = 1.0) -> np.ndarray:
-    """The model matrix of the first source in `order` that the scene has, else the identity.
+    """Return the model matrix of the first source that the scene has, else the identity.
 
     Args:
         folder: the scene, for messages.
-        order: words of `SOURCE_WORDS` with commas between, first come first served.
+        order: words of `SOURCE_WORDS` with commas between, in the order in which they are tried.
         sources: what each word gives: a (4, 4) model matrix as it is, a sphere that is scaled by
             `work_radius` and `scene_radius_scale`, or None.
     Returns:
@@ -66,16 +72,17 @@ def resolve_model_matrix(folder: Path, order: str,
         found = sources[word]() if word in sources else None
         if found is None:
             continue
-        LOGGER.info("%s: object space from '%s'", folder, word)
+        log.info("%s: object space from '%s'", folder, word)
         if isinstance(found, Sphere):
             return model_from_sphere(found, work_radius, scene_radius_scale)
         return found
-    LOGGER.warning("%s: no normalisation found for '%s': world space is taken as object space, so "
+    log.warning("%s: no normalisation found for '%s': world space is used as object space, so "
                    "the object must lie in the unit sphere already", folder, order)
     return np.eye(4)
 
 
 def _parse_order(order: str) -> list[str]:
+    """Return the words of `--scene_normalization`; raise ConfigError for an unknown one."""
     words = [word.strip() for word in order.split(",") if word.strip()]
     for word in words:
         if word not in SOURCE_WORDS:
@@ -86,7 +93,7 @@ def _parse_order(order: str) -> list[str]:
 
 
 def checked_sphere(center: Any, radius: Any, where: str) -> Sphere:
-    """A sphere from a file's numbers; raises SceneError naming `where` when they make none."""
+    """Return the ball that a file's numbers describe; raise SceneError that names `where`."""
     try:
         middle = np.asarray(center, dtype=np.float64).reshape(-1)
         size = float(np.asarray(radius, dtype=np.float64).reshape(()))
@@ -94,7 +101,7 @@ def checked_sphere(center: Any, radius: Any, where: str) -> Sphere:
         raise SceneError(f"{where}: centre {short(center)} and radius {short(radius)}, need three "
                          "numbers and one; write the file again") from problem
     if middle.shape != (3,) or not (np.abs(middle) <= MAX_COORDINATE).all() \
-            or not LEAST_SCALE < size <= MAX_COORDINATE:
+            or not MIN_SCALE < size <= MAX_COORDINATE:
         raise SceneError(f"{where}: centre {short(middle.tolist())} and radius {size}, need three "
                          f"finite numbers up to {MAX_COORDINATE:g} and a radius over 0; write the "
                          "file again")
@@ -102,7 +109,10 @@ def checked_sphere(center: Any, radius: Any, where: str) -> Sphere:
 
 
 def sphere_from_yaml(folder: Path) -> Sphere | None:
-    """`center: [x, y, z]`, `radius: r` (world units) of `scene.yaml` or of the only `*.yaml`."""
+    """Return the ball of `scene.yaml` or of the only `*.yaml`, or None.
+
+    The file has `center: [x, y, z]` and `radius: r` in world units.
+    """
     path = folder / "scene.yaml"
     if not path.is_file():
         candidates = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
@@ -121,6 +131,7 @@ def sphere_from_yaml(folder: Path) -> Sphere | None:
 
 
 def _load_yaml(path: Path) -> Any:
+    """Return the content of a yaml file; raise SceneError or MissingExtraError."""
     try:
         import yaml
     except ImportError as problem:
@@ -132,19 +143,22 @@ def _load_yaml(path: Path) -> Any:
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            # An alias may repeat what is repeated in itself, so that a few lines become gigabytes;
-            # reading nested brackets takes time that grows with the square of their number.
+            # Aliases of aliases may turn a few lines into gigabytes, and the time to read nested
+            # brackets grows with the square of their number.
             if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
                 raise yaml.YAMLError("it repeats parts by aliases (*name), or nests them deeply")
         return yaml.safe_load(text)
-    except Exception as problem:   # PyYAML also raises what its own slips happen to raise
+    except Exception as problem:   # PyYAML's own defects raise errors of any kind
         first_line = str(problem).split("\n", 1)[0]
         raise SceneError(f"{path}: not readable as yaml ({first_line}), need 'center: [x, y, z]' "
-                         "and 'radius: r'; mend or remove the file") from problem
+                         "and 'radius: r'; fix or remove the file") from problem
 
 
 def sphere_from_point_cloud(folder: Path) -> Sphere | None:
-    """Ball round the box of `merged/point_cloud_world.ply` that holds every point, or None."""
+    """Return the ball round `merged/point_cloud_world.ply`, or None.
+
+    Its centre is the middle of the points' box; it holds every point.
+    """
     path = folder / POINT_CLOUD
     if not path.is_file():
         return None
@@ -155,24 +169,25 @@ def sphere_from_point_cloud(folder: Path) -> Sphere | None:
 
 
 def load_ply_points(path: Path) -> np.ndarray:
-    """(N, 3) float64 vertices of a PLY file, world space; raises SceneError."""
+    """Return the vertices (N, 3) float64 of a PLY file, world space; raise SceneError."""
     return read_ply(path).points
 
 
 def sphere_from_cameras(view: np.ndarray, projection: np.ndarray) -> Sphere | None:
-    """A ball that the cameras look at, from the cameras alone.
+    """Return a ball that the cameras look at, from the cameras alone.
 
-    Its centre is the point with the least sum of squared distances to the viewing axes. In each
-    view the ball that just touches the furthest of the four sides of the frame would have some
-    radius; the median over the views is taken, so that what fills the frames fits in.
+    Its centre is the point with the least sum of squared distances to the viewing axes. Its radius
+    is the median over the views of the radius at which it touches the farthest of the frame's four
+    sides, so that an object that fills the frames fits in.
 
     Args:
-        view: (V, 4, 4) world to camera. projection: (V, 4, 4) camera to clip.
+        view: (V, 4, 4) world to camera.
+        projection: (V, 4, 4) camera to clip.
     Returns:
-        the ball in world space; None where the axes are parallel or meet outside the frames.
+        The ball in world space; None where the axes are parallel or meet outside the frames.
     """
-    rotation, shift = view[:, :3, :3], view[:, :3, 3]
-    centers = -np.einsum("vji,vj->vi", rotation, shift)                    # (V, 3)
+    rotation, translation = view[:, :3, :3], view[:, :3, 3]
+    centers = -np.einsum("vji,vj->vi", rotation, translation)              # (V, 3)
     axes = -rotation[:, 2]                                                 # (V, 3) camera -z
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]               # (V, 3, 3)
     total = across.sum(0)

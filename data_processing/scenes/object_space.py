@@ -1,7 +1,7 @@
 """Where the object is and how large: the ball that becomes the unit sphere of object space.
 
-From the masks by their visual hull, else from the points of a reconstruction, else from the cameras
-alone; the first that is there is taken, and said.
+It comes from the masks by their visual hull, else from the points of a reconstruction, else from
+the cameras alone; the first that is there is used and named.
 """
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ from utils.geometry.visual_hull import carve
 
 #: The words of `--normalization`, in the order in which they are tried.
 WORDS = ("given", "masks", "points", "cameras")
-#: The hull is looked for within this many radii of the first guess, and carved again within it.
+#: The hull is searched within this many radii of the first guess, then carved again inside what was
+#: found: (grid resolution, room) of each round.
 SEARCH_RADII, ROUNDS = (1.6, 4.0), ((40, 1.05), (96, 1.0))
 #: The ball is this much larger than hull or points, so that the surface stays inside the sphere.
 ROOM = 1.05
-#: Points count as the object's within this share of the nearest camera's distance from the middle.
+#: Points count as the object's within this fraction of the nearest camera's distance from the point
+#: that all cameras look at.
 POINT_REACH = 0.5
-#: Points are enough from here on; the farthest share of them is not trusted.
-LEAST_POINTS, POINT_TAIL = 30, 0.02
+#: This many points are enough; the farthest fraction of them is not trusted.
+MIN_POINTS, POINT_TAIL = 30, 0.02
 
 
 @dataclass(frozen=True)
 class ObjectSpace:
-    """`model` (4, 4) float64, object to world, and in words what it comes from."""
+    """`model` (4, 4) float64, object to world, and in words where it comes from."""
 
     model: np.ndarray
     reason: str
@@ -44,7 +46,7 @@ class ObjectSpace:
 
 def choose_object_space(cameras: Cameras, masks: Tensor | None, points_world: np.ndarray | None,
                         *, given: np.ndarray | None = None, word: str = "auto") -> ObjectSpace:
-    """Object space from the first of `WORDS` that there is.
+    """Return the object space of the first of `WORDS` that there is.
 
     Args:
         cameras: V cameras; their model matrix is not used.
@@ -54,7 +56,7 @@ def choose_object_space(cameras: Cameras, masks: Tensor | None, points_world: np
         word: one of `WORDS` alone, or auto.
     Raises:
         ConfigError: an unknown word.
-        SceneError: the asked one, or every one, is missing.
+        SceneError: what is asked for, or everything, is missing.
     """
     if word not in ("auto", *WORDS):
         raise ConfigError(f"--normalization is {word!r}, need auto or one of {', '.join(WORDS)}")
@@ -77,29 +79,32 @@ def choose_object_space(cameras: Cameras, masks: Tensor | None, points_world: np
 
 
 def _from_masks(cameras: Cameras, masks: Tensor | None) -> tuple[Sphere, str] | None:
+    """Return the ball of the visual hull, and its description."""
     sphere = None if masks is None else sphere_from_masks(cameras, masks)
     return sphere and (sphere, "visual hull of the masks")
 
 
 def _from_points(cameras: Cameras, points: np.ndarray | None) -> tuple[Sphere, str] | None:
+    """Return the ball of the reconstruction's points, and its description."""
     sphere = None if points is None else sphere_from_points(cameras, points)
     return sphere and (sphere, "points of the reconstruction near where the cameras look")
 
 
 def _from_cameras(cameras: Cameras) -> tuple[Sphere, str] | None:
+    """Return the ball of the cameras alone, and its description."""
     sphere = sphere_from_cameras(cameras.view.double().numpy(), cameras.projection.double().numpy())
     return sphere and (sphere, "cameras alone (point nearest to all axes; radius that fills the "
                        "frames)")
 
 
 def with_ball(cameras: Cameras, sphere: Sphere) -> Cameras:
-    """The same cameras with the ball as the unit sphere of object space."""
+    """Return the cameras with a ball as the unit sphere of object space."""
     model = torch.from_numpy(model_from_sphere(sphere, work_radius=1.0))
     return replace(cameras, model=model.to(cameras.view))
 
 
 def first_ball(cameras: Cameras, masks: Tensor) -> Sphere | None:
-    """A ball about the point nearest to the rays through the middles of the masks.
+    """Return a ball about the point nearest to the rays through the middles of the masks.
 
     Its radius is the median over the views of the farthest mask pixel's distance from that ray, at
     the depth of the centre. Views with an empty mask are left out.
@@ -113,28 +118,30 @@ def first_ball(cameras: Cameras, masks: Tensor) -> Sphere | None:
     width, height = masks.shape[3], masks.shape[2]
     k = intrinsics_from_projection(cameras.projection.double(), (width, height)).numpy()
     to_world = torch.linalg.inv(cameras.view.double()).numpy()
-    origins, dirs, slopes = [], [], []
+    origins, dirs, spreads = [], [], []
     for v in seen:
         rows, columns = np.nonzero(masks[v, 0].numpy())
         middle = np.array([(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2, 1])
         ray = np.linalg.solve(k[v], middle) * [1, -1, -1]
         far = np.hypot(columns - middle[0], rows - middle[1]).max() + 0.5
-        slopes.append(far / (k[v, 0, 0] + k[v, 1, 1]) * 2)
+        spreads.append(far / (k[v, 0, 0] + k[v, 1, 1]) * 2)
         dirs.append(to_world[v, :3, :3] @ ray / np.linalg.norm(ray))
         origins.append(to_world[v, :3, 3])
     center = nearest_point(np.array(origins), np.array(dirs))
     if center is None:
         return None
     depth = ((center - np.array(origins)) * np.array(dirs)).sum(1)
-    radius = float(np.median(depth * np.array(slopes)))
+    radius = float(np.median(depth * np.array(spreads)))
     return Sphere(center, radius) if radius > 0 else None
 
 
 def nearest_point(origins: np.ndarray, dirs: np.ndarray) -> np.ndarray | None:
-    """The point with the least sum of squared distances to lines; None where they are parallel.
+    """Return the point with the least sum of squared distances to lines; None where they are
+    parallel.
 
     Args:
-        origins: (V, 3) points on the lines. dirs: (V, 3) unit directions.
+        origins: (V, 3) points on the lines.
+        dirs: (V, 3) unit directions.
     """
     across = np.eye(3) - dirs[:, :, None] * dirs[:, None, :]           # (V, 3, 3)
     total = across.sum(0)
@@ -144,9 +151,10 @@ def nearest_point(origins: np.ndarray, dirs: np.ndarray) -> np.ndarray | None:
 
 
 def sphere_from_masks(cameras: Cameras, masks: Tensor) -> Sphere | None:
-    """The ball about the visual hull of the masks, world space, with a little room.
+    """Return the ball about the visual hull of the masks, world space, a little enlarged.
 
-    Views from one side alone leave the hull long in depth; it is cut at the first guess's reach.
+    Views from one side alone leave the hull long in depth: it is cut at the reach of the first
+    guess.
 
     Args:
         cameras: V cameras; their model matrix is not used.
@@ -170,7 +178,7 @@ def sphere_from_masks(cameras: Cameras, masks: Tensor) -> Sphere | None:
 
 def _tightened(cameras: Cameras, masks: Tensor, sphere: Sphere, *, resolution: int,
                room: float) -> Sphere | None:
-    """The ball about the hull inside a ball, `room` times as large; None for an empty hull."""
+    """Return the ball about the hull inside a ball, enlarged by `room`; None for an empty hull."""
     hull = carve(with_ball(cameras, sphere), masks, resolution=resolution)
     points = hull.points()
     points = points[points.norm(dim=-1) <= 1]
@@ -183,13 +191,13 @@ def _tightened(cameras: Cameras, masks: Tensor, sphere: Sphere, *, resolution: i
 
 
 def sphere_from_points(cameras: Cameras, points_world: np.ndarray) -> Sphere | None:
-    """The ball about the points near where the cameras look, world space.
+    """Return the ball about the points near where the cameras look, world space.
 
-    A reconstruction also has points of the surroundings: those count that are within POINT_REACH of
-    the nearest camera's distance from the middle of attention. Without such points all count.
+    A reconstruction also has points of the surroundings: those count that lie within POINT_REACH of
+    the nearest camera's distance from the point that all look at. Without such points all count.
     """
     points = points_world[np.isfinite(points_world).all(1)]
-    if len(points) < LEAST_POINTS:
+    if len(points) < MIN_POINTS:
         return None
     to_world = torch.linalg.inv(cameras.view.double()).numpy()
     eyes, axes = to_world[:, :3, 3], -to_world[:, :3, 2]
@@ -197,7 +205,7 @@ def sphere_from_points(cameras: Cameras, points_world: np.ndarray) -> Sphere | N
     if middle is not None:
         reach = POINT_REACH * np.linalg.norm(eyes - middle, axis=1).min()
         near = points[np.linalg.norm(points - middle, axis=1) <= reach]
-        points = near if len(near) >= LEAST_POINTS else points
+        points = near if len(near) >= MIN_POINTS else points
     low, high = np.quantile(points, [POINT_TAIL, 1 - POINT_TAIL], axis=0)
     center = (low + high) / 2
     radius = float(np.quantile(np.linalg.norm(points - center, axis=1), 1 - POINT_TAIL))

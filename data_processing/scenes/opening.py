@@ -1,4 +1,4 @@
-"""A scene, its split and its point cloud by the flags of `DataConfig`."""
+"""A scene with its split and its point cloud, as the flags of `DataConfig` ask for."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -37,8 +37,8 @@ def open_scene(data: DataConfig, seed: int = 0) -> tuple[Scene, Split]:
         SceneError, ConfigError: see `load_scene`, `resolve_split`, `check_training_views`.
     """
     if not data.dataset_path:
-        raise ConfigError("--dataset_path is missing: give the folder of a scene, one made by "
-                          "experiment_scripts/make_scene.py for a start")
+        raise ConfigError("--dataset_path is missing: give the folder of a scene, for a start one "
+                          "that experiment_scripts/make_scene.py writes")
     scene = load_scene(data.dataset_path, im_scale=data.load_im_scale,
                        scene_normalization=data.scene_normalization, work_radius=data.work_radius,
                        scene_radius_scale=data.scene_radius_scale, load_pcd=bool(data.load_pcd))
@@ -52,41 +52,43 @@ def open_scene(data: DataConfig, seed: int = 0) -> tuple[Scene, Split]:
 
 
 def with_noise(scene: Scene, split: Split, data: DataConfig, seed: int) -> Scene:
-    """The scene with disturbed training cameras where randomize_cameras or randomize_shifts say so.
+    """Return the scene with the noise of randomize_cameras and randomize_shifts on its training
+    cameras.
 
-    The others stay as they are, so that withheld views are scored from where they were taken.
+    The others stay as they are, so that held-out views are scored from where they were taken.
     """
-    turns = data.randomize_cameras
-    shifts = turns if data.randomize_shifts < 0 else data.randomize_shifts
-    if turns <= 0 and shifts <= 0:
+    angles = data.randomize_cameras
+    shifts = angles if data.randomize_shifts < 0 else data.randomize_shifts
+    if angles <= 0 and shifts <= 0:
         return scene
     view, train = scene.cameras.view.clone(), list(split.train)
-    view[train] = disturbed(scene.cameras, turns, seed, shifts=shifts).view[train]
+    view[train] = perturbed(scene.cameras, angles, seed, shifts=shifts).view[train]
     return replace(scene, cameras=replace(scene.cameras, view=view))
 
 
-def disturbed(cameras: Cameras, spread: float, seed: int, *,
+def perturbed(cameras: Cameras, spread: float, seed: int, *,
               shifts: float | None = None) -> Cameras:
-    """Cameras turned about, and shifted along, random axes of camera space.
+    """Return cameras rotated about, and translated along, random axes of camera space.
 
     Args:
+        cameras: V cameras.
         spread: standard deviation of each angle in radians.
         seed: of the noise.
-        shifts: that of each shift as a share of the camera's distance from the origin of object
-            space; None: as `spread`.
+        shifts: standard deviation of each component of the translation, as a fraction of the
+            camera's distance from the origin of object space; None: as `spread`.
     """
     generator = torch.Generator().manual_seed(seed)
     angles = torch.randn(len(cameras), 3, generator=generator) * spread
-    turn = torch.eye(4).repeat(len(cameras), 1, 1)
-    turn[:, :3, :3] = rotations(angles)
+    motion = torch.eye(4).repeat(len(cameras), 1, 1)
+    motion[:, :3, :3] = rotations(angles)
     distance = cameras.object_to_camera[:, :3, 3].norm(dim=-1, keepdim=True)
     spread = spread if shifts is None else shifts
-    turn[:, :3, 3] = torch.randn(len(cameras), 3, generator=generator) * spread * distance
-    return replace(cameras, view=turn.to(cameras.view) @ cameras.view)
+    motion[:, :3, 3] = torch.randn(len(cameras), 3, generator=generator) * spread * distance
+    return replace(cameras, view=motion.to(cameras.view) @ cameras.view)
 
 
 def load_point_cloud(scene: Scene, data: DataConfig) -> PointCloud | None:
-    """`merged/point_cloud_world.ply` of the scene's folder in object space.
+    """Return `merged/point_cloud_world.ply` of the scene's folder in object space.
 
     Returns:
         None where it is absent, or not asked for (load_pcd, use_pcd).
@@ -106,7 +108,7 @@ def load_point_cloud(scene: Scene, data: DataConfig) -> PointCloud | None:
 
 
 def _normals(cloud: PlyPoints, to_object: np.ndarray) -> Tensor | None:
-    """Unit normals in object space: the file's own, else those of its triangles."""
+    """Return unit normals in object space: the file's own, else those of its triangles."""
     normals = cloud.normals
     if normals is None and cloud.faces is not None:
         normals = trimesh.Trimesh(cloud.points, cloud.faces, process=False).vertex_normals

@@ -1,13 +1,14 @@
 """Reader of PLY files: vertices, their normals, and faces; ascii and binary.
 
-The head states how many of everything there are; each count is held against the bytes that follow
-before an array of that size is made. Names of other files in the head (textures) are not followed.
+The header states how many records there are; each count is compared with the bytes that follow
+before an array of that size is made. Names of other files in the header (textures) are not
+followed.
 """
 from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from utils.errors import SceneError
 from utils.files.limits import MAX_COORDINATE, MAX_PLY_BYTES, MAX_PLY_NUMBERS, check_size
 
-#: PLY's names of types, and numpy's.
+#: PLY's types to numpy's.
 TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",
          "ushort": "u2", "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
          "float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
@@ -43,8 +44,11 @@ class PlyPoints:
 
 @dataclass(frozen=True)
 class _Element:
-    """A kind of record: `fields` are its single numbers (name, numpy type), `lists` its lists
-    (name, type of the length, type of the entries); one of the two is empty for what is read."""
+    """A kind of record of a PLY file.
+
+    `fields` are its single numbers (name, numpy type), `lists` its lists (name, type of the length,
+    type of the entries); of the records that are read one of the two is empty.
+    """
 
     name: str
     count: int
@@ -83,7 +87,7 @@ def read_ply(path: Path) -> PlyPoints:
 
 
 def _parse_head(data: bytes) -> tuple[str, list[_Element], int]:
-    """The order of bytes ('' for ascii), the elements, and where the numbers begin."""
+    """Return the order of bytes ('' for ascii), the elements, and where the numbers begin."""
     end = HEAD_END.search(data, 0, MAX_HEAD_BYTES)
     if end is None or not re.match(rb"ply\s", data):
         raise ValueError("it has no head from 'ply' to 'end_header'")
@@ -105,20 +109,18 @@ def _parse_head(data: bytes) -> tuple[str, list[_Element], int]:
 
 
 def _with_property(element: _Element, words: list[str], order: str) -> _Element:
-    """The element with one more property of the words TYPE NAME or list TYPE TYPE NAME."""
+    """Return the element with a further property of the words TYPE NAME or list TYPE TYPE NAME."""
     types = words[1:-1] if words[:1] == ["list"] else words[:-1]
     if len(types) != (2 if words[:1] == ["list"] else 1) or any(t not in TYPES for t in types):
         raise ValueError(f"its head has the property {' '.join(words)[:80]!r}")
     kinds, name = [order + TYPES[t] for t in types], words[-1]
     if words[0] == "list":
-        return _Element(element.name, element.count, element.fields,
-                        (*element.lists, (name, *kinds)))
-    return _Element(element.name, element.count, (*element.fields, (name, kinds[0])),
-                    element.lists)
+        return replace(element, lists=(*element.lists, (name, kinds[0], kinds[1])))
+    return replace(element, fields=(*element.fields, (name, kinds[0])))
 
 
 def _check_vertices(element: _Element) -> None:
-    """That the points come first and are single numbers, as all known writers have them."""
+    """Check that the points come first and are single numbers, as all known programs write them."""
     if element.name != "vertex" or element.lists or not set(AXES) <= {f for f, _ in element.fields}:
         raise ValueError("its first element is not vertex with the numbers x, y, z")
     if element.count * len(element.fields) > MAX_PLY_NUMBERS:
@@ -128,7 +130,7 @@ def _check_vertices(element: _Element) -> None:
 
 def _read_binary(data: bytes, start: int, elements: list[_Element],
                  order: str) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Numbers of the vertices by name, and triangles."""
+    """Return the numbers of the vertices by name, and the triangles."""
     vertex = elements[0]
     _check_vertices(vertex)
     kind = np.dtype(list(vertex.fields))
@@ -142,14 +144,14 @@ def _read_binary(data: bytes, start: int, elements: list[_Element],
 
 
 def _has_faces(elements: list[_Element]) -> bool:
-    """Whether faces follow the vertices, as lists of their numbers and nothing else."""
+    """Return whether faces follow the vertices, as lists of their numbers and nothing else."""
     if len(elements) < 2 or elements[1].name != "face" or elements[1].fields:
         return False
     return [name for name, *_ in elements[1].lists] in [[name] for name in FACE_NAMES]
 
 
 def _binary_faces(data: bytes, start: int, face: _Element) -> np.ndarray | None:
-    """(F, 3) where all faces are triangles, else None: other faces only cost their normals."""
+    """Return triangles (F, 3), or None where some face is none: it only costs the normals."""
     _, length_kind, index_kind = face.lists[0]
     kind = np.dtype([("length", length_kind), ("corners", index_kind, (3,))])
     if face.count * kind.itemsize > len(data) - start:
@@ -160,7 +162,7 @@ def _binary_faces(data: bytes, start: int, face: _Element) -> np.ndarray | None:
 
 def _read_ascii(data: bytes, start: int, elements: list[_Element],
                 order: str) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """As `_read_binary`, of text; a number takes two bytes at least."""
+    """Return what `_read_binary` does, from text; a number takes two bytes at least."""
     vertex = elements[0]
     _check_vertices(vertex)
     num_faces = elements[1].count if _has_faces(elements) else 0
@@ -182,7 +184,7 @@ def _read_ascii(data: bytes, start: int, elements: list[_Element],
 
 
 def _numbers(data: bytes, start: int, count: int) -> np.ndarray:
-    """Up to `count` float64 numbers of text, fewer where something else comes first."""
+    """Return up to `count` float64 numbers of a text, fewer where other text comes first."""
     if count == 0:
         return np.empty(0)
     with warnings.catch_warnings():

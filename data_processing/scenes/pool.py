@@ -1,4 +1,4 @@
-"""Scenes of a folder, hundreds if need be: all checked at the start, each read when it is needed.
+"""Many scenes of a folder: all checked at the start, each read when it is needed.
 
 What was read stays in memory up to a bound; the scenes used least recently leave first. A thread
 can read the next scene while one is trained on. The bound holds for the pixels of all scenes that
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_processing.scenes import normalization
 from data_processing.scenes.opening import PointCloud, load_point_cloud, with_noise
 from data_processing.scenes.scene import SceneOutline, load_scene, outline_scene
 from data_processing.scenes.splits import MIN_TRAIN_VIEWS, Split, meta_views, resolve_split
@@ -26,7 +27,7 @@ from utils.views.training_views import TrainingViews, views_of
 
 log = logging.getLogger(__name__)
 
-NUM_NAMED = 10               # bad scenes that one error tells of
+NUM_NAMED = 10               # bad scenes that one error names
 FLOAT_BYTES, MASK_BYTES = 4, 1
 
 
@@ -38,7 +39,7 @@ class PoolScene:
         name: of its folder.
         views: the views that are trained on.
         cloud: points that supervise the shape, where they are asked for and there are any.
-        scene, split: the whole scene and its views' roles, where scores are made.
+        scene, split: the whole scene and its split, where it is scored.
     """
 
     name: str
@@ -62,20 +63,22 @@ class PoolEntry:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of its pixels once it is read."""
+        """Return the memory of its pixels once it has been read."""
         return self._bytes_of(len(self.split.train)) + self.is_scored * self.reading_bytes
 
     @property
     def reading_bytes(self) -> int:
-        """Memory of all its views, which are there while it is read."""
+        """Return the memory of all its views, which are there while it is read."""
         return self._bytes_of(self.outline.num_views)
 
     @property
     def peak_bytes(self) -> int:
-        """Memory of its pixels while it is read: all views, and a copy of those trained on."""
+        """Return the memory of its pixels while it is read: all views, and a copy of those trained
+        on."""
         return self._bytes_of(len(self.split.train)) + self.reading_bytes
 
     def _bytes_of(self, num_views: int) -> int:
+        """Return the memory of some views' images and masks."""
         width, height = self.outline.resolution
         return num_views * width * height * (3 * FLOAT_BYTES + MASK_BYTES)
 
@@ -102,7 +105,8 @@ class ScenePool:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> PoolScene:
-        """The scene, from memory or read now; SceneError where its files turn out bad."""
+        """Return a scene, from memory or read now; raise SceneError where its files turn out bad.
+        """
         if index not in self._kept:
             wait(self._kept.values())          # the thread reads one after the other anyway
             self._make_room(self.entries[index].peak_bytes, in_use=0)
@@ -111,12 +115,12 @@ class ScenePool:
         try:
             return self._kept[index].result()
         except Exception:
-            del self._kept[index]              # mended, it may be read again
+            del self._kept[index]              # once it is fixed, it may be read again
             raise
 
     def read_ahead(self, index: int) -> None:
-        """Begin to read a scene in the background, if it is not there and there is room for it
-        beside the scene in use."""
+        """Start to read a scene in the background, if there is room for it beside the scene in use.
+        """
         is_reading = any(not found.done() for found in self._kept.values())
         if index not in self._kept and not is_reading and self._make_room(
                 self.entries[index].peak_bytes, in_use=1):
@@ -124,16 +128,12 @@ class ScenePool:
             self._begin(index)
             self._kept.move_to_end(in_use)
 
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """Numbers of the scenes in memory, least recently used first."""
-        return tuple(self._kept)
-
     def _begin(self, index: int) -> None:
+        """Start to read a scene."""
         self._kept[index] = self._thread.submit(self.read, self.entries[index])
 
     def _make_room(self, num_bytes: int, *, in_use: int) -> bool:
-        """Drop scenes, but for the last `in_use` ones, until there is room; whether there is."""
+        """Drop scenes, except for the last `in_use` ones; return whether there is room then."""
         taken = sum(self.entries[index].num_bytes for index in self._kept)
         while len(self._kept) > in_use and taken + num_bytes > self.memory_bytes:
             index, _ = self._kept.popitem(last=False)
@@ -143,14 +143,15 @@ class ScenePool:
 
 def open_pool(data: DataConfig, meta: MetaConfig, *, path: str = "", flag: str = "dataset_path",
               is_scored: bool = False, seed: int = 0) -> ScenePool:
-    """The scenes of a folder, checked.
+    """Check the scenes of a folder and return them as a pool.
 
     Args:
         data: how scenes are read, and which of their views are used.
         meta: the bounds of memory and size.
         path: the folder of scenes, or one scene; empty: `data.dataset_path`.
         flag: that names it, for messages.
-        is_scored: scenes keep withheld views, as in training of single scenes; else all are used.
+        is_scored: scenes keep held-out views, as in the training of single scenes; else all views
+            are trained on.
         seed: of the noise that randomize_cameras adds.
     Raises:
         ConfigError: no folder is given, or options are out of range.
@@ -163,13 +164,13 @@ def open_pool(data: DataConfig, meta: MetaConfig, *, path: str = "", flag: str =
     entries = check_scenes(scene_folders(path, flag), data, meta, is_scored=is_scored)
 
     def read(entry: PoolEntry) -> PoolScene:
-        return read_scene(entry, data, seed=seed, is_scored=is_scored)
+        return read_scene(entry, data, seed=seed)
 
     return ScenePool(entries, read, meta.scene_memory_mb * 2**20)
 
 
 def scene_folders(path: str | Path, flag: str = "dataset_path") -> list[Path]:
-    """Visible folders inside a folder, by name; the folder itself where it is a scene.
+    """Return the visible folders inside a folder, by name; the folder itself where it is a scene.
 
     Raises:
         SceneError: there is no such folder, or nothing in it.
@@ -209,7 +210,7 @@ def check_scenes(folders: Sequence[Path], data: DataConfig, meta: MetaConfig, *,
     if problems:
         shown = "\n  ".join(problems[:NUM_NAMED])
         more = f"\n  and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
-        raise SceneError(f"{len(problems)} of {len(folders)} scene folders cannot be used; mend "
+        raise SceneError(f"{len(problems)} of {len(folders)} scene folders cannot be used; fix "
                          f"them or move them elsewhere:\n  {shown}{more}")
     sizes = sum(entry.num_bytes for entry in entries) / 2**20
     log.info("%d scenes, %d views, %.0f MiB", len(entries),
@@ -218,6 +219,7 @@ def check_scenes(folders: Sequence[Path], data: DataConfig, meta: MetaConfig, *,
 
 
 def _entry(folder: Path, data: DataConfig, meta: MetaConfig, is_scored: bool) -> PoolEntry:
+    """Check one scene folder and return its entry."""
     with _quietly():
         outline = outline_scene(folder, **_options(data, data.load_im_scale))
     longest = max(outline.resolution)
@@ -237,7 +239,7 @@ def _entry(folder: Path, data: DataConfig, meta: MetaConfig, is_scored: bool) ->
 
 
 def _options(data: DataConfig, im_scale: float) -> dict[str, Any]:
-    """The flags that say how a scene is read, as `load_scene` takes them."""
+    """Return the flags that say how a scene is read, as `load_scene` takes them."""
     return {"im_scale": im_scale, "scene_normalization": data.scene_normalization,
             "work_radius": data.work_radius, "scene_radius_scale": data.scene_radius_scale,
             "load_pcd": bool(data.load_pcd)}
@@ -245,18 +247,16 @@ def _options(data: DataConfig, im_scale: float) -> dict[str, Any]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without a line for each scene that says where its object space came from."""
-    talker = logging.getLogger("data_processing.scenes.normalization")
-    level = talker.level
-    talker.setLevel(logging.WARNING)
+    """Leave out the line of each scene that says where its object space came from."""
+    level = normalization.log.level
+    normalization.log.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        talker.setLevel(level)
+        normalization.log.setLevel(level)
 
 
-def read_scene(entry: PoolEntry, data: DataConfig, *, seed: int = 0,
-               is_scored: bool = False) -> PoolScene:
+def read_scene(entry: PoolEntry, data: DataConfig, *, seed: int = 0) -> PoolScene:
     """Read one scene; training views whose mask is empty are left out with a warning.
 
     Raises:
@@ -269,11 +269,11 @@ def read_scene(entry: PoolEntry, data: DataConfig, *, seed: int = 0,
     empty = [scene.view_names[view] for view in entry.split.train if view not in train]
     if len(train) < MIN_TRAIN_VIEWS:
         raise SceneError(f"{scene.path}: the masks of all but {len(train)} training views are "
-                         f"empty, need {MIN_TRAIN_VIEWS} views with some foreground; mend them, or "
+                         f"empty, need {MIN_TRAIN_VIEWS} views with some foreground; fix them, or "
                          "move the scene elsewhere")
     if empty:
         log.warning("%s: left out, as their masks are empty: views %s", scene.path,
                     ", ".join(empty[:NUM_NAMED]))
-    kept = (scene, replace(entry.split, train=train)) if is_scored else (None, None)
+    kept = (scene, replace(entry.split, train=train)) if entry.is_scored else (None, None)
     return PoolScene(scene.name, views_of(scene, train, "cpu"), load_point_cloud(scene, data),
                      *kept)

@@ -1,4 +1,7 @@
-"""Reader of the release's processed scene folders (METHOD 2a): one set of files for each view."""
+"""Reader of the release's processed scene folders: one set of files for each view.
+
+The format is described in docs/method.md, section 2.
+"""
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,20 +31,20 @@ from utils.files.limits import MAX_CAMERA_PICKLE_BYTES, MAX_SIDE, short
 from utils.files.pickles import load_pickled_npy
 
 IMAGE_END, META_END, MASK_END = "_rgb", "_rgb_meta.npy", "_mask.png"
-#: At full size every value over 0 of a processed mask is foreground (METHOD 2a).
+#: At full size every value over 0 of a processed mask is foreground.
 LEAST_FOREGROUND = 1
-#: How far an image's width may be from its camera's frame brought to the same height: a share, or
-#: pixels that rounding of scaled sides can make.
+#: How far an image's width may be from that of its camera's frame at the same height: a fraction,
+#: or pixels that come from rounding scaled sides.
 ASPECT_TOLERANCE, MAX_ROUNDING = 0.02, 2.0
 
 
 def is_processed_folder(folder: Path) -> bool:
-    """Whether the folder has files of the processed format."""
+    """Return whether the folder has files of the processed format."""
     return bool(_image_files(folder) or list(folder.glob(f"*{META_END}")))
 
 
 def read_processed_folder(folder: Path, load_pcd: bool = True) -> FoundScene:
-    """Views, cameras and normalisation of a processed scene folder.
+    """Read views, cameras and normalisation of a processed scene folder.
 
     Args:
         folder: the scene.
@@ -74,11 +77,12 @@ def read_processed_folder(folder: Path, load_pcd: bool = True) -> FoundScene:
 
 
 def _image_files(folder: Path) -> list[Path]:
+    """Return the image files of the views, sorted by name."""
     return [path for path in list_files(folder, IMAGE_SUFFIXES) if path.stem.endswith(IMAGE_END)]
 
 
 def _mask_files(folder: Path, names: list[str]) -> list[Path | None]:
-    """A mask for every view or for none."""
+    """Return a mask for every view, or none for all; raise SceneError where some are missing."""
     masks = [folder / f"{name}{MASK_END}" for name in names]
     missing = [path for path in masks if not path.is_file()]
     if len(missing) == len(masks):
@@ -90,7 +94,7 @@ def _mask_files(folder: Path, names: list[str]) -> list[Path | None]:
 
 
 def _read_camera(path: Path, image: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(view, projection), (4, 4) each, of a meta file, checked."""
+    """Return view and projection, (4, 4) each, of a camera file, checked."""
     if not path.is_file():
         raise SceneError(f"{path}: no camera file for {image.name}, need a pickled dict with view, "
                          "projection and resolution; export the camera or take the view out")
@@ -104,7 +108,7 @@ def _read_camera(path: Path, image: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_projection(projection: np.ndarray, where: str) -> None:
-    """A glFrustum matrix has clip w = -z in the camera and does not mirror the image."""
+    """Check that a projection is a glFrustum matrix (clip w = -z) and does not mirror the image."""
     if not np.allclose(projection[3], [0, 0, -1, 0], atol=1e-6):
         raise SceneError(f"{where}: its last row is {projection[3].tolist()}, need 0 0 -1 0 "
                          "(glFrustum, the camera looks down -z); transpose it if it was written "
@@ -116,7 +120,7 @@ def _check_projection(projection: np.ndarray, where: str) -> None:
 
 
 def _check_resolution(resolution: object, path: Path, image: Path) -> None:
-    """The camera's frame may be of another size than the image (NDC is shared), not shape."""
+    """Check that the camera's frame has the image's shape; NDC is the same for any size."""
     try:
         frame = np.asarray(resolution).reshape(-1)
     except ValueError:                             # lists of different lengths
@@ -136,7 +140,7 @@ def _check_resolution(resolution: object, path: Path, image: Path) -> None:
 
 
 def _load_dict(path: Path, keys: tuple[str, ...]) -> dict:
-    """A pickled dict that has the keys."""
+    """Return a pickled dict that has the keys."""
     content = load_pickled_npy(path, max_bytes=MAX_CAMERA_PICKLE_BYTES, error=SceneError)
     if not isinstance(content, dict):
         raise SceneError(f"{path}: holds a {type(content).__name__}, need a pickled dict; save it "
@@ -149,6 +153,7 @@ def _load_dict(path: Path, keys: tuple[str, ...]) -> dict:
 
 
 def _cached_model(path: Path) -> np.ndarray | None:
+    """Return the model matrix of the folder's file, or None."""
     if not path.is_file():
         return None
     return check_similarity(_load_dict(path, ("model_matrix",))["model_matrix"],
@@ -156,6 +161,7 @@ def _cached_model(path: Path) -> np.ndarray | None:
 
 
 def _stats_sphere(folder: Path, center_key: str, radius_key: str) -> Sphere | None:
+    """Return the ball of two entries of scene_stats.npy, or None."""
     path = folder / "scene_stats.npy"
     if not path.is_file():
         return None
@@ -167,6 +173,7 @@ def _stats_sphere(folder: Path, center_key: str, radius_key: str) -> Sphere | No
 
 
 def _pcd_sphere(folder: Path, load_pcd: bool) -> Sphere | None:
+    """Return the ball of the point cloud, from scene_stats.npy or the cloud itself, or None."""
     found = _stats_sphere(folder, "pcd_center", "pcd_radius")
     if found is None and load_pcd:
         found = sphere_from_point_cloud(folder)

@@ -1,6 +1,6 @@
-"""A scene folder to a `Scene`: photographs, masks and cameras in one object space.
+"""A scene folder as a `Scene`: photographs, masks and cameras in one object space.
 
-    object --model matrix--> world --view--> camera (OpenGL axes) --projection--> clip --> NDC
+object --model matrix--> world --view--> camera (OpenGL axes) --projection--> clip --> NDC
 """
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from utils.errors import SceneError
 from utils.files.limits import check_memory
 from utils.geometry.cameras import Cameras
 
-LOGGER = logging.getLogger(__name__)
-#: Of a view in memory: three floats, and a byte of the mask.
+log = logging.getLogger(__name__)
+#: A pixel of a view in memory: three floats, and a byte of the mask.
 BYTES_A_PIXEL = 13
 SURFACE_POINTS = "surface_points_world.ply"
 
@@ -43,14 +43,14 @@ class Scene:
     """V photographs of one object.
 
     Attributes:
-        name: of the folder, or of the made scene.
+        name: of the folder, or of the synthetic scene.
         images: (V, 3, H, W) float32 RGB in [0, 1], CPU.
         masks: (V, 1, H, W) bool, True on the object.
         cameras: V cameras, resolution (W, H).
         view_names: V names, in the order of the views.
         has_masks: False when no masks were found and all of every image counts as object.
         surface_points_world: (N, 3) float32 true surface points, world space, where known.
-        path: folder it was read from, '' for a made scene.
+        path: folder that it was read from, '' for a synthetic scene.
         mask_files: V paths of the masks, () when there are none.
     """
 
@@ -65,7 +65,7 @@ class Scene:
     mask_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check shapes. Raises ValueError when the parts do not fit together."""
+        """Check shapes; raise ValueError where the parts do not fit together."""
         num_views, (width, height) = len(self.cameras), self.cameras.resolution
         for what, tensor, channels in (("images", self.images, 3), ("masks", self.masks, 1)):
             if tuple(tensor.shape) != (num_views, channels, height, width):
@@ -82,16 +82,17 @@ def load_scene(folder: str | Path, *, im_scale: float = 1.0,
                scene_normalization: str = DEFAULT_ORDER, work_radius: float = 0.99,
                scene_radius_scale: float = 1.0, load_pcd: bool = True,
                allow_behind: bool = False) -> Scene:
-    """Read a scene folder of either format, found by looking.
+    """Read a scene folder of either format, which is recognised by its files.
 
     Args:
         folder: the scene, `--dataset_path`.
-        im_scale: images and masks are area-averaged to this share of their sides (0 < s <= 1).
+        im_scale: factor on the sides of images and masks, over 0 and at most 1; pixels are averaged
+            by area.
         scene_normalization: order of the sources of the model matrix.
         work_radius: radius in object space that a normalising ball is scaled to.
         scene_radius_scale: factor on the radius of that ball.
         load_pcd: whether `merged/point_cloud_world.ply` may be read for the normalisation.
-        allow_behind: read a scene whose cameras all look away from the object, to say why they do.
+        allow_behind: read even a scene whose cameras all look away from the object, for a check.
     Raises:
         SceneError: the folder is not a scene or its files are bad; the message names the file.
         ConfigError: an option is out of range.
@@ -103,7 +104,7 @@ def load_scene(folder: str | Path, *, im_scale: float = 1.0,
     images, masks = _read_pixels(found, im_scale)
     has_masks = found.files[0].mask is not None
     if not has_masks:
-        LOGGER.warning("%s: no masks found: every pixel counts as object, so the background is "
+        log.warning("%s: no masks found: every pixel counts as object, so the background is "
                        "modelled too, the soft-mask loss cannot shape the outline, and mask IoU "
                        "says nothing", folder)
     cameras = Cameras(*(torch.from_numpy(np.ascontiguousarray(matrix)).float()
@@ -150,7 +151,7 @@ def outline_scene(folder: str | Path, *, im_scale: float = 1.0,
 
 
 def check_training_views(scene: Scene, split: Split) -> None:
-    """Raise SceneError when the mask of a training view is empty, as nothing is learned from it."""
+    """Raise SceneError where the mask of a training view is empty: nothing is learned from it."""
     if not scene.has_masks:
         return
     width, height = scene.cameras.resolution
@@ -158,14 +159,14 @@ def check_training_views(scene: Scene, split: Split) -> None:
         if not scene.masks[i].any():
             file = scene.mask_files[i] if scene.mask_files else scene.path or scene.name
             raise SceneError(f"{file}: the mask of training view {i} ({scene.view_names[i]}) is "
-                             f"empty at {width}x{height}, need some foreground; mend the mask, or "
+                             f"empty at {width}x{height}, need some foreground; fix the mask, or "
                              "leave the view out of --train_views")
 
 
 def _read_cameras(folder: Path, scene_normalization: str, *, work_radius: float,
                   scene_radius_scale: float, load_pcd: bool,
                   allow_behind: bool = False) -> tuple[FoundScene, np.ndarray]:
-    """All of a scene but its pixels: files and cameras, and the model matrix."""
+    """Return everything of a scene but its pixels: files and cameras, and the model matrix."""
     found = read_folder(folder, bool(load_pcd))
     model = resolve_model_matrix(folder, scene_normalization, found.sources,
                                  work_radius=work_radius, scene_radius_scale=scene_radius_scale)
@@ -175,7 +176,7 @@ def _read_cameras(folder: Path, scene_normalization: str, *, work_radius: float,
 
 
 def read_folder(folder: Path, load_pcd: bool) -> FoundScene:
-    """The folder by the reader whose files it has."""
+    """Read a folder with the reader whose files it has."""
     try:
         if not folder.is_dir():
             what = "a file" if folder.exists() else "no such folder"
@@ -190,24 +191,24 @@ def read_folder(folder: Path, load_pcd: bool) -> FoundScene:
             return read_idr_folder(folder, load_pcd)
     except PermissionError as problem:
         raise SceneError(f"{problem.filename or folder}: may not be read, need read permission; "
-                         "mend it with chmod") from problem
+                         "fix it with chmod") from problem
     raise SceneError(f"{folder}: no views found, need NAME_rgb.png with NAME_rgb_meta.npy "
                      "(processed format) or image/, mask/ and cameras.npz (IDR format); point "
                      "--dataset_path at the folder of one scene")
 
 
 def _check_in_front(folder: Path, found: FoundScene, model: np.ndarray) -> None:
-    """The centre of object space must be in front of some camera, else the axes are wrong."""
+    """Check that the centre of object space is in front of some camera, else the axes are wrong."""
     depth = (found.projection @ found.view @ model)[:, 3, 3]
     if (depth <= 0).all():
         raise SceneError(f"{folder}: the centre of object space is behind every camera, need "
                          "cameras that look at the object (view: world to camera, OpenGL axes, "
-                         "looking down -z); flip y and z of OpenCV cameras, or mend the "
+                         "looking down -z); flip y and z of OpenCV cameras, or fix the "
                          "normalisation")
 
 
 def _read_pixels(found: FoundScene, im_scale: float) -> tuple[Tensor, Tensor]:
-    """images (V, 3, H, W) float32 and masks (V, 1, H, W) bool."""
+    """Return images (V, 3, H, W) float32 and masks (V, 1, H, W) bool."""
     width, height = scaled_size(_check_sizes(found), im_scale)
     num_views = len(found.files)
     check_memory(num_views * width * height * BYTES_A_PIXEL,
@@ -224,7 +225,8 @@ def _read_pixels(found: FoundScene, im_scale: float) -> tuple[Tensor, Tensor]:
 
 
 def _check_sizes(found: FoundScene) -> tuple[int, int]:
-    """(W, H) that all images and masks of a scene have; SceneError where one differs."""
+    """Return (W, H) that all images and masks of a scene have; raise SceneError where one differs.
+    """
     full_size = image_size(found.files[0].image)
     for view in found.files:
         _check_size(view.image, full_size, found.files[0].image)
@@ -234,6 +236,7 @@ def _check_sizes(found: FoundScene) -> tuple[int, int]:
 
 
 def _check_size(path: Path, needed: tuple[int, int], other: Path) -> None:
+    """Raise SceneError where an image has another size than needed."""
     width, height = image_size(path)
     if (width, height) != needed:
         raise SceneError(f"{path}: {width}x{height} pixels, need {needed[0]}x{needed[1]} as "
@@ -241,6 +244,7 @@ def _check_size(path: Path, needed: tuple[int, int], other: Path) -> None:
 
 
 def _surface_points(path: Path) -> Tensor | None:
+    """Return the true surface points (N, 3) float32 of a file, or None where it is absent."""
     if not path.is_file():
         return None
     return torch.from_numpy(load_ply_points(path)).float()

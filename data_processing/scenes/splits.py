@@ -1,4 +1,7 @@
-"""Which views are trained on and which are withheld (METHOD 2)."""
+"""Which views are trained on and which are held out.
+
+The named splits are those of docs/method.md, section 2.
+"""
 from __future__ import annotations
 
 import difflib
@@ -9,7 +12,7 @@ from utils.errors import ConfigError
 
 #: Leave-one-out needs a source besides the target.
 MIN_TRAIN_VIEWS = 2
-#: Without a data set's name and without lists, every 8th view is withheld, starting at view 4.
+#: Without a data set's name and without lists, every 8th view is held out, from view 4 on.
 DEFAULT_TEST_STEP, DEFAULT_TEST_START = 8, 4
 ALL = "all"
 _ITEM = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
@@ -21,7 +24,7 @@ class Split:
 
     Attributes:
         train: views that are trained on, and that are the sources at evaluation.
-        test: withheld views; may be empty.
+        test: held-out views; may be empty.
         name: 'dtu', 'nlr', 'shapenet', 'every8' or 'explicit', for logs.
     """
 
@@ -32,6 +35,7 @@ class Split:
 
 @dataclass(frozen=True)
 class _NamedSplit:
+    """The split of a data set whose scenes have `num_views` views."""
     num_views: int                        # of a whole scene
     train: tuple[int, ...] | None         # None: all that are not tested
     test: tuple[int, ...]
@@ -46,12 +50,12 @@ NAMED_SPLITS = {
 
 def resolve_split(num_views: int, dataset_name: str = "", *, train_views: str = "",
                   test_views: str = "", num_train_views: int = 0) -> Split:
-    """The split of a scene.
+    """Return the split of a scene.
 
     Named ones: dtu trains on 1,9,17,25,33,41,47 and tests on 12,32,40 of 49; nlr trains on 16..21
-    of 22 and tests on none (the paper's figures are on training views; 0..15 are withheld);
+    of 22 and tests on none (the paper's results are on training views; 0..15 are held out);
     shapenet tests on 7,16,23 of 24 and trains on the rest. Without a name and without lists, views
-    4, 12, 20, ... are withheld and the rest trained on. A list overrides its half of the named
+    4, 12, 20, ... are held out and the rest trained on. A list overrides its half of the named
     split; without a name, one list alone leaves all other views to the other half.
 
     Args:
@@ -59,8 +63,8 @@ def resolve_split(num_views: int, dataset_name: str = "", *, train_views: str = 
         dataset_name: 'dtu', 'nlr', 'shapenet' or ''.
         train_views, test_views: '' (not given), numbers and ranges as '0-5,9', or 'all': every
             view that is not in the other half.
-        num_train_views: keep so many training views, see `spread_evenly`; those left out are in
-            neither half, so that scores of other numbers are on the same views. 0: keep all.
+        num_train_views: keep this many training views, see `spread_evenly`; those left out are in
+            neither half, so that the held-out views stay the same. 0: keep all.
     Raises:
         ConfigError: an unknown name, a scene too small for the named split, a malformed list, a
             view out of range, views in both halves, fewer than 2 training views, or fewer than
@@ -88,7 +92,7 @@ def resolve_split(num_views: int, dataset_name: str = "", *, train_views: str = 
 
 
 def spread_evenly(views: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """`count` of the views, the first and the last among them, the others evenly between.
+    """Return `count` of the views: the first, the last, and others evenly between them.
 
     Of the seven of the dtu split, 3 are 1, 25, 47; 4 are 1, 17, 33, 47; 5 are 1, 17, 25, 41, 47.
 
@@ -104,31 +108,34 @@ def spread_evenly(views: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 def meta_views(num_views: int, dataset_name: str = "", *, train_views: str = "",
                test_views: str = "", num_train_views: int = 0) -> tuple[int, ...]:
-    """Views of a scene that meta-training uses: all of them, of nlr views 16..21 (METHOD 2).
+    """Return the views of a scene that meta-training uses: all of them, of nlr 16..21.
 
     Args:
-        num_views: views in the scene; scenes of other numbers than the named split's are welcome.
+        num_views: views in the scene, which may differ from the named split's.
         dataset_name: 'dtu', 'nlr', 'shapenet' or ''.
-        train_views, test_views, num_train_views: as `resolve_split` takes them; what they withhold
+        train_views, test_views, num_train_views: as `resolve_split` takes them; what they hold out
             is left out.
     Raises:
         ConfigError: as `resolve_split`, and an nlr scene with fewer views.
     """
     named = _named_split(dataset_name if _is_given(dataset_name) else "")
     if not (_is_given(train_views) or _is_given(test_views)):
-        if dataset_name == "nlr":
+        if named is not None and dataset_name == "nlr":
             _check_size(num_views, dataset_name, named)
-            return spread_evenly(named.train, num_train_views) if num_train_views else named.train
+            train = named.train or ()
+            return spread_evenly(train, num_train_views) if num_train_views else train
         train_views = ALL
     return resolve_split(num_views, train_views=train_views, test_views=test_views,
                          num_train_views=num_train_views).train
 
 
 def _is_given(text: str) -> bool:
+    """Return whether a flag was given; config files say None where it was not."""
     return text.strip().lower() not in ("", "none")        # config files say None for 'not given'
 
 
 def _named_split(dataset_name: str) -> _NamedSplit | None:
+    """Return the split of a data set, None without a name; raise ConfigError for an unknown one."""
     if not dataset_name:
         return None
     if dataset_name not in NAMED_SPLITS:
@@ -139,6 +146,7 @@ def _named_split(dataset_name: str) -> _NamedSplit | None:
 
 
 def _check_size(num_views: int, dataset_name: str, named: _NamedSplit) -> None:
+    """Raise ConfigError where a scene has fewer views than the named split."""
     if num_views < named.num_views:
         raise ConfigError(f"--dataset_name {dataset_name} splits {named.num_views} views, but "
                           f"{num_views} views were found; pass --train_views and --test_views, "
@@ -146,7 +154,8 @@ def _check_size(num_views: int, dataset_name: str, named: _NamedSplit) -> None:
 
 
 def _fill_in(train, test, named: _NamedSplit | None, num_views: int) -> tuple:
-    """Halves that were not given: from the named split, else from the other half."""
+    """Return both halves, those that were not given taken from the named split or the other half.
+    """
     if named is not None:
         named_train = ALL if named.train is None else named.train
         return (named_train if train is None else train), (named.test if test is None else test)
@@ -163,7 +172,7 @@ def _fill_in(train, test, named: _NamedSplit | None, num_views: int) -> tuple:
 
 
 def _parse_views(text: str, flag: str, num_views: int) -> tuple[int, ...] | str | None:
-    """Ascending view numbers of '0-5,9', `ALL`, or None when not given."""
+    """Return the ascending view numbers of '0-5,9', `ALL`, or None where not given."""
     if not _is_given(text):
         return None
     if text.strip().lower() == ALL:
@@ -186,6 +195,7 @@ def _parse_views(text: str, flag: str, num_views: int) -> tuple[int, ...] | str 
 
 
 def _check_halves(train: tuple[int, ...], test: tuple[int, ...]) -> None:
+    """Raise ConfigError where the halves share views, or too few are trained on."""
     shared = sorted(set(train) & set(test))
     if shared:
         raise ConfigError(f"--train_views and --test_views share views {_as_text(shared)}, need "
@@ -197,4 +207,5 @@ def _check_halves(train: tuple[int, ...], test: tuple[int, ...]) -> None:
 
 
 def _as_text(views: list[int]) -> str:
+    """Return view numbers for a sentence."""
     return ", ".join(str(view) for view in views)

@@ -1,8 +1,9 @@
-"""Scenes to folders, in either format the readers know; a folder appears whole or not at all."""
+"""Scene folders, written in either format that the readers know, whole or not at all."""
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -15,7 +16,7 @@ from utils.errors import ConfigError, WriteError
 from utils.geometry.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
 
 POINTS_FILE = "surface_points_world.ply"
-#: What an import puts beside the scene.
+#: Files that an import writes beside the scene.
 REPORT_FILES = ("report.txt", "check.png")
 #: What a folder written by each format may hold; overwriting deletes nothing else.
 PROCESSED_FILES = ("*_rgb.png", "*_rgb_meta.npy", "*_mask.png", "model_matrix.npy",
@@ -39,7 +40,7 @@ def write_scene(scene: Scene, folder: Path | str, scene_format: str, *,
         The folder.
     Raises:
         ConfigError: an unknown format.
-        WriteError: the target is taken, may not be written or the disk is full.
+        WriteError: the target exists, may not be written, or the disk is full.
     """
     folder = Path(os.path.abspath(folder))
     check_target(folder, scene_format, overwrite=overwrite)
@@ -63,7 +64,7 @@ def write_scene(scene: Scene, folder: Path | str, scene_format: str, *,
 
 
 def check_target(folder: Path | str, scene_format: str, *, overwrite: bool = False) -> None:
-    """Raise where `write_scene` would lose something of the user's or cannot know the format.
+    """Raise where `write_scene` would delete something of the user's or cannot know the format.
 
     Raises:
         ConfigError: an unknown format.
@@ -78,10 +79,10 @@ def check_target(folder: Path | str, scene_format: str, *, overwrite: bool = Fal
             return
         foreign = _foreign_entries(folder)
     except OSError as error:
-        raise WriteError(f"{folder}: cannot be looked into ({error.strerror}); "
-                         "mend its permissions or give another --output") from error
+        raise WriteError(f"{folder}: cannot be listed ({error.strerror}); "
+                         "fix its permissions or give another --output") from error
     if foreign:
-        raise WriteError(f"{folder}: holds {foreign[0]}, which is not of a made scene, and would "
+        raise WriteError(f"{folder}: holds {foreign[0]}, which no scene has, and which would "
                          "be lost; give another --output or move it away")
     if not overwrite:
         raise WriteError(f"{folder}: holds a scene already; "
@@ -89,14 +90,14 @@ def check_target(folder: Path | str, scene_format: str, *, overwrite: bool = Fal
 
 
 def _foreign_entries(folder: Path) -> list[str]:
-    """Entries, relative to folder, that neither format writes."""
+    """Return the entries, relative to the folder, that neither format writes."""
     known = {path for pattern in (*PROCESSED_FILES, *IDR_FILES) for path in folder.glob(pattern)}
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
                   if path not in known)
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Rename the complete folder onto its name; an earlier scene goes only after that."""
+    """Rename the complete folder to its name; an earlier scene is deleted only after that."""
     retired = folder.parent / f".{folder.name}.retired-{os.getpid()}"
     if folder.is_dir():
         folder.rename(retired)
@@ -109,8 +110,8 @@ def _put_in_place(partial: Path, folder: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _writer(scene_format: str):
-    """The function that writes a format. Raises ConfigError for an unknown one."""
+def _writer(scene_format: str) -> Callable[[Scene, Path], None]:
+    """Return the function that writes a format; raise ConfigError for an unknown one."""
     writers = {"processed": _write_processed, "idr": _write_idr}
     if scene_format not in writers:
         raise ConfigError(f"--scene_format is {scene_format!r}, need processed or idr")
@@ -118,7 +119,7 @@ def _writer(scene_format: str):
 
 
 def _write_processed(scene: Scene, folder: Path) -> None:
-    """The release's format: one set of files a view, matrices as pickled dicts."""
+    """Write the release's format: one set of files a view, matrices as pickled dicts."""
     cameras = scene.cameras
     for index, name in enumerate(scene.view_names):
         _write_image(folder / f"{name}_rgb.png", scene.images[index])
@@ -133,7 +134,7 @@ def _write_processed(scene: Scene, folder: Path) -> None:
 
 
 def _write_idr(scene: Scene, folder: Path) -> None:
-    """IDR's and NeuS's format: image/, mask/ and one file of matrices."""
+    """Write IDR's and NeuS's format: image/, mask/ and one file of matrices."""
     (folder / "image").mkdir()
     (folder / "mask").mkdir()
     for index, name in enumerate(scene.view_names):
@@ -148,9 +149,9 @@ def _write_idr(scene: Scene, folder: Path) -> None:
 
 
 def world_matrices(cameras: Cameras) -> torch.Tensor:
-    """(V, 4, 4) world to pixels, K[R|t] with OpenCV axes over the row 0 0 0 1; float64.
+    """Return the matrices (V, 4, 4) float64 from world to pixels, for OpenCV axes.
 
-    Pixels count from the centre of the top left one.
+    Each is K[R|t] over the row 0 0 0 1; pixels count from the centre of the top left one.
     """
     intrinsics = intrinsics_from_projection(cameras.projection.double(), cameras.resolution)
     out = OPENCV_TO_OPENGL.double() @ cameras.view.double()            # (V, 4, 4) OpenCV axes
@@ -159,12 +160,12 @@ def world_matrices(cameras: Cameras) -> torch.Tensor:
 
 
 def scene_stats(scene: Scene) -> dict:
-    """Sizes in world units, from which a reader may scale the scene.
+    """Return sizes in world units, from which a reader may scale the scene.
 
     Returns:
         camera_intersection (3,), the point nearest to all viewing axes, and camera_radius, the
-        mean distance of the cameras from it; where surface points are known pcd_center (3,), the
-        middle of their box, and pcd_radius, the distance of the farthest.
+        mean distance of the cameras from it; where surface points are known, pcd_center (3,), the
+        middle of their box, and pcd_radius, the distance of the farthest from it.
     """
     eyes = scene.cameras.centers_world.double()                        # (V, 3)
     axes = -torch.linalg.inv(scene.cameras.view.double())[:, :3, 2]    # (V, 3) unit
@@ -181,12 +182,12 @@ def scene_stats(scene: Scene) -> dict:
 
 
 def _write_dict(path: Path, content: dict) -> None:
-    """A dict as numpy pickles it: an object array of no dimensions."""
+    """Write a dict as numpy pickles it: an object array of no dimensions."""
     np.save(path, np.array(content, dtype=object))
 
 
 def _write_image(path: Path, image: torch.Tensor) -> None:
-    """(C, H, W) in [0, 1] or bool as an 8-bit PNG of 3 channels or 1."""
+    """Write (C, H, W), in [0, 1] or bool, as an 8-bit PNG of 3 channels or 1."""
     levels = (image.float() * 255).round().clamp(0, 255).byte()
     levels = levels[0] if len(levels) == 1 else levels.movedim(0, -1)
     imageio.imwrite(path, levels.numpy())

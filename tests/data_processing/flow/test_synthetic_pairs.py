@@ -53,11 +53,11 @@ def sample(image, points):
     """Bilinear colours of an image at points inside it."""
     points = np.clip(points, 0, np.array(image.shape[1::-1]) - 1)
     low = np.minimum(np.floor(points).astype(int), np.array(image.shape[1::-1]) - 2)
-    share = (points - low)[..., None]
+    weight = (points - low)[..., None]
     x, y = low[..., 0], low[..., 1]
-    upper = image[y, x] * (1 - share[..., 0, :]) + image[y, x + 1] * share[..., 0, :]
-    lower = image[y + 1, x] * (1 - share[..., 0, :]) + image[y + 1, x + 1] * share[..., 0, :]
-    return upper * (1 - share[..., 1, :]) + lower * share[..., 1, :]
+    upper = image[y, x] * (1 - weight[..., 0, :]) + image[y, x + 1] * weight[..., 0, :]
+    lower = image[y + 1, x] * (1 - weight[..., 0, :]) + image[y + 1, x + 1] * weight[..., 0, :]
+    return upper * (1 - weight[..., 1, :]) + lower * weight[..., 1, :]
 
 
 def test_motions_have_exact_inverses():

@@ -11,7 +11,7 @@ import trimesh
 from support.tiny_runs import config_of
 
 from data_processing.scenes.normalization import load_ply_points
-from data_processing.scenes.opening import CLOUD_FILE, disturbed, load_point_cloud, open_scene
+from data_processing.scenes.opening import CLOUD_FILE, load_point_cloud, open_scene, perturbed
 from data_processing.scenes.scene import SURFACE_POINTS
 from utils.errors import ConfigError, SceneError
 
@@ -67,7 +67,7 @@ def test_a_missing_folder_is_told_apart_from_a_missing_flag(tmp_path):
         open_scene(data_of(tmp_path / "nowhere"))
 
 
-def test_disturbed_cameras_move_a_little_and_stay_cameras(tiny_scene):
+def test_perturbed_cameras_move_a_little_and_stay_cameras(tiny_scene):
     still, split = open_scene(data_of(tiny_scene))
     moved, _ = open_scene(data_of(tiny_scene, "--randomize_cameras", 0.02), seed=3)
     again, _ = open_scene(data_of(tiny_scene, "--randomize_cameras", 0.02), seed=3)
@@ -85,7 +85,7 @@ def test_disturbed_cameras_move_a_little_and_stay_cameras(tiny_scene):
     assert 0 < moves.min() and moves.max() < 5 * 0.02 * 3 ** 0.5
 
 
-def test_withheld_cameras_stay_where_they_are(tiny_scene):
+def test_held_out_cameras_stay_where_they_are(tiny_scene):
     still, split = open_scene(data_of(tiny_scene, "--test_views", "1,4"))
     moved, _ = open_scene(data_of(tiny_scene, "--test_views", "1,4", "--randomize_cameras", 0.02))
     same = (moved.cameras.view == still.cameras.view).flatten(1).all(1)
@@ -109,7 +109,7 @@ def test_angles_and_shifts_have_spreads_of_their_own(tiny_scene):
 
 def test_no_spread_leaves_the_cameras(tiny_scene):
     scene, _ = open_scene(data_of(tiny_scene))
-    torch.testing.assert_close(disturbed(scene.cameras, 0.0, 0).view, scene.cameras.view)
+    torch.testing.assert_close(perturbed(scene.cameras, 0.0, 0).view, scene.cameras.view)
 
 
 def test_cloud_points_come_in_object_space_with_their_normals(scene_folder):

@@ -66,22 +66,27 @@ def test_scenes_stay_within_the_memory_bound(tiny_scenes):
         read.append(entry.outline.path.name)
         return read_scene(entry, config.data)
 
+    def read_since() -> list[str]:
+        found = list(read)
+        read.clear()
+        return found
+
     pool = ScenePool(entries, reader, entries[0].num_bytes + entries[2].peak_bytes)
     for index in (0, 2, 0, 1, 0, 2):
         scene = pool[index]
         assert entries[index].num_bytes == sum(
             x.numel() * x.element_size() for x in (scene.views.images, scene.views.masks))
-    assert read == ["a_blobs", "c_tori", "b_box", "c_tori"]   # 1 drives out 2, 2 drives out 1
-    assert pool.kept == (0, 2)
+    assert read_since() == ["a_blobs", "c_tori", "b_box", "c_tori"]   # 1 drives out 2, 2 then 1
     one = ScenePool(entries, reader, 1)
-    assert one[0].name == "a_blobs" and one.kept == (0,)
-    one.read_ahead(1)                                     # no room beside the one in use
-    assert one.kept == (0,) and one[1].name == "b_box" and one.kept == (1,)
+    one[0], one.read_ahead(1)                             # no room beside the one in use
+    assert read_since() == ["a_blobs"] and one[0].name == "a_blobs" and read_since() == []
+    assert one[1].name == "b_box" and one[0].name == "a_blobs"
+    assert read_since() == ["b_box", "a_blobs"]
     two = ScenePool(entries, reader, entries[0].peak_bytes + entries[1].num_bytes)
     two.read_ahead(1)
-    assert two[0].name == "a_blobs" and two.kept == (1, 0)
-    two.read_ahead(2)
-    assert two.kept == (2, 0) and two[2].name == "c_tori" and two.kept == (0, 2)
+    assert two[0].name == "a_blobs" and read_since() == ["b_box", "a_blobs"]
+    two.read_ahead(2)                                     # drives out 1, not 0, which is in use
+    assert two[2].name == "c_tori" and two[0].name == "a_blobs" and read_since() == ["c_tori"]
 
 
 class Alive:
@@ -108,22 +113,22 @@ class Alive:
 
 
 @pytest.mark.parametrize("is_scored", [False, True])
-@pytest.mark.parametrize("share", [0, 1, 1.5, 2, 10])
-def test_all_that_is_alive_is_within_the_bound(tiny_scenes, monkeypatch, is_scored, share):
+@pytest.mark.parametrize("factor", [0, 1, 1.5, 2, 10])
+def test_all_that_is_alive_is_within_the_bound(tiny_scenes, monkeypatch, is_scored, factor):
     """Twice through the scenes, the next one read while one is in use; too little room for one is
     room for one."""
     alive = Alive(monkeypatch)
     pool = pool_of(tiny_scenes, is_scored=is_scored)
     largest = max(entry.peak_bytes for entry in pool.entries)
-    pool.memory_bytes = int(share * largest)
+    pool.memory_bytes = int(factor * largest)
     for turn in range(6):
         images = pool[turn % 3].views.images              # as a task holds them
         pool.read_ahead((turn + 1) % 3)
         assert all(future.result() for future in pool._kept.values())
         assert images.nbytes < alive.now
         del images
-    assert max(share, 1) * largest >= alive.most
-    assert alive.most >= min(share, 1) * largest
+    assert max(factor, 1) * largest >= alive.most
+    assert alive.most >= min(factor, 1) * largest
 
 
 def test_hundreds_of_scenes_are_visited_within_the_bound(tiny_scenes, tmp_path, monkeypatch):
@@ -191,7 +196,7 @@ def test_no_folder_is_an_error_that_names_the_flag():
         pool_of("None")
 
 
-def test_a_single_withheld_scene_may_be_given(tiny_scenes):
+def test_a_single_held_out_scene_may_be_given(tiny_scenes):
     pool = pool_of("None", path=str(tiny_scenes / "a_blobs"), flag="meta_eval_path",
                    is_scored=True)
     scene, = (pool[0],)
@@ -200,7 +205,7 @@ def test_a_single_withheld_scene_may_be_given(tiny_scenes):
 
 
 def test_as_few_views_as_asked_for_are_trained_on(tiny_scenes):
-    """Evenly spread; withheld views stay. A scene with fewer views is named."""
+    """Evenly spread; held-out views stay. A scene with fewer views is named."""
     pool = pool_of(tiny_scenes, "--num_train_views", 3)
     assert [pool[i].views.names for i in range(3)] == [
         ("000", "003", "005"), ("000", "002", "004"), ("000", "002", "003")]
@@ -224,7 +229,7 @@ def test_views_with_empty_masks_are_left_out(copy, caplog):
     with pytest.raises(SceneError, match="c_tori.*all but 1"):
         pool[2]
     shutil.copy(copy / "c_tori" / "003_mask.png", copy / "c_tori" / "002_mask.png")
-    assert len(pool[2].views) == 2                        # mended, it is read again
+    assert len(pool[2].views) == 2                        # fixed, it is read again
 
 
 def test_views_of_meta_training_are_the_methods():

@@ -272,5 +272,5 @@ def test_real_scenes_see_their_object(name, num_views):
     inside = torch.nn.functional.grid_sample(
         scene.masks.float(), (xy_ndc * torch.tensor([1.0, -1.0]))[:, None],
         align_corners=False)[:, 0, 0]                                     # (V, N)
-    share = (inside > 0.5).all(0).float().mean()
-    assert 0.002 < share < 0.6
+    fraction = (inside > 0.5).all(0).float().mean()
+    assert 0.002 < fraction < 0.6

@@ -92,11 +92,11 @@ def test_images_other_than_8_bit_rgb_are_refused_with_the_command_that_mends(any
     assert_refused(folder, image.name, words, "8-bit RGB", "magick")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9])
-def test_truncated_images_and_masks_are_refused(any_scene, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.3, 0.9])
+def test_truncated_images_and_masks_are_refused(any_scene, fraction):
     for path in any_scene[1:]:
         whole = path.read_bytes()
-        path.write_bytes(whole[:int(share * len(whole))])
+        path.write_bytes(whole[:int(fraction * len(whole))])
         assert_refused(any_scene[0], path.name, "unreadable or truncated")
         path.write_bytes(whole)
     load_scene(any_scene[0])

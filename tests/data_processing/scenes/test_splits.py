@@ -45,7 +45,7 @@ def test_lists_override_the_named_halves_one_by_one():
     assert resolve_split(9, "dtu", train_views="0-5", test_views="6").test == (6,)
 
 
-def test_without_name_every_eighth_view_is_withheld():
+def test_without_name_every_eighth_view_is_held_out():
     split = resolve_split(21)
     assert split.test == (4, 12, 20) and len(split.train) == 18 and split.name == "every8"
     assert resolve_split(3) == Split((0, 1, 2), (), "every8")
@@ -55,7 +55,7 @@ def test_without_name_every_eighth_view_is_withheld():
 @pytest.mark.parametrize("count, expected", [
     (2, (1, 47)), (3, (1, 25, 47)), (4, (1, 17, 33, 47)), (5, (1, 17, 25, 41, 47)),
     (6, (1, 9, 17, 33, 41, 47)), (7, DTU_TRAIN)])
-def test_fewer_training_views_are_spread_and_the_withheld_stay(count, expected):
+def test_fewer_training_views_are_spread_and_the_held_out_stay(count, expected):
     assert resolve_split(49, "dtu", num_train_views=count) == Split(expected, DTU_TEST, "dtu")
     rest = resolve_split(49, "dtu", test_views="all", num_train_views=count)
     assert rest.train == expected and not set(rest.test) & set(DTU_TRAIN)

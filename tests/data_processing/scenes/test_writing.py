@@ -136,5 +136,5 @@ def test_a_failed_rename_brings_the_earlier_scene_back(scene, tmp_path, monkeypa
 def test_no_permission_is_named(scene, tmp_path):
     """Root may write everywhere, so the place is one that nobody can make: below a file."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(WriteError, match="could not write|cannot be looked into"):
+    with pytest.raises(WriteError, match="could not write|cannot be listed"):
         write_scene(scene, tmp_path / "file" / "box", "processed")

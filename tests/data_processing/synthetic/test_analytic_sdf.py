@@ -96,10 +96,10 @@ def test_traced_hits_lie_on_the_surface_and_nothing_is_jumped_over(kind):
     assert 50 < hits.hit_mask.sum() < 300
     found = hits.points[hits.hit_mask]
     assert (sdf(found).abs() < 1e-5).all()
-    shares = torch.linspace(0, 1, 401)[:-1, None, None]
+    fractions = torch.linspace(0, 1, 401)[:-1, None, None]
     stop = torch.where(hits.hit_mask[:, None], hits.points, origins + dirs * 6)
     # -2e-6: float32 rounding where a sample comes to lie next to the hit.
-    assert (sdf(origins + shares * (stop - origins)) > -2e-6).all()
+    assert (sdf(origins + fractions * (stop - origins)) > -2e-6).all()
 
 
 def test_spread_points_are_even_over_a_box():
@@ -109,10 +109,10 @@ def test_spread_points_are_even_over_a_box():
     assert len(points) == 6000
     assert (solids.box(half)(points).abs() < HIT_TOLERANCE).all()
     areas = torch.tensor([half[1] * half[2], half[0] * half[2], half[0] * half[1]])
-    share = areas / areas.sum()
+    fraction = areas / areas.sum()
     on_face = (points.abs() - torch.tensor(half)).abs() < 1e-5
-    sigma = (share * (1 - share) / 6000).sqrt()
-    assert ((on_face.float().mean(0) - share).abs() < 4 * sigma + 0.01).all()
+    sigma = (fraction * (1 - fraction) / 6000).sqrt()
+    assert ((on_face.float().mean(0) - fraction).abs() < 4 * sigma + 0.01).all()
 
 
 def test_spread_points_of_nothing_is_empty():

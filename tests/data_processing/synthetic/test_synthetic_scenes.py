@@ -1,4 +1,4 @@
-"""Made scenes: the same bits twice, true silhouettes, colours that agree between views."""
+"""Synthetic scenes: the same bits twice, true silhouettes, colours that agree between views."""
 from __future__ import annotations
 
 import math
@@ -80,8 +80,8 @@ def test_coverage_of_a_sphere_against_its_closed_form():
     assert ((edge > 0) & (edge < 1)).float().mean() > 0.9
     assert torch.equal(coverage >= 0.5, (coverage * 9).round() >= 5)
     # Area of the outline: 3 x 3 rays on each of 150 edge pixels are good to 1 percent.
-    share = ((gap < 0).float().mean() - coverage.mean()).abs()
-    assert share < 0.01
+    difference = ((gap < 0).float().mean() - coverage.mean()).abs()
+    assert difference < 0.01
     assert images.min() >= 0 and images.max() <= 1
 
 

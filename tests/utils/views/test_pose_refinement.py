@@ -10,7 +10,7 @@ from support.tiny_runs import config_of, differing, final_state, flags_of
 from support.trainers import STEPS, trainer_of
 from torch import nn
 
-from data_processing.scenes.opening import disturbed, open_scene
+from data_processing.scenes.opening import open_scene, perturbed
 from modules import AggregationMLP
 from modules_sdf import BlendSettings, ImageBasedModel
 from scheduler import StepPlan
@@ -184,7 +184,7 @@ def test_a_disturbed_camera_moves_back(train_shape):
     """One of five cameras is off by a degree and a hundredth, the surface is known."""
     def spoilt(truth):
         view = truth.view.clone()
-        view[2] = disturbed(truth, 0.017, 1, shifts=0.01).view[2]
+        view[2] = perturbed(truth, 0.017, 1, shifts=0.01).view[2]
         return replace(truth, view=view)
 
     trainer, truth = ball_trainer(plan=plan_of(train_shape=train_shape), given=spoilt,
