@@ -1,4 +1,4 @@
-"""Solids as signed distance functions in closed form: negative inside, never steeper than 1.
+"""Solids as signed distance functions in closed form: negative inside, gradient at most 1 long.
 
 An `Sdf` is a callable `points (..., 3) -> distance (...)`, differentiable in the points. Primitives
 are exact outside their solid; the ways to join them keep |f(a) - f(b)| <= |a - b|, so that a step
@@ -6,23 +6,27 @@ of f along a unit ray never passes the surface and sphere tracing is exact.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Sdf = Callable[[Tensor], Tensor]
-#: Keeps the gradient of a norm finite at its zero; far below float32 rounding of the distances.
+from utils.geometry.sdf import Sdf, gradient
+
+#: Keeps the gradient of a norm finite at zero; far below float32 rounding of the distances.
 TINY = 1e-24
 
 
 def length(*components: Tensor) -> Tensor:
-    """Euclidean norm of components of equal shape; its gradient is finite at zero."""
-    return torch.sqrt(sum(part * part for part in components) + TINY)
+    """Return the Euclidean norm of components of equal shape; its gradient is finite at zero."""
+    total = components[0] * components[0]
+    for part in components[1:]:
+        total = total + part * part
+    return torch.sqrt(total + TINY)
 
 
 def sphere(radius: float, center: Sequence[float] = (0.0, 0.0, 0.0)) -> Sdf:
-    """|p - center| - radius."""
+    """Return a ball: |p - center| - radius."""
     def _distance(points: Tensor) -> Tensor:
         offsets = (axis - at for axis, at in zip(points.unbind(-1), center))
         return length(*offsets) - radius
@@ -30,7 +34,8 @@ def sphere(radius: float, center: Sequence[float] = (0.0, 0.0, 0.0)) -> Sdf:
 
 
 def box(half_sizes: Sequence[float], rounding: float = 0.0) -> Sdf:
-    """Box about the origin; edges rounded inwards, so that its sides stay at `half_sizes`."""
+    """Return a box about the origin, edges rounded inwards, so that its sides stay at `half_sizes`.
+    """
     def _distance(points: Tensor) -> Tensor:
         over = [axis.abs() - (half - rounding)
                 for axis, half in zip(points.unbind(-1), half_sizes)]
@@ -41,7 +46,7 @@ def box(half_sizes: Sequence[float], rounding: float = 0.0) -> Sdf:
 
 
 def cylinder(radius: float, half_height: float, rounding: float = 0.0) -> Sdf:
-    """Solid cylinder about the y axis, edges rounded inwards."""
+    """Return a solid cylinder about the y axis, edges rounded inwards."""
     def _distance(points: Tensor) -> Tensor:
         x, y, z = points.unbind(-1)
         side = length(x, z) - (radius - rounding)
@@ -52,7 +57,7 @@ def cylinder(radius: float, half_height: float, rounding: float = 0.0) -> Sdf:
 
 
 def torus(major: float, minor: float) -> Sdf:
-    """Ring about the y axis: circle of radius `major`, tube of radius `minor`."""
+    """Return a ring about the y axis: circle of radius `major`, tube of radius `minor`."""
     def _distance(points: Tensor) -> Tensor:
         x, y, z = points.unbind(-1)
         return length(length(x, z) - major, y) - minor
@@ -60,36 +65,36 @@ def torus(major: float, minor: float) -> Sdf:
 
 
 def capsule(start: Sequence[float], end: Sequence[float], radius: float) -> Sdf:
-    """All points within `radius` of the segment from `start` to `end`."""
+    """Return all points within `radius` of the segment from `start` to `end`."""
     axis = [b - a for a, b in zip(start, end)]
     squared = sum(part * part for part in axis)
 
     def _distance(points: Tensor) -> Tensor:
         offset = [part - at for part, at in zip(points.unbind(-1), start)]
-        along = sum(part * step for part, step in zip(offset, axis)) / squared
-        along = along.clamp(0, 1)
+        product = offset[0] * axis[0] + offset[1] * axis[1] + offset[2] * axis[2]
+        along = (product / squared).clamp(0, 1)
         return length(*(part - along * step for part, step in zip(offset, axis))) - radius
     return _distance
 
 
 def lathe(profile: Sequence[tuple[float, float]], thickness: float) -> Sdf:
-    """A shell: a polyline (radius, y) turned about the y axis, all within `thickness` of it."""
+    """Return a shell: all within `thickness` of a polyline (radius, y) rotated about the y axis."""
     def _distance(points: Tensor) -> Tensor:
         x, y, z = points.unbind(-1)
         radial = length(x, z)
-        nearest = None
+        nearest = torch.full_like(radial, torch.inf)
         for (r0, y0), (r1, y1) in zip(profile[:-1], profile[1:]):
             dr, dy = r1 - r0, y1 - y0
             along = ((radial - r0) * dr + (y - y0) * dy) / (dr * dr + dy * dy)
             along = along.clamp(0, 1)
             squared = (radial - r0 - along * dr).square() + (y - y0 - along * dy).square()
-            nearest = squared if nearest is None else torch.minimum(nearest, squared)
+            nearest = torch.minimum(nearest, squared)
         return torch.sqrt(nearest + TINY) - thickness
     return _distance
 
 
 def union(*solids: Sdf) -> Sdf:
-    """Least of the distances; exact outside where the solids are."""
+    """Return the union, the least of the distances; exact outside where the solids are."""
     def _distance(points: Tensor) -> Tensor:
         out = solids[0](points)
         for solid in solids[1:]:
@@ -99,7 +104,7 @@ def union(*solids: Sdf) -> Sdf:
 
 
 def smooth_union(width: float, *solids: Sdf) -> Sdf:
-    """Union whose seams are filleted over distances of `width`.
+    """Return a union whose seams are filleted over distances of `width`.
 
     min(a, b) - h (1 - h) width with h = clamp(1/2 + (b - a) / (2 width)) and the minimum softened
     alike; its gradient is a convex combination of both gradients, so never longer than 1.
@@ -108,14 +113,14 @@ def smooth_union(width: float, *solids: Sdf) -> Sdf:
         out = solids[0](points)
         for solid in solids[1:]:
             other = solid(points)
-            share = (0.5 + (other - out) / (2 * width)).clamp(0, 1)
-            out = torch.lerp(other, out, share) - width * share * (1 - share)
+            weight = (0.5 + (other - out) / (2 * width)).clamp(0, 1)
+            out = torch.lerp(other, out, weight) - width * weight * (1 - weight)
         return out
     return _distance
 
 
 def subtract(solid: Sdf, *holes: Sdf) -> Sdf:
-    """The solid without the holes: max(a, -b), a lower bound of the distance."""
+    """Return the solid without the holes: max(a, -b), a lower bound of the distance."""
     def _distance(points: Tensor) -> Tensor:
         out = solid(points)
         for hole in holes:
@@ -125,17 +130,17 @@ def subtract(solid: Sdf, *holes: Sdf) -> Sdf:
 
 
 def moved(solid: Sdf, rotation: Tensor | None = None,
-          shift: Sequence[float] = (0.0, 0.0, 0.0), scale: float = 1.0) -> Sdf:
-    """The solid scaled, then turned, then shifted: f'(p) = scale f(R^T (p - shift) / scale).
+          translation: Sequence[float] = (0.0, 0.0, 0.0), scale: float = 1.0) -> Sdf:
+    """Return the solid scaled, then rotated, then translated: f'(p) = scale f(R^T (p - t) / scale).
 
     Args:
         solid: in its own space.
-        rotation: (3, 3), own space to the new one; None for no turn.
-        shift: 3 numbers, new space.
+        rotation: (3, 3), own space to the new one; None for none.
+        translation: 3 numbers, new space.
         scale: new units in one own unit.
     """
     def _distance(points: Tensor) -> Tensor:
-        planes = torch.stack([axis - at for axis, at in zip(points.unbind(-1), shift)])
+        planes = torch.stack([axis - at for axis, at in zip(points.unbind(-1), translation)])
         if rotation is not None:
             planes = torch.tensordot(rotation.to(points).T, planes, dims=1)
         if scale != 1.0:
@@ -146,7 +151,7 @@ def moved(solid: Sdf, rotation: Tensor | None = None,
 
 def bumpy(solid: Sdf, amplitude: float, frequency: float,
           phases: Sequence[float] = (0.0, 0.0, 0.0)) -> Sdf:
-    """Surface displaced by amplitude sin(f x) sin(f y) sin(f z); steepest slope amplitude f.
+    """Return the solid with its surface displaced by amplitude sin(f x) sin(f y) sin(f z).
 
     Divided by 1 + amplitude f, so that the result is a lower bound of the distance.
     """
@@ -158,22 +163,6 @@ def bumpy(solid: Sdf, amplitude: float, frequency: float,
     return _distance
 
 
-def gradient(sdf: Sdf, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance and its gradient, both detached.
-
-    Args:
-        sdf: points (N, 3) -> (N,).
-        points: (N, 3).
-    Returns:
-        sdf (N,) and gradient (N, 3).
-    """
-    with torch.enable_grad():
-        points = points.detach().requires_grad_(True)
-        value = sdf(points)
-        (slope,) = torch.autograd.grad(value.sum(), points)
-    return value.detach(), slope
-
-
 def normals(sdf: Sdf, points: Tensor) -> Tensor:
-    """(N, 3) outward unit normals at points (N, 3) of the surface, detached."""
+    """Return outward unit normals (N, 3) at points (N, 3) of the surface, detached."""
     return torch.nn.functional.normalize(gradient(sdf, points)[1], dim=-1)

@@ -1,4 +1,4 @@
-"""Where the cameras of a made scene stand, and the world that they stand in."""
+"""Where the cameras of a synthetic scene stand, and the world that they stand in."""
 from __future__ import annotations
 
 import math
@@ -12,9 +12,10 @@ from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 
 #: Distance of the cameras from the object, object units (DTU's are at 4 of theirs).
 CAMERA_DISTANCE = 4.0
-#: Share of the frame left free, half of it at either end, by the view that the object fills most.
+#: Fraction of the frame that is free, half of it at either end, in the view that the object fills
+#: most.
 MARGIN = 0.08
-#: Principal points are up to this share of the shorter side away from the middle.
+#: Principal points are up to this fraction of the shorter side away from the middle.
 OFF_CENTRE = 0.03
 #: Views of the `nlr` arrangement that stand close together in the middle; they come last.
 NUM_NLR_CENTRAL = 6
@@ -22,14 +23,15 @@ ARRANGEMENTS = ("dtu", "nlr", "sphere")
 
 
 def _on_sphere(azimuth: Tensor, elevation: Tensor) -> Tensor:
-    """(V, 3) unit vectors of angles in degrees; azimuth 0, elevation 0 is +z, up is +y."""
+    """Return unit vectors (V, 3) of angles in degrees; azimuth 0, elevation 0 is +z, up is +y."""
     azimuth, elevation = torch.deg2rad(azimuth.double()), torch.deg2rad(elevation.double())
     return torch.stack([torch.sin(azimuth) * torch.cos(elevation), torch.sin(elevation),
                         torch.cos(azimuth) * torch.cos(elevation)], -1)
 
 
 def _row_sizes(num_views: int) -> list[int]:
-    """Views in each row of the `dtu` arc: 5, 6, 8, 9, 10, 11 for 49, in proportion for others."""
+    """Return the views in each row of the `dtu` arc: 5, 6, 8, 9, 10, 11 for 49, else in proportion.
+    """
     num_rows = max(1, round(math.sqrt(num_views * 36 / 49)))
     wanted = torch.linspace(5, 11, num_rows).double()
     ends = (wanted.cumsum(0) * num_views / wanted.sum()).round().long()
@@ -37,7 +39,7 @@ def _row_sizes(num_views: int) -> list[int]:
 
 
 def _dtu_dirs(num_views: int) -> Tensor:
-    """(V, 3) rows of a one-sided arc, passed through in turns from left and from right."""
+    """Return the directions (V, 3) of a one-sided arc in rows, from left and right alternately."""
     sizes = _row_sizes(num_views)
     spacing = 90 / max(max(sizes) - 1, 1)                              # degrees between columns
     azimuth, elevation = [], []
@@ -50,7 +52,8 @@ def _dtu_dirs(num_views: int) -> Tensor:
 
 
 def _nlr_dirs(num_views: int) -> Tensor:
-    """(V, 3) two wide rows around, then a narrow row of six in the middle."""
+    """Return the directions (V, 3) of two wide rows around, then a narrow row of six in the middle.
+    """
     num_central = min(NUM_NLR_CENTRAL, num_views)
     num_around = num_views - num_central
     upper = (num_around + 1) // 2
@@ -64,14 +67,15 @@ def _nlr_dirs(num_views: int) -> Tensor:
 
 
 def _sphere_dirs(num_views: int) -> Tensor:
-    """(V, 3) evenly over the whole sphere: a spiral by the golden angle, poles left out."""
+    """Return directions (V, 3) evenly over the sphere: a spiral by the golden angle, without poles.
+    """
     height = 1 - (2 * torch.arange(num_views) + 1) / num_views
-    turn = torch.rad2deg(torch.arange(num_views) * math.pi * (3 - math.sqrt(5)))
-    return _on_sphere(turn, torch.rad2deg(torch.asin(height.double())))
+    azimuth = torch.rad2deg(torch.arange(num_views) * math.pi * (3 - math.sqrt(5)))
+    return _on_sphere(azimuth, torch.rad2deg(torch.asin(height.double())))
 
 
 def camera_dirs(arrangement: str, num_views: int) -> Tensor:
-    """Directions from the object to the cameras.
+    """Return the directions from the object to the cameras.
 
     Args:
         arrangement: `dtu`, `nlr` or `sphere`.
@@ -89,25 +93,26 @@ def camera_dirs(arrangement: str, num_views: int) -> Tensor:
 
 def arrange_cameras(arrangement: str, num_views: int, points_obj: Tensor, *,
                     resolution: tuple[int, int], generator: torch.Generator) -> Cameras:
-    """Cameras that look at the object, in a world of their own scale, turn and shift.
+    """Return cameras that look at the object, in a world of their own scale, rotation and
+    translation.
 
-    Places, aim, roll and principal points vary a little by the generator; the focal length is the
-    longest that shows the whole object in every view.
+    Positions, aim, roll and principal points vary a little; the focal length is the longest that
+    shows the whole object in every view.
 
     Args:
         arrangement, num_views: as in `camera_dirs`.
-        points_obj: (N, 3) points of the object, all to be in every frame.
+        points_obj: (N, 3) points of the object, which every frame holds.
         resolution: (W, H) in pixels.
         generator: source of the draws.
     Returns:
         V cameras, float32.
     """
     def draw(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator).double() * 2 - 1
+        return torch.rand(shape, generator=generator).double() * 2 - 1
 
     model = torch.eye(4, dtype=torch.float64)
-    turn = axis_rotation(normalize(draw(3), dim=0).float(), float(draw(())) * math.pi).double()
-    model[:3, :3] = turn * (1.7 + 0.4 * float(draw(())))
+    rotation = axis_rotation(normalize(draw(3), dim=0).float(), float(draw()) * math.pi).double()
+    model[:3, :3] = rotation * (1.7 + 0.4 * float(draw()))
     model[:3, 3] = draw(3) * 0.8
     distance = CAMERA_DISTANCE * (1 + 0.02 * draw(num_views, 1))
     eye = camera_dirs(arrangement, num_views) * distance               # (V, 3) object space
@@ -121,22 +126,22 @@ def arrange_cameras(arrangement: str, num_views: int, points_obj: Tensor, *,
     return Cameras(view, projection, model, resolution).to(torch.float32)
 
 
-def _intrinsics(resolution: tuple[int, int], shifts: Tensor, points_cam: Tensor) -> Tensor:
-    """K in pixels, OpenCV axes, one focal length for all.
+def _intrinsics(resolution: tuple[int, int], off_centre: Tensor, points_cam: Tensor) -> Tensor:
+    """Return K in pixels, OpenCV axes, with one focal length for all.
 
     Args:
         resolution: (W, H).
-        shifts: (V, 2) in [-1, 1], of the principal points, as shares of OFF_CENTRE.
-        points_cam: (V, N, 3) OpenGL camera space, all to be in the frame.
+        off_centre: (V, 2) in [-1, 1], of the principal points, in units of OFF_CENTRE.
+        points_cam: (V, N, 3) OpenGL camera space, which the frames hold.
     Returns:
         (V, 3, 3).
     """
     sides = torch.tensor(resolution, dtype=torch.float64)
-    offsets = OFF_CENTRE * sides.min() * shifts                        # (V, 2) pixels
-    slopes = points_cam[..., :2] / -points_cam[..., 2:] * torch.tensor([1.0, -1.0]).double()
-    room = (1 - MARGIN) * sides / 2 - torch.sign(slopes) * offsets[:, None]
-    focal = (room / slopes.abs().clamp_min(1e-9)).min()
-    k = torch.zeros(len(shifts), 3, 3, dtype=torch.float64)
+    offsets = OFF_CENTRE * sides.min() * off_centre                    # (V, 2) pixels
+    xy = points_cam[..., :2] / -points_cam[..., 2:] * torch.tensor([1.0, -1.0]).double()
+    room = (1 - MARGIN) * sides / 2 - torch.sign(xy) * offsets[:, None]
+    focal = (room / xy.abs().clamp_min(1e-9)).min()
+    k = torch.zeros(len(off_centre), 3, 3, dtype=torch.float64)
     k[:, 0, 0] = k[:, 1, 1] = focal
     k[:, :2, 2] = (sides - 1) / 2 + offsets
     k[:, 2, 2] = 1

@@ -1,7 +1,7 @@
 """Rays against analytic distances, traced until they touch, and points spread over a surface.
 
-The tracer of `utils.reference_tracing` stops after ten steps because networks are dear and not
-quite distances; here distances are cheap and true: sphere tracing runs until every ray is settled.
+The method's tracer (`sdf_rendering`) stops after ten steps, as networks are costly and not quite
+distances; here distances are cheap and true: sphere tracing runs until every ray has converged.
 """
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data_processing.synthetic.analytic_sdf import Sdf, gradient
+from utils.geometry.sdf import Sdf, gradient
 
-#: A ray has arrived when the distance is below this (object units; float32 rounding is 5e-7).
+#: A ray hits where the distance is below this (object units; float32 rounding is 5e-7).
 HIT_TOLERANCE = 4e-6
-#: A ray along a surface would creep: after PLAIN_STEPS each further step is at least STEP_GROWTH
+#: A ray along a surface would creep: after FREE_STEPS each further step is at least STEP_GROWTH
 #: longer than the one before, up to STEP_FLOOR (object units). What it may miss then is a cut
 #: shorter than STEP_FLOOR, into a ball of radius 0.5 no deeper than 3e-7.
-PLAIN_STEPS, STEP_GROWTH, STEP_FLOOR = 64, 1e-5, 1e-3
-#: Halvings of a step that went inside; STEP_FLOOR / 2^9 is below HIT_TOLERANCE.
+FREE_STEPS, STEP_GROWTH, STEP_FLOOR = 64, 1e-5, 1e-3
+#: Bisections of a step that went inside; STEP_FLOOR / 2^9 is below HIT_TOLERANCE.
 HALVINGS = 9
 #: Points are spread from a shell of this half thickness around the surface (object units).
 SHELL = 0.02
-#: Batches drawn by `spread_points` before it gives up on a solid that is all but empty.
+#: Batches that `spread_points` draws before it gives up on a solid that is nearly empty.
 MAX_DRAWS = 64
 #: Points drawn at once by `spread_points`, and points whose distance is taken at once.
 DRAW, CHUNK = 1 << 18, 1 << 16
@@ -42,10 +42,11 @@ class Hits:
 
 
 def trace(sdf: Sdf, origins: Tensor, dirs: Tensor, bound: float) -> Hits:
-    """First hit of each ray, by sphere tracing: t <- t + f(o + t d) until f is nil or t leaves.
+    """Return the first hit of each ray, by sphere tracing: t <- t + f(o + t d) until f is 0 or t
+    leaves.
 
     Args:
-        sdf: points (N, 3) -> (N,), at most 1 steep, positive outside the sphere of radius `bound`.
+        sdf: points (N, 3) to (N,), gradient at most 1 long, positive beyond radius `bound`.
         origins: (R, 3) object space, outside that sphere.
         dirs: (R, 3) unit.
         bound: radius about the object origin that holds the whole solid.
@@ -57,8 +58,8 @@ def trace(sdf: Sdf, origins: Tensor, dirs: Tensor, bound: float) -> Hits:
         closest = origins + middle * dirs                              # (R, 3) nearest to centre
         half_sq = bound * bound - closest.square().sum(-1)             # (R,) half chord, squared
         index = torch.nonzero((half_sq > 0) & (middle[:, 0] > 0))[:, 0]
-        # Distances are counted from the point nearest to the centre: a camera far away would cost
-        # digits. Planes of x, y and z are contiguous, which the distances read fastest.
+        # Distances are measured from the point nearest to the centre, as those from a camera far
+        # away would lose digits. Planes of x, y and z are contiguous, which is fastest to read.
         found, points = _march(sdf, closest[index].T.contiguous(), dirs[index].T.contiguous(),
                                half_sq[index].sqrt())
         points = _backed_out(sdf, points, dirs[index[found]])
@@ -70,10 +71,10 @@ def trace(sdf: Sdf, origins: Tensor, dirs: Tensor, bound: float) -> Hits:
 
 
 def _march(sdf: Sdf, base: Tensor, step: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """Rays base + t step, planes (3, n) each, from t = -half to half (n,).
+    """March rays base + t step, planes (3, n) each, from t = -half to half (n,).
 
     Returns:
-        indices (m,) of the rays that hit, and their points (m, 3).
+        Indices (m,) of the rays that hit, and their points (m, 3).
     """
     index, t, count, floor = torch.arange(len(half), device=half.device), -half, 0, 0.0
     found, points_found = [index[:0]], [base.T[:0]]
@@ -83,7 +84,7 @@ def _march(sdf: Sdf, base: Tensor, step: Tensor, half: Tensor) -> tuple[Tensor, 
         done = value < HIT_TOLERANCE
         found.append(index[done])
         points_found.append(points[:, done].T)
-        floor = min(STEP_FLOOR, STEP_GROWTH * max(0, count - PLAIN_STEPS))
+        floor = min(STEP_FLOOR, STEP_GROWTH * max(0, count - FREE_STEPS))
         t = t + value.clamp_min(floor)
         keep = torch.nonzero(~done & (t < half))[:, 0]
         index, t, half = index[keep], t[keep], half[keep]
@@ -92,7 +93,7 @@ def _march(sdf: Sdf, base: Tensor, step: Tensor, half: Tensor) -> tuple[Tensor, 
 
 
 def _backed_out(sdf: Sdf, points: Tensor, dirs: Tensor) -> Tensor:
-    """Hits (m, 3); those that a forced step took inside are halved back onto the surface."""
+    """Return hits (m, 3) on the surface: those that a forced step took inside are bisected back."""
     value = torch.cat([sdf(part) for part in points.split(CHUNK)])
     inside = torch.nonzero(value < -HIT_TOLERANCE)[:, 0]
     if not len(inside):
@@ -107,18 +108,18 @@ def _backed_out(sdf: Sdf, points: Tensor, dirs: Tensor) -> Tensor:
 
 
 def spread_points(sdf: Sdf, count: int, bound: float, generator: torch.Generator) -> Tensor:
-    """Points spread evenly over the whole surface.
+    """Return points spread evenly over the whole surface.
 
     Points drawn evenly in the ball and within SHELL of the surface slide onto it along the
     gradient; a shell of even thickness puts the same number on every area.
 
     Args:
-        sdf: points (N, 3) -> (N,), at most 1 steep.
+        sdf: points (N, 3) to (N,), gradient at most 1 long.
         count: how many points.
         bound: radius of a ball that holds the solid.
         generator: source of the draws.
     Returns:
-        (count, 3) with |sdf| < HIT_TOLERANCE, or fewer where the solid is all but empty.
+        (count, 3) with |sdf| < HIT_TOLERANCE, or fewer where the solid is nearly empty.
     """
     found, total = [], 0
     for _ in range(MAX_DRAWS):
@@ -133,12 +134,13 @@ def spread_points(sdf: Sdf, count: int, bound: float, generator: torch.Generator
 
 
 def _slide(sdf: Sdf, points: Tensor) -> Tensor:
-    """Points (N, 3) of the shell moved onto the surface by Newton steps; strays are left out."""
-    value, slope = gradient(sdf, points)
-    near = value.abs() < SHELL * slope.norm(dim=-1)
+    """Return points (N, 3) of the shell moved onto the surface by Newton steps; strays are left
+    out."""
+    value, grad = gradient(sdf, points)
+    near = value.abs() < SHELL * grad.norm(dim=-1)
     start, points = points[near], points[near]
     for _ in range(6):
-        value, slope = gradient(sdf, points)
-        points = points - slope * (value / slope.square().sum(-1).clamp_min(1e-6))[:, None]
-    settled = sdf(points).abs() < HIT_TOLERANCE
-    return points[settled & ((points - start).norm(dim=-1) < 2 * SHELL)]
+        value, grad = gradient(sdf, points)
+        points = points - grad * (value / grad.square().sum(-1).clamp_min(1e-6))[:, None]
+    converged = sdf(points).abs() < HIT_TOLERANCE
+    return points[converged & ((points - start).norm(dim=-1) < 2 * SHELL)]

@@ -1,4 +1,4 @@
-"""The kinds of made objects: each a function from seeded draws to a solid of closed form."""
+"""The kinds of synthetic objects: each a function from seeded draws to a solid in closed form."""
 from __future__ import annotations
 
 import math
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from data_processing.synthetic import analytic_sdf as solids
-from data_processing.synthetic.analytic_sdf import Sdf
 from data_processing.synthetic.exact_tracing import spread_points
+from utils.geometry.sdf import Sdf
 
-#: Objects are fitted to this radius of object space; BOUND holds corners that drawn points miss.
+#: Objects are scaled to this radius of object space; BOUND also holds corners that drawn points
+#: miss.
 OBJECT_RADIUS, BOUND = 0.8, 0.84
 #: Kinds are built in a space of their own, inside this radius.
 DRAFT_RADIUS = 1.7
@@ -24,35 +25,36 @@ class Dice:
         self.generator = generator
 
     def number(self, low: float, high: float) -> float:
-        """One number in [low, high)."""
+        """Draw a number in [low, high)."""
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
     def count(self, low: int, high: int) -> int:
-        """One integer from low to high, both included."""
+        """Draw an integer from low to high, both included."""
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
     def direction(self) -> Tensor:
-        """(3,) unit vector, evenly over the sphere."""
+        """Draw a unit vector (3,), evenly over the sphere."""
         return torch.nn.functional.normalize(torch.randn(3, generator=self.generator), dim=0)
 
     def rotation(self) -> Tensor:
-        """(3, 3) turn about a drawn axis by a drawn angle."""
+        """Draw a rotation (3, 3) about a random axis by a random angle."""
         return axis_rotation(self.direction(), self.number(0, 2 * math.pi))
 
 
 def axis_rotation(axis: Tensor, angle: float) -> Tensor:
-    """(3, 3) turn by `angle` radians about the unit vector axis (3,)."""
+    """Return the rotation (3, 3) by `angle` radians about the unit vector axis (3,)."""
     x, y, z = axis.tolist()
     cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
 
 
-def _turn_y(angle: float) -> Tensor:
+def _rotation_y(angle: float) -> Tensor:
+    """Return the rotation (3, 3) about the y axis."""
     return axis_rotation(torch.tensor([0.0, 1.0, 0.0]), angle)
 
 
 def blobs(dice: Dice) -> Sdf:
-    """Balls that melt into each other."""
+    """Return balls that melt into each other."""
     balls, centers, radii = [], [torch.zeros(3)], [dice.number(0.5, 0.65)]
     for _ in range(dice.count(5, 8)):
         parent = dice.count(0, len(centers) - 1)
@@ -66,7 +68,7 @@ def blobs(dice: Dice) -> Sdf:
 
 
 def tori(dice: Dice) -> Sdf:
-    """Rings turned against each other around a ball."""
+    """Return rings rotated against each other around a ball."""
     rings = [solids.moved(solids.torus(dice.number(0.62, 0.85), dice.number(0.12, 0.22)),
                           dice.rotation(), (dice.direction() * 0.12).tolist())
              for _ in range(dice.count(3, 4))]
@@ -74,42 +76,42 @@ def tori(dice: Dice) -> Sdf:
 
 
 def carved_box(dice: Dice) -> Sdf:
-    """A rounded box with a bore along each axis and bites out of its corners."""
+    """Return a rounded box with a bore along each axis and bites out of its corners."""
     half = [dice.number(0.45, 0.75) for _ in range(3)]
     block = solids.box(half, rounding=0.06)
-    turns = [None, axis_rotation(torch.tensor([1.0, 0.0, 0.0]), math.pi / 2),
-             axis_rotation(torch.tensor([0.0, 0.0, 1.0]), math.pi / 2)]
-    bores = [solids.moved(solids.cylinder(dice.number(0.18, 0.34), 2.0), turn,
-                          [dice.number(-0.15, 0.15) for _ in range(3)]) for turn in turns]
+    rotations = [None, axis_rotation(torch.tensor([1.0, 0.0, 0.0]), math.pi / 2),
+                 axis_rotation(torch.tensor([0.0, 0.0, 1.0]), math.pi / 2)]
+    bores = [solids.moved(solids.cylinder(dice.number(0.18, 0.34), 2.0), rotation,
+                          [dice.number(-0.15, 0.15) for _ in range(3)]) for rotation in rotations]
     bites = []
     for _ in range(dice.count(2, 4)):
         corner = [size * (1 if dice.number(-1, 1) > 0 else -1) for size in half]
         bites.append(solids.sphere(dice.number(0.2, 0.4), corner))
-    return solids.moved(solids.subtract(block, *bores, *bites), _turn_y(dice.number(0, 6.3)))
+    return solids.moved(solids.subtract(block, *bores, *bites), _rotation_y(dice.number(0, 6.3)))
 
 
 def vase(dice: Dice) -> Sdf:
-    """A thin turned vessel with a ring below the rim and two handles."""
+    """Return a thin vessel with a ring below the rim and two handles."""
     swell, waves, phase = dice.number(0.08, 0.2), dice.number(0.6, 1.3), dice.number(0, 6.3)
     base = dice.number(0.55, 0.7)
     heights = [-0.9 + 1.8 * k / 12 for k in range(13)]
     walls = [base + swell * math.sin(2 * math.pi * waves * (y + 0.9) / 1.8 + phase)
              for y in heights]
     shell = solids.lathe([(0.0, -0.9), *zip(walls, heights)], thickness=0.05)
-    rim = solids.moved(solids.torus(walls[-2], 0.08), shift=(0.0, heights[-2], 0.0))
+    rim = solids.moved(solids.torus(walls[-2], 0.08), translation=(0.0, heights[-2], 0.0))
     upright = axis_rotation(torch.tensor([1.0, 0.0, 0.0]), math.pi / 2)
     middle = dice.count(5, 8)
     handles = [solids.moved(solids.torus(dice.number(0.24, 0.34), 0.075), upright,
                             (side * walls[middle], heights[middle], 0.0)) for side in (-1, 1)]
-    # Handles end at the wall: what would reach into the vessel is cut away.
+    # Handles end at the wall: what would reach into the vessel is cut off.
     room = solids.lathe([(0.0, -0.9), (0.0, 0.9)], thickness=min(walls) - 0.02)
     handles = solids.subtract(solids.union(*handles), room)
     whole = solids.smooth_union(0.04, shell, rim, handles)
-    return solids.moved(whole, _turn_y(dice.number(0, 6.3)))
+    return solids.moved(whole, _rotation_y(dice.number(0, 6.3)))
 
 
 def figurine(dice: Dice) -> Sdf:
-    """A small person: head, trunk, limbs in a drawn pose, on a round base."""
+    """Return a small person: head, trunk, limbs in a drawn pose, on a round base."""
     hip, shoulder = 0.2, dice.number(0.26, 0.34)
     trunk = solids.capsule((0, -0.1, 0), (0, 0.15, 0), dice.number(0.38, 0.46))
     head = solids.sphere(dice.number(0.32, 0.4), (0.0, 0.7, 0.03))
@@ -124,12 +126,13 @@ def figurine(dice: Dice) -> Sdf:
                   solids.capsule((side * shoulder, 0.3, 0), elbow, 0.18),
                   solids.capsule(elbow, hand, 0.16)]
     person = solids.smooth_union(0.08, *parts)
-    stand = solids.moved(solids.cylinder(0.62, 0.1, rounding=0.03), shift=(0.0, -0.8, 0.0))
-    return solids.moved(solids.union(person, stand), _turn_y(dice.number(-0.9, 0.9)))
+    stand = solids.moved(solids.cylinder(0.62, 0.1, rounding=0.03),
+                         translation=(0.0, -0.8, 0.0))
+    return solids.moved(solids.union(person, stand), _rotation_y(dice.number(-0.9, 0.9)))
 
 
 def bumpy_sphere(dice: Dice) -> Sdf:
-    """A ball with waves all over and a few dents."""
+    """Return a ball with waves all over and a few dents."""
     ball = solids.sphere(0.8)
     dents = [solids.sphere(dice.number(0.2, 0.35), (dice.direction() * 0.95).tolist())
              for _ in range(dice.count(1, 4))]
@@ -139,7 +142,7 @@ def bumpy_sphere(dice: Dice) -> Sdf:
 
 
 def stack(dice: Dice) -> Sdf:
-    """Boxes and drums on top of each other, each turned."""
+    """Return boxes and drums on top of each other, each rotated."""
     parts, top = [], -0.6
     for level in range(dice.count(3, 4)):
         half, width = dice.number(0.17, 0.24), dice.number(0.6, 0.8) - 0.05 * level
@@ -147,8 +150,8 @@ def stack(dice: Dice) -> Sdf:
             part = solids.box((width, half, dice.number(0.7, 1.0) * width), rounding=0.03)
         else:
             part = solids.cylinder(width, half, rounding=0.03)
-        shift = (dice.number(-0.12, 0.12), top + half, dice.number(-0.12, 0.12))
-        parts.append(solids.moved(part, _turn_y(dice.number(0, 6.3)), shift))
+        place = (dice.number(-0.12, 0.12), top + half, dice.number(-0.12, 0.12))
+        parts.append(solids.moved(part, _rotation_y(dice.number(0, 6.3)), place))
         top += 2 * half - 0.01
     return solids.union(*parts)
 
@@ -160,7 +163,7 @@ SCENE_KINDS: dict[str, Callable[[Dice], Sdf]] = {
 
 
 def make_solid(kind: str, generator: torch.Generator) -> Sdf:
-    """A solid of the given kind, centred and scaled to OBJECT_RADIUS.
+    """Return a solid of the given kind, centred and scaled to OBJECT_RADIUS.
 
     Args:
         kind: a key of SCENE_KINDS.
@@ -172,4 +175,4 @@ def make_solid(kind: str, generator: torch.Generator) -> Sdf:
     points = spread_points(draft, 10_000, DRAFT_RADIUS, generator)
     center = (points.amin(0) + points.amax(0)) / 2
     scale = OBJECT_RADIUS / float((points - center).norm(dim=-1).max())
-    return solids.moved(draft, shift=(-center * scale).tolist(), scale=scale)
+    return solids.moved(draft, translation=(-center * scale).tolist(), scale=scale)

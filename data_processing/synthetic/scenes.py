@@ -1,4 +1,4 @@
-"""Scenes the project makes itself: analytic objects, rendered exactly, with true surface points."""
+"""Synthetic scenes: analytic objects, rendered exactly, with true surface points."""
 from __future__ import annotations
 
 import difflib
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.writing import check_target, write_scene
-from data_processing.synthetic.analytic_sdf import Sdf, normals
+from data_processing.synthetic.analytic_sdf import normals
 from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_cameras
 from data_processing.synthetic.exact_tracing import spread_points, trace
 from data_processing.synthetic.scene_kinds import BOUND, SCENE_KINDS, make_solid
@@ -21,21 +21,22 @@ from utils.config.tool_sections import MakeSceneConfig
 from utils.config.values import parse_resolution
 from utils.errors import ConfigError
 from utils.geometry.cameras import Cameras, pixel_centers_ndc
+from utils.geometry.sdf import Sdf
 
 log = logging.getLogger(__name__)
 
-#: Rays traced at once, which bounds memory, and views whose points are looked for at once.
+#: Rays traced at once, which bounds memory, and views whose points are searched at once.
 RAYS_AT_ONCE, VIEWS_AT_ONCE = 1 << 19, 7
-#: A traced hit this close (object units) to a surface point is that point: it is visible.
+#: A point is visible where its ray hits this close to it (object units).
 SAME_POINT = 1e-3
-#: Surface points that all views are framed by.
+#: Number of surface points that every view must hold.
 FRAMED_POINTS = 5000
 
 
 def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views: int = 49,
                resolution: tuple[int, int] = (128, 96), supersampling: int = 3,
                num_points: int = 50_000) -> Scene:
-    """An object of the given kind with its photographs; the same arguments give the same bits.
+    """Render an object of the given kind; the same arguments give the same bits.
 
     Args:
         kind: a key of SCENE_KINDS.
@@ -46,7 +47,7 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
         supersampling: S; each pixel is the mean of S x S rays.
         num_points: points spread over the surface, of which those that a view sees are kept.
     Returns:
-        Scene with colours rounded to 8 bits, as its files hold them.
+        A scene with colours rounded to 8 bits, as its files hold them.
     Raises:
         ConfigError: an unknown kind or arrangement, or a count that is too small.
     """
@@ -74,7 +75,7 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
 
 def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,
                  label: str = "rendering") -> tuple[Tensor, Tensor]:
-    """Photographs of a solid, each pixel the mean of a regular grid of S x S rays.
+    """Render photographs of a solid, each pixel the mean of a regular grid of S x S rays.
 
     Args:
         sdf: object space, positive outside radius BOUND.
@@ -83,14 +84,14 @@ def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,
         supersampling: S.
         label: of the progress bar.
     Returns:
-        images (V, 3, H, W) RGB in steps of 1/255, and coverage (V, 1, H, W) in [0, 1], the share
-        of the pixel's rays that hit.
+        Images (V, 3, H, W) RGB in steps of 1/255, and coverage (V, 1, H, W) in [0, 1], the
+        fraction of the pixel's rays that hit.
     """
     width, height = cameras.resolution
     fine = pixel_centers_ndc(width * supersampling, height * supersampling)
     rays_a_row = width * supersampling ** 2
     num_rows = min(height, max(1, RAYS_AT_ONCE // rays_a_row))
-    # A few rays graze and take many steps: several small views together share that tail.
+    # A few grazing rays take many steps, which is cheaper for several small views at once.
     num_together = max(1, RAYS_AT_ONCE // (rays_a_row * height))
     images = torch.empty(len(cameras), 4, height, width)
     with tqdm(total=len(cameras), desc=label, unit="view") as progress:
@@ -106,7 +107,8 @@ def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,
 
 
 def _render_rays(sdf: Sdf, look: Look, origins: Tensor, dirs: Tensor) -> Tensor:
-    """(R, 4) colour and hit (0 or 1) of rays whose origins and dirs are (..., 3), R in all."""
+    """Return colour and hit, (R, 4), of rays whose origins and directions are (..., 3), R in all.
+    """
     origins, dirs = origins.reshape(-1, 3), dirs.reshape(-1, 3)
     hits = trace(sdf, origins, dirs, BOUND)
     out = torch.full((len(dirs), 4), BACKGROUND)
@@ -119,7 +121,7 @@ def _render_rays(sdf: Sdf, look: Look, origins: Tensor, dirs: Tensor) -> Tensor:
 
 
 def visible_points(sdf: Sdf, points: Tensor, cameras: Cameras) -> Tensor:
-    """Those surface points that at least one camera sees, unhidden and inside its frame.
+    """Return the surface points that at least one camera sees, unhidden and inside its frame.
 
     Args:
         sdf: object space.
@@ -135,7 +137,7 @@ def visible_points(sdf: Sdf, points: Tensor, cameras: Cameras) -> Tensor:
     seen_mask = torch.zeros(len(points), dtype=torch.bool)
     num_groups = -(-len(cameras) // VIEWS_AT_ONCE)
     for group in range(num_groups):
-        # Each group of views is spread over all: the first leaves few points to the others.
+        # Each group of views is spread over all, so that the first leaves few points to the others.
         views = torch.arange(group, len(cameras), num_groups)
         facing_mask = ((centers[views, None] - points) * outward).sum(-1) > 0
         pairs = torch.nonzero(facing_mask & framed_mask[views] & ~seen_mask)
@@ -148,14 +150,14 @@ def visible_points(sdf: Sdf, points: Tensor, cameras: Cameras) -> Tensor:
 
 
 def scene_plan(kind: str, seed: int, num_scenes: int) -> Iterator[tuple[str, int]]:
-    """(kind, seed) of each scene of a set: `all` takes the kinds by turns, seeds count up."""
+    """Return kind and seed of each scene of a set: `all` alternates the kinds, seeds count up."""
     _check_choice("kind", kind, (*SCENE_KINDS, "all"))
     kinds = list(SCENE_KINDS) if kind == "all" else [kind]
     return ((kinds[k % len(kinds)], seed + k // len(kinds)) for k in range(num_scenes))
 
 
 def make_scene_set(settings: MakeSceneConfig) -> list[Path]:
-    """Make and write the scenes that a MakeSceneConfig asks for.
+    """Render and write the scenes that a MakeSceneConfig asks for.
 
     One scene goes into `output` itself, several into one folder each below it. All targets are
     checked before the first ray is traced.
@@ -188,7 +190,7 @@ def make_scene_set(settings: MakeSceneConfig) -> list[Path]:
 
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError naming the nearest choice where value is none of them."""
+    """Raise ConfigError with the nearest choice where a value is none of them."""
     if value not in choices:
         near = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
         raise ConfigError(f"--{flag} is {value!r}, need one of {', '.join(choices)}; "

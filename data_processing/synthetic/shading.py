@@ -1,14 +1,16 @@
-"""How a made object looks: a colourful texture in object space, soft lights, mild highlights."""
+"""How a synthetic object looks: a colourful texture in object space, soft lights, mild highlights.
+"""
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
-from data_processing.synthetic.analytic_sdf import Sdf
+from utils.geometry.sdf import Sdf
 
 #: Cells of the periodic noise volume along each axis.
 NOISE_CELLS = 32
@@ -21,7 +23,7 @@ PATTERNS = ("stripes", "checker", "marble", "spots")
 
 @dataclass(frozen=True)
 class Texture:
-    """Albedo of any point of object space.
+    """The albedo of any point of object space.
 
     Attributes:
         noise: (3, D, D, D) periodic noise in [-1, 1], three independent channels.
@@ -38,12 +40,16 @@ class Texture:
     frequency: float
 
     def octaves(self, points: Tensor, frequency: float, count: int) -> Tensor:
-        """(N, 3) sum of `count` octaves of noise at points (N, 3), each half as strong."""
-        out = sum(0.5 ** k * self._sample(points, frequency * 2 ** k) for k in range(count))
+        """Return the sum (N, 3) of `count` octaves of noise at points (N, 3), each half as strong.
+        """
+        out = self._sample(points, frequency)
+        for k in range(1, count):
+            out = out + 0.5 ** k * self._sample(points, frequency * 2 ** k)
         return out / (2 - 0.5 ** (count - 1))
 
     def _sample(self, points: Tensor, frequency: float) -> Tensor:
-        """(N, 3) trilinear noise, `frequency` cells per object unit, repeated periodically."""
+        """Return trilinear noise (N, 3), `frequency` cells per object unit, repeated periodically.
+        """
         cells = self.noise.shape[-1] - 1                               # the last cell is the first
         place = torch.remainder(points * frequency, cells)
         grid = (place * (2 / cells) - 1)[None, None, None]             # (1, 1, 1, N, 3)
@@ -51,7 +57,7 @@ class Texture:
         return found[0, :, 0, 0].T
 
     def albedo(self, points: Tensor) -> Tensor:
-        """(N, 3) RGB in [0, 1] at points (N, 3), object space."""
+        """Return RGB (N, 3) in [0, 1] at points (N, 3), object space."""
         coarse = self.octaves(points, self.frequency, 3)               # (N, 3)
         fine = self.octaves(points + 0.37, self.frequency * 4, 4)      # (N, 3)
         first = _sharpen(self._form(points, coarse[:, 0]))
@@ -63,20 +69,20 @@ class Texture:
         return (colour * (1 + 0.8 * fine[:, 1:2])).clamp(0, 1)
 
     def _form(self, points: Tensor, wobble: Tensor) -> Tensor:
-        """(N,) large forms in [-1, 1] at points (N, 3), bent by wobble (N,)."""
-        turn = 2 * torch.pi * self.frequency
+        """Return large forms (N,) in [-1, 1] at points (N, 3), bent by wobble (N,)."""
+        circular = 2 * torch.pi * self.frequency                       # radians per object unit
         if self.pattern == "stripes":
-            return torch.sin(points @ self.axis * turn + 2 * wobble)
+            return torch.sin(points @ self.axis * circular + 2 * wobble)
         if self.pattern == "checker":
-            return 2.0 * torch.sin(points * (turn / 1.5)).prod(-1) + 0.3 * wobble
+            return 2.0 * torch.sin(points * (circular / 1.5)).prod(-1) + 0.3 * wobble
         if self.pattern == "marble":
-            return torch.sin(points @ self.axis * (turn / 2) + 9 * wobble)
+            return torch.sin(points @ self.axis * (circular / 2) + 9 * wobble)
         return 4 * (wobble - 0.15)
 
 
 @dataclass(frozen=True)
 class Lighting:
-    """Lights at infinity.
+    """Lights at infinity, and how they are reflected.
 
     Attributes:
         dirs: (L, 3) unit, object space, from the surface to the light.
@@ -100,7 +106,7 @@ class Look:
 
 
 def make_look(generator: torch.Generator) -> Look:
-    """A texture and lights drawn from the generator."""
+    """Draw a texture and lights from the generator."""
     def draw(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
 
@@ -118,8 +124,8 @@ def make_look(generator: torch.Generator) -> Look:
     return Look(texture, lighting)
 
 
-def _palette(draw) -> Tensor:
-    """(4, 3) colours whose hues go round the circle, light and dark by turns."""
+def _palette(draw: Callable[..., Tensor]) -> Tensor:
+    """Draw four colours (4, 3) whose hues go round the circle, light and dark alternating."""
     first, jitter = float(draw(1)), draw(4, 3)
     colours = [colorsys.hsv_to_rgb((first + 0.25 * k + 0.12 * float(jitter[k, 0])) % 1,
                                    0.5 + 0.45 * float(jitter[k, 1]),
@@ -129,18 +135,18 @@ def _palette(draw) -> Tensor:
 
 
 def _sharpen(value: Tensor) -> Tensor:
-    """Soft step from 0 to 1 around zero."""
+    """Return a soft step from 0 to 1 around zero."""
     return torch.sigmoid(6 * value)
 
 
 def diffuse(sdf: Sdf, look: Look, points: Tensor, normals: Tensor) -> Tensor:
-    """Light that a surface point sends alike to all sides.
+    """Return the light that a surface point sends in all directions alike.
 
-    albedo (ambient + sum over lights of colour ((1 + n.l) / 2)^2) times the openness of the
-    place: f at a little distance outwards, as a share of that distance.
+    albedo (ambient + sum over lights of colour ((1 + n.l) / 2)^2) times the openness of the place:
+    f at a little distance outwards, as a fraction of that distance.
 
     Args:
-        sdf: points (N, 3) -> (N,).
+        sdf: points (N, 3) to (N,).
         look: texture and lights.
         points: (N, 3) on the surface, object space.
         normals: (N, 3) outward unit.
@@ -155,7 +161,7 @@ def diffuse(sdf: Sdf, look: Look, points: Tensor, normals: Tensor) -> Tensor:
 
 
 def shade(sdf: Sdf, look: Look, points: Tensor, *, normals: Tensor, dirs: Tensor) -> Tensor:
-    """Colour seen along rays that hit: `diffuse` plus Blinn-Phong highlights.
+    """Return the colour seen along rays that hit: `diffuse` plus Blinn-Phong highlights.
 
     Args:
         sdf, look, points, normals: as in `diffuse`.

@@ -1,4 +1,4 @@
-"""Analytic solids against closed forms, their slope, and rays traced against them."""
+"""Analytic solids against closed forms, their gradients, and rays traced against them."""
 from __future__ import annotations
 
 import math
@@ -15,6 +15,7 @@ from data_processing.synthetic.scene_kinds import (
     axis_rotation,
     make_solid,
 )
+from utils.geometry.sdf import gradient
 
 TURN = axis_rotation(torch.tensor([0.6, 0.0, 0.8]), 0.7)
 EXACT = {
@@ -48,10 +49,10 @@ def test_primitives_at_known_points():
 def test_primitives_are_eikonal_outside(name):
     """|grad f| = 1 almost everywhere outside an exact distance; float32 gradients to 1e-4."""
     points = cloud(2000)
-    value, slope = solids.gradient(EXACT[name], points)
+    value, grad = gradient(EXACT[name], points)
     outside = value > 1e-3
     assert outside.sum() > 500
-    torch.testing.assert_close(slope[outside].norm(dim=-1), torch.ones(int(outside.sum())),
+    torch.testing.assert_close(grad[outside].norm(dim=-1), torch.ones(int(outside.sum())),
                                atol=1e-4, rtol=0)
 
 
