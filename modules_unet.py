@@ -234,8 +234,8 @@ class UNet(nn.Module):
                   for own in joins]
         ups = [(JoinedConvolution(up[0]), up[1:]) for up in self.ups]
         levels = self.down.parts(inputs, needed)
-        found = [self._up(ups, *own).cut(region)
-                 for *own, region in zip(levels, joins, regions, strict=True)]
+        found = [self._up(ups, level, join).cut(region)
+                 for level, join, region in zip(levels, joins, regions, strict=True)]
         return torch.cat([Part(maps, region).padded()
                           for maps, region in zip(found, regions, strict=True)])
 
@@ -390,8 +390,8 @@ def load_resnet_weights(encoder: ImageEncoder, path: str | Path) -> None:
     # Files from before torch 0.4.1 do not count batches, and nothing here reads the count.
     taken = {key: state.get(key, value if key.endswith("num_batches_tracked") else None)
              for key, value in needed.items()}
-    missing = [key for key, value in taken.items()
-               if not isinstance(value, Tensor) or value.shape != needed[key].shape]
+    missing = [key for key, value in needed.items()
+               if getattr(taken[key], "shape", None) != value.shape]
     if missing:
         raise CheckpointError(
             f"{path} lacks {len(missing)} of the {len(needed)} ResNet-18 weights, or has them in "

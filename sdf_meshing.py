@@ -14,7 +14,7 @@ import torch
 import trimesh
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -291,7 +291,7 @@ def _fill_unseen(vertices_obj: np.ndarray, colours: np.ndarray,
     colours = colours.copy()
     colours[~seen_mask] = UNSEEN_COLOUR
     if seen_mask.any() and not seen_mask.all():
-        tree = cKDTree(vertices_obj[seen_mask])
+        tree = KDTree(vertices_obj[seen_mask])
         distance, nearest = tree.query(vertices_obj[~seen_mask],
                                        distance_upper_bound=FILL_DISTANCE)
         near = np.isfinite(distance)

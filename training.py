@@ -189,8 +189,9 @@ class SceneTrainer:
         cloud, loss = self.shape.cloud, self.shape.loss
         chosen = torch.randint(len(cloud.points_obj), (self.shape.num_points,),
                                generator=self.generator)
-        has_normals = loss.opt_sdf_normal and cloud.normals_obj is not None
-        normals = to_device(cloud.normals_obj[chosen], self.device) if has_normals else None
+        normals = cloud.normals_obj if loss.opt_sdf_normal else None
+        if normals is not None:
+            normals = to_device(normals[chosen], self.device)
         found = surface_point_losses(self.model.sdf, to_device(cloud.points_obj[chosen],
                                                                self.device), normals)
         if loss.opt_sdf_offsurface:

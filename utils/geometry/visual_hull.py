@@ -199,7 +199,7 @@ def _grown_outside(distance: Tensor, cell: float) -> Tensor:
     inside_mask = (distance <= 0).numpy()
     if not inside_mask.any():
         return torch.full_like(distance, FAR_OUTSIDE)
-    away = ndimage.distance_transform_edt(~inside_mask, sampling=cell).astype(np.float32)
+    away = np.asarray(ndimage.distance_transform_edt(~inside_mask, sampling=cell), np.float32)
     return torch.where(distance <= 0, distance.clamp_min(-FAR_OUTSIDE),
                        torch.maximum(distance.clamp_max(FAR_OUTSIDE),
                                      torch.from_numpy(away) - cell).clamp_min(1e-6))

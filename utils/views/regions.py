@@ -53,13 +53,10 @@ class Region:
 
     def _spread(self, height: int, width: int, before: int) -> Region:
         """Another shape, from `before` pixels before on, moved into the maps."""
-        spans = []
-        for start, length, most in ((self.top, height, self.size[0]),
-                                    (self.left, width, self.size[1])):
-            length = min(length, most)
-            start = min(max(start - before, 0), most - length)
-            spans += [start, start + length]
-        return Region(*spans, self.size)
+        height, width = min(height, self.size[0]), min(width, self.size[1])
+        top = min(max(self.top - before, 0), self.size[0] - height)
+        left = min(max(self.left - before, 0), self.size[1] - width)
+        return Region(top, top + height, left, left + width, self.size)
 
     def joined(self, other: Region) -> Region:
         """The least that holds both, of maps of the same size."""
@@ -93,7 +90,9 @@ def mask_regions(masks: Tensor) -> list[Region]:
         first = torch.where(has_any, counts, length).amin(1).clamp(max=length - 1)
         last = torch.maximum(torch.where(has_any, counts, 0).amax(1), first)
         sides += [first.tolist(), (last + 1).tolist()]
-    return [Region(*bounds, tuple(masks.shape[-2:])) for bounds in zip(*sides, strict=True)]
+    size = (masks.shape[-2], masks.shape[-1])
+    return [Region(top, bottom, left, right, size)
+            for top, bottom, left, right in zip(*sides, strict=True)]
 
 
 @dataclass(frozen=True)

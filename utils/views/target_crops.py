@@ -35,15 +35,19 @@ class TargetPixels(Protocol):
 
     def cut(self, maps: Tensor) -> Tensor:
         """(T, C, h, w) of maps (T, C, H, W) of the targets."""
+        ...
 
     def rays(self) -> Rays:
         """Rays through the pixels, flat (T * h * w,)."""
+        ...
 
     def store(self, t: Tensor, hit_mask: Tensor) -> None:
         """Put (T * h * w,) distances and hits into the buffer."""
+        ...
 
     def surface(self) -> Surface:
         """The buffered surface at the pixels, (T, ., h, w); no gradient."""
+        ...
 
 
 class WholeTargets:

@@ -230,7 +230,7 @@ class _Known(torch.autograd.Function):
             for part in share:
                 passes.forward(points[part])
                 grads = passes.backward(points[part], upstream[part], needs_points=needs_points)
-                if needs_points:
+                if point_grads is not None:
                     point_grads[part] = grads
             return passes.sums
 

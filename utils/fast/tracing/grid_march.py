@@ -74,7 +74,10 @@ def march_grid(grid: SdfGrid, rays: Rays, start: Tensor) -> GridMarch:
         found = _joined(shares_of(lines, partial(_march_each, loops, grid, lines), RAY_CHUNK))
     ends = found.ends.T.contiguous()                                   # (6, R)
     ends[3].nan_to_num_(nan=torch.nan, posinf=0.0)         # that crossed at their first point
-    return GridMarch(found.crossed_mask, *ends, found.graze_rows, *found.grazes.unbind(1))
+    low, high, close, value_low, value_high, t_least = ends
+    graze_close, graze_high = found.grazes.unbind(1)
+    return GridMarch(found.crossed_mask, low, high, close, value_low, value_high, t_least,
+                     found.graze_rows, graze_close, graze_high)
 
 
 def least_on_rays(grid: SdfGrid, rays: Rays, num_samples: int) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,9 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from utils.fast.tracing.masked_march import MIN_STEP, NARROW, ON_SURFACE, March
+from utils.fast.tracing.masked_march import MIN_STEP, NARROW, March
 from utils.geometry.rays import Rays
+from utils.geometry.sdf import SDF_THRESHOLD
 
 BIG_BLOCK, SMALL_BLOCK = (128, 8), (32, 4)     # rays of a program, its warps; see `block_of`
 MAX_STEPS = 256                   # rays along a flat face need most: 230 past a thin plate's
@@ -91,14 +92,14 @@ def march_fused(net: PackedSiren, rays: Rays, state: March,
     going, hit = (torch.empty_like(t, dtype=torch.int8) for _ in range(2))
     spent = torch.zeros(num_blocks, dtype=torch.int32, device=t.device)
     if count:
-        _march_kernel[(num_blocks,)](
+        _march_kernel[(num_blocks,)](  # pyright: ignore[reportIndexIssue] triton's way to launch
             rays.origins_obj.contiguous(), rays.dirs_obj.contiguous(), rays.t_far.contiguous(),
             state.t.contiguous(), state.low.contiguous(), state.value_low.contiguous(),
             state.going_mask.to(torch.int8),
             net.first, net.hidden, net.hidden_bias, net.last,
             t, least, t_least, value_high, going, hit, spent, count,
             WIDTH=width, NUM_HIDDEN=len(net.hidden), BLOCK_RAYS=block, STEPS=MAX_STEPS,
-            ON=ON_SURFACE, SHORTEST=MIN_STEP, NARROWEST=NARROW, PRECISION=precision,
+            ON=SDF_THRESHOLD, SHORTEST=MIN_STEP, NARROWEST=NARROW, PRECISION=precision,
             num_warps=num_warps, num_stages=1)
     zero = torch.zeros_like(t)
     ended = March(t, zero, zero, zero, value_high, zero, least, t_least, going.bool(), hit.bool())
