@@ -295,7 +295,7 @@ def _fill_unseen(vertices_obj: np.ndarray, colours: np.ndarray,
         distance, nearest = tree.query(vertices_obj[~seen_mask],
                                        distance_upper_bound=FILL_DISTANCE)
         near = np.isfinite(distance)
-        colours[np.flatnonzero(~seen_mask)[near]] = colours[seen_mask][nearest[near]]
+        colours[np.flatnonzero(~seen_mask)[near]] = colours[seen_mask][np.asarray(nearest)[near]]
     return colours
 
 
