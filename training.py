@@ -80,6 +80,10 @@ class Evaluation(Protocol):
         """Return image grids (H, W, 3) uint8 by name after `step` steps."""
         ...
 
+    def forget(self) -> None:
+        """Let go of what it keeps of these weights, as they are about to change."""
+        ...
+
 
 class SceneTrainer:
     """One scene's model, views, traced surfaces and optimiser; a `Task` of the loop.
@@ -122,6 +126,8 @@ class SceneTrainer:
             FloatingPointError: on a CPU, a loss is not finite; nothing was updated. For GPUs see
                 `FiniteGuard`.
         """
+        if self.evaluation:
+            self.evaluation.forget()
         plan = self.plan(step).scaled(self.rate_factor)
         try:
             with keeping_statistics(self.statistics):

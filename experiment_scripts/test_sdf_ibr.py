@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_processing.scenes.opening import open_scene  # noqa: E402
-from stages.evaluation import exhibit_of  # noqa: E402
+from stages.evaluation import trained_scene_of  # noqa: E402
 from stages.models import model_of  # noqa: E402
 from stages.results import write_results  # noqa: E402
 from stages.scene import build_scene_trainer  # noqa: E402
@@ -39,10 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     trainer.average.load_state_dict(checkpoint.task.get("average"))
     progress = stored_progress(checkpoint)
     checkpoint.release()
-    exhibit = exhibit_of(trainer, scene, split, step=progress.step,
-                         all_views=bool(config.test.benchmark_all_views))
+    trained = trained_scene_of(trainer, scene, split, step=progress.step,
+                               all_views=bool(config.test.benchmark_all_views))
     run.begin()
-    print(write_results(exhibit, run.folder, test=config.test, data=config.data,
+    print(write_results(trained, run.folder, test=config.test, data=config.data,
                         curve=progress.curve, facts=run_facts(run, progress)))
 
 

@@ -1,34 +1,38 @@
-"""A trained scene as it is scored and shown: renderings, metrics, image grids."""
+"""A trained scene as it is scored and shown: each view rendered once, then metrics and image grids.
+
+Scores during training, the image grids of TensorBoard and the results at the end all look at the
+same renderings, as long as the weights are the same.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stages.view_rendering import make_renderer
+from stages.view_rendering import Rendering, make_renderer
 from training import SceneTrainer
 from utils.geometry.cameras import Cameras
-from utils.results.evaluation import evaluate_views, summarise
-from utils.results.pictures import source_sheet, view_pictures, view_sheet
+from utils.results.evaluation import RenderedView, evaluate_views, summarise
+from utils.results.pictures import source_grid, view_grid, view_pictures
 from utils.results.plots import camera_plot, sdf_slices
 from utils.views.pose_refinement import moved_along
 
-MAX_SHEET_VIEWS = 6               # views of the picture sheet
+MAX_GRID_VIEWS = 6                # views of an image grid
 SLICE_RESOLUTION = 128
-#: Picture sheets by name, with their captions.
-SHEETS = {"views": "Rendered views against their photographs",
-          "sources": "Source views, their masks and their weight in the first view above",
-          "slices": "The SDF in three planes of object space",
-          "cameras": "Cameras round the unit sphere"}
+#: Image grids by name, with their captions.
+IMAGE_GRIDS = {"views": "Rendered views against their photographs",
+               "sources": "Source views, their masks and their weight in the first view above",
+               "slices": "The SDF in three planes of object space",
+               "cameras": "Cameras round the unit sphere"}
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """A model in front of its scene, all that results are made from.
+class TrainedScene:
+    """A model in front of its scene: all that scores, image grids and results are made from.
 
     Attributes:
         scene: has images, masks, cameras, view_names, surface_points_world.
@@ -43,79 +47,25 @@ class Exhibit:
     scene: Any
     train: tuple[int, ...]
     scored: tuple[int, ...]
-    render: Callable[[Cameras, int | None], Any]
+    render: Callable[[Cameras, int | None], Rendering]
     sdf: Callable[[Tensor], Tensor]
     visible: Callable[[Tensor], Tensor]
     device: torch.device
+    _rendered: dict[int, RenderedView] = field(default_factory=dict, init=False, repr=False)
 
+    def rendered(self, view: int) -> RenderedView:
+        """One view of the scene, kept from feeding itself.
 
-def mean_figures(exhibit: Exhibit) -> dict[str, float]:
-    """Mean figures of the scored views, for curves; LPIPS and pictures are left out."""
-    found = evaluate_views(exhibit.render, exhibit.scene, exhibit.scored, exclude_self=True)
-    return {name: value for name, value in summarise(found)["mean"].items() if value is not None}
-
-
-def picture_sheets(exhibit: Exhibit, names: Sequence[str] = tuple(SHEETS)) -> dict[str, np.ndarray]:
-    """Sheets by name, those of SHEETS that are asked for."""
-    sheets = _view_sheets(exhibit) if {"views", "sources"} & set(names) else {}
-    if "slices" in names:
-        sheets["slices"] = sdf_slices(exhibit.sdf, SLICE_RESOLUTION, device=exhibit.device)
-    if "cameras" in names:
-        sheets["cameras"] = camera_plot(exhibit.scene.cameras, exhibit.train, exhibit.scored)
-    return {name: sheets[name] for name in names}
-
-
-def _view_sheets(exhibit: Exhibit) -> dict[str, np.ndarray]:
-    """Scored views, and the sources with their weights in the first of them."""
-    scene, views = exhibit.scene, exhibit.scored[:MAX_SHEET_VIEWS]
-    rows, weights = [], None
-    for view in views:
-        found = exhibit.render(scene.cameras[view], view)
-        weights = found.weights[:, 0].cpu() if weights is None else weights
-        rows.append(view_pictures(
-            found.images[0].cpu().clamp(0, 1), scene.images[view], scene.masks[view],
-            hit_mask=found.hit_mask[0].cpu(), normals=found.normals_obj[0].cpu(),
-            depth=found.depth[0].cpu()))
-    train = list(exhibit.train)
-    names = [scene.view_names[view] for view in train]
-    return {
-        "views": view_sheet(rows, [f"view {scene.view_names[view]}" for view in views]),
-        "sources": source_sheet(scene.images[train], scene.masks[train], weights[:, None], names,
-                                f"source views of {scene.view_names[views[0]]}")}
-
-
-def exhibit_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,
-               all_views: bool = False) -> Exhibit:
-    """The model as it is after `step` steps, in front of its scene.
-
-    Refined training cameras take the given ones' places. The others stay as they are given, but
-    for the similarity by which the refined cameras as a whole differ (`moved_along`).
-
-    Args:
-        trainer: its training views are the scene's views `split.train`.
-        scene, split: `data_processing`'s.
-        step: tells the occlusion threshold, which is the one training ended with.
-        all_views: score every view; else the withheld, or all training views if none is withheld.
-    """
-    occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
-    model, views = trainer.average.averaged_model(), trainer.current_views()
-    renderer = make_renderer(model, views, occ_threshold=occ_threshold, tracer=trainer.tracer)
-    if trainer.is_refined:
-        scene = _with_refined(scene, list(split.train), views.cameras.to("cpu"))
-    scored = tuple(range(len(scene))) if all_views else split.test or split.train
-
-    def render(cameras: Cameras, view: int | None) -> Any:
-        return renderer(cameras, split.train.index(view) if view in split.train else None)
-
-    return Exhibit(scene, split.train, scored, render, trainer.model.sdf, renderer.visible,
-                   trainer.views.images.device)
-
-
-def _with_refined(scene: Any, train: list[int], refined: Cameras) -> Any:
-    """The scene with refined training cameras (V,), the others in their frame."""
-    view = moved_along(scene.cameras, scene.cameras[train], refined).view
-    view[train] = refined.view
-    return replace(scene, cameras=replace(scene.cameras, view=view))
+        It is rendered when it is first asked for, and kept on the CPU: 29 bytes a pixel. Blending
+        weights are kept for the first scored view alone, whose sources are shown.
+        """
+        if view not in self._rendered:
+            found = self.render(self.scene.cameras[view], view)
+            weights = found.weights[:, 0].cpu() if view == self.scored[0] else None
+            self._rendered[view] = RenderedView(
+                found.images[0].detach().cpu().float(), found.hit_mask[0].detach().cpu(),
+                found.normals_obj[0].detach().cpu(), found.depth[0].detach().cpu(), weights)
+        return self._rendered[view]
 
 
 class SceneEvaluation:
@@ -129,15 +79,98 @@ class SceneEvaluation:
     def __init__(self, scene: Any, split: Any, *, all_views: bool = False) -> None:
         self.scene, self.views, self.all_views = scene, split, all_views
         self.split = {"train": list(split.train), "test": list(split.test)}
+        self._latest: tuple[int, TrainedScene] | None = None
 
     def score(self, trainer: SceneTrainer, step: int) -> dict[str, float]:
         """Return mean metrics of the held-out views after `step` steps."""
-        return mean_figures(self.exhibit(trainer, step))
+        return mean_metrics(self.trained_scene(trainer, step))
 
     def pictures(self, trainer: SceneTrainer, step: int) -> dict[str, np.ndarray]:
         """Return image grids by name after `step` steps."""
-        return picture_sheets(self.exhibit(trainer, step))
+        return image_grids(self.trained_scene(trainer, step))
 
-    def exhibit(self, trainer: SceneTrainer, step: int) -> Exhibit:
-        """Return the model as it is after `step` steps, in front of the scene."""
-        return exhibit_of(trainer, self.scene, self.views, step=step, all_views=self.all_views)
+    def trained_scene(self, trainer: SceneTrainer, step: int) -> TrainedScene:
+        """Return the model as it is after `step` steps, in front of the scene.
+
+        It is the same object, with the views that are rendered already, until `forget`.
+        """
+        if self._latest is None or self._latest[0] != step:
+            self._latest = step, trained_scene_of(trainer, self.scene, self.views, step=step,
+                                                  all_views=self.all_views)
+        return self._latest[1]
+
+    def forget(self) -> None:
+        """Let go of all renderings: the weights change now. So the memory is a step's again."""
+        self._latest = None
+
+
+def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,
+                     all_views: bool = False) -> TrainedScene:
+    """Return the model as it is after `step` steps, in front of its scene.
+
+    Refined training cameras take the given ones' places. The others stay as they are given, but
+    for the similarity by which the refined cameras as a whole differ (`moved_along`).
+
+    Args:
+        trainer: its training views are the scene's views `split.train`.
+        scene, split: `data_processing`'s.
+        step: tells the occlusion threshold, which is the one training ended with.
+        all_views: score every view; else the held-out ones, or all training views if there are
+            none.
+    """
+    occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
+    model, views = trainer.average.averaged_model(), trainer.current_views()
+    renderer = make_renderer(model, views, occ_threshold=occ_threshold, tracer=trainer.tracer)
+    if trainer.is_refined:
+        scene = _with_refined(scene, list(split.train), views.cameras.to("cpu"))
+    scored = tuple(range(len(scene))) if all_views else split.test or split.train
+
+    def render(cameras: Cameras, view: int | None) -> Rendering:
+        return renderer(cameras, split.train.index(view) if view in split.train else None)
+
+    return TrainedScene(scene, split.train, scored, render, trainer.model.sdf, renderer.visible,
+                        trainer.device)
+
+
+def mean_metrics(trained: TrainedScene) -> dict[str, float]:
+    """Mean metrics of the scored views, for curves; LPIPS and pictures are left out."""
+    found = evaluate_views(trained.rendered, trained.scene, trained.scored)
+    return {name: value for name, value in summarise(found)["mean"].items() if value is not None}
+
+
+def image_grids(trained: TrainedScene,
+                names: Sequence[str] = tuple(IMAGE_GRIDS)) -> dict[str, np.ndarray]:
+    """Image grids by name, those of IMAGE_GRIDS that are asked for."""
+    draw = {"views": _view_grid, "sources": _source_grid,
+            "slices": lambda trained: sdf_slices(trained.sdf, SLICE_RESOLUTION,
+                                                 device=trained.device),
+            "cameras": lambda trained: camera_plot(trained.scene.cameras, trained.train,
+                                                   trained.scored)}
+    return {name: draw[name](trained) for name in names}
+
+
+def _view_grid(trained: TrainedScene) -> np.ndarray:
+    """The first scored views beside their photographs."""
+    scene, views, rows = trained.scene, trained.scored[:MAX_GRID_VIEWS], []
+    for view in views:
+        found = trained.rendered(view)
+        rows.append(view_pictures(
+            found.image.clamp(0, 1), scene.images[view], scene.masks[view],
+            hit_mask=found.hit_mask, normals=found.normals_obj, depth=found.depth))
+    return view_grid(rows, [f"view {scene.view_names[view]}" for view in views])
+
+
+def _source_grid(trained: TrainedScene) -> np.ndarray:
+    """The source views with their weights in the first scored view."""
+    scene, train, first = trained.scene, list(trained.train), trained.scored[0]
+    weights = trained.rendered(first).weights
+    return source_grid(scene.images[train], scene.masks[train], weights[:, None],
+                       [scene.view_names[view] for view in train],
+                       f"source views of {scene.view_names[first]}")
+
+
+def _with_refined(scene: Any, train: list[int], refined: Cameras) -> Any:
+    """The scene with refined training cameras (V,), the others in their frame."""
+    view = moved_along(scene.cameras, scene.cameras[train], refined).view
+    view[train] = refined.view
+    return replace(scene, cameras=replace(scene.cameras, view=view))

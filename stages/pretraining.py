@@ -37,7 +37,7 @@ from utils.optimization.finite import keeping_statistics, running_statistics
 from utils.optimization.weight_average import WeightAverage
 from utils.results.curve import write_curve
 from utils.results.metrics import psnr_foreground
-from utils.results.pictures import error_map, save_png, sheet, to_uint8
+from utils.results.pictures import error_map, image_grid, save_png, to_uint8
 from utils.runs.distributed import (
     Ranks,
     average_gradients,
@@ -270,7 +270,7 @@ class PairTrainer:
             rows.append([pair.image_0, to_uint8(images[0]), pair.image_1, to_uint8(images[1]),
                          error])
             labels.append(f"pair\n{pair.name}")
-        return {"pairs": sheet(rows, labels, COLUMNS, f"after {step} steps")} if rows else {}
+        return {"pairs": image_grid(rows, labels, COLUMNS, f"after {step} steps")} if rows else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser and average; the stream needs the step's number alone."""

@@ -15,7 +15,7 @@ from torch import nn
 from data_processing.scenes.opening import load_point_cloud, open_scene
 from scheduler import StepPlan, plan_step
 from sdf_rendering import make_tracer
-from stages.evaluation import SceneEvaluation, exhibit_of
+from stages.evaluation import SceneEvaluation
 from stages.models import model_of
 from stages.results import write_results
 from stages.shape_fitting import SurfaceStart
@@ -48,19 +48,19 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
     run = start_run(config)
     start = SurfaceStart(scene, split, config, is_new=run.start is None)
     model = model_of(config, run.device, initial)
-    all_views = bool(config.test.benchmark_all_views)
+    evaluation = SceneEvaluation(scene, split, all_views=bool(config.test.benchmark_all_views))
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator,
                                   cloud=load_point_cloud(scene, config.data),
-                                  evaluation=SceneEvaluation(scene, split, all_views=all_views))
+                                  evaluation=evaluation)
     check_memory(trainer)
     epoch = steps_per_epoch(config.views, len(split.train))
     loop = Loop(trainer, run, loop_options(config.run, epoch))
     loop.progress.seconds = start.seconds
     progress = loop.run(partial(start.begin, trainer))
-    exhibit = exhibit_of(trainer, scene, split, step=progress.step, all_views=all_views)
-    return write_results(exhibit, run.folder, test=config.test, data=config.data,
-                         curve=progress.curve, facts=run_facts(run, progress))
+    return write_results(evaluation.trained_scene(trainer, progress.step), run.folder,
+                         test=config.test, data=config.data, curve=progress.curve,
+                         facts=run_facts(run, progress))
 
 
 def check_memory(trainer: SceneTrainer) -> None:

@@ -15,7 +15,7 @@ from data_processing.scenes.scene import Scene, load_scene
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import CheckConfig
 from utils.errors import ConfigError
-from utils.results.pictures import save_png, sheet, stack_vertically, with_outline
+from utils.results.pictures import image_grid, save_png, stack_vertically, with_outline
 from utils.results.plots import camera_plot
 
 #: Views in the grid, and in one of its rows.
@@ -94,7 +94,7 @@ def _block(scene: Scene, result: CheckResult, views: list[int]) -> np.ndarray:
         rows.append([_comparison(mask, result.outlines[view])
                      for mask, view in zip(small, views)])
         labels.append("white: mask\nand hull,\nred: mask\nalone, blue:\nhull alone")
-    return sheet(rows, labels, [_label(scene, result, view) for view in views])
+    return image_grid(rows, labels, [_label(scene, result, view) for view in views])
 
 
 def _cell(scene: Scene) -> tuple[int, int]:

@@ -34,7 +34,7 @@ from support.tiny_runs import (
 )
 
 from data_processing.scenes.scene import load_scene
-from stages.evaluation import SHEETS
+from stages.evaluation import IMAGE_GRIDS
 from utils.checkpoints import storage as checkpoints, weights
 from utils.checkpoints.storage import checkpoints_in, load_checkpoint, save_checkpoint
 from utils.config.parser import TRAIN_SECTIONS, parse_config
@@ -100,7 +100,7 @@ def test_pictures_open_with_their_size(finished):
                      ("depth", "error", "normals", "photograph", "prediction")]
     for name in views:
         assert imageio.imread(finished / "views" / name).shape == (HEIGHT, WIDTH, 3)
-    assert sorted(path.stem for path in (finished / "pictures").iterdir()) == sorted(SHEETS)
+    assert sorted(path.stem for path in (finished / "pictures").iterdir()) == sorted(IMAGE_GRIDS)
     for path in (finished / "pictures").iterdir():
         picture = imageio.imread(path)
         assert min(picture.shape[:2]) > 100 and picture.std() > 5
@@ -293,7 +293,7 @@ def test_scenes_without_withheld_views_or_masks_say_so(tiny_scene, tiny_sphere, 
                                     "--train_views", "all", "--test_views", "",
                                     sphere=tiny_sphere))
     text = capsys.readouterr().out
-    assert "no view is withheld" in text and "no masks" in text
+    assert "no view is held out" in text and "no masks" in text
     assert sum("no masks found" in record.getMessage() for record in caplog.records) == 1
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert len(metrics["views"]) == NUM_VIEWS

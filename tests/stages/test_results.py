@@ -16,7 +16,7 @@ import trimesh
 from support.tiny_runs import HEIGHT, WIDTH, config_of
 
 from data_processing.scenes.scene import load_scene
-from stages.evaluation import SHEETS, Exhibit, mean_figures, picture_sheets
+from stages.evaluation import IMAGE_GRIDS, TrainedScene, image_grids, mean_metrics
 from stages.results import video_cameras, write_results
 from utils.config.values import mesh_formats
 from utils.errors import ConfigError, UserError
@@ -50,7 +50,7 @@ def render_sphere(cameras, exclude=None):
 
 
 @pytest.fixture(scope="module")
-def exhibit(tiny_scene):
+def trained(tiny_scene):
     """The exact sphere before photographs of itself."""
     scene = load_scene(tiny_scene)
     found = render_sphere(scene.cameras)
@@ -60,28 +60,28 @@ def exhibit(tiny_scene):
     points_world = directions * RADIUS @ model[:3, :3].T + model[:3, 3]
     scene = replace(scene, images=found.images * found.hit_mask, masks=found.hit_mask,
                     surface_points_world=points_world)
-    return Exhibit(scene, (0, 1, 3, 5), (2, 4), render_sphere, sphere,
-                   lambda points: torch.ones(4, len(points), dtype=torch.bool),
-                   torch.device("cpu"))
+    return TrainedScene(scene, (0, 1, 3, 5), (2, 4), render_sphere, sphere,
+                        lambda points: torch.ones(4, len(points), dtype=torch.bool),
+                        torch.device("cpu"))
 
 
-def write(exhibit, root, *flags):
+def write(trained, root, *flags):
     config = config_of("--experiment_name", "run", *SMALL, *flags)
     folder = RunFolder(root, "run")
     folder.path.mkdir(parents=True, exist_ok=True)
     (folder.path / "config.txt").write_text("lr = 1\n")
-    text = write_results(exhibit, folder, test=config.test, data=config.data, curve=CURVE,
+    text = write_results(trained, folder, test=config.test, data=config.data, curve=CURVE,
                          facts=FACTS)
     return folder, text
 
 
 @pytest.fixture(scope="module")
-def results(exhibit, tmp_path_factory):
+def results(trained, tmp_path_factory):
     """All results, once."""
-    return write(exhibit, tmp_path_factory.mktemp("results"))
+    return write(trained, tmp_path_factory.mktemp("results"))
 
 
-def test_exact_views_have_exact_figures(results):
+def test_exact_views_have_exact_metrics(results):
     folder, _ = results
     metrics = json.loads((folder.path / "metrics.json").read_text())
     assert set(metrics["mean"]) >= {"psnr", "psnr_foreground", "ssim", "lpips", "mask_iou",
@@ -95,9 +95,9 @@ def test_exact_views_have_exact_figures(results):
     assert "NaN" not in (folder.path / "metrics.json").read_text()
 
 
-def test_the_mesh_lies_on_the_sphere_in_world_space(results, exhibit):
+def test_the_mesh_lies_on_the_sphere_in_world_space(results, trained):
     folder, _ = results
-    to_object = torch.linalg.inv(exhibit.scene.cameras.model.double()).numpy()
+    to_object = torch.linalg.inv(trained.scene.cameras.model.double()).numpy()
     for kind in ("ply", "obj", "glb"):
         mesh = trimesh.load(folder.path / f"mesh.{kind}", force="mesh")
         points = np.asarray(mesh.vertices) @ to_object[:3, :3].T + to_object[:3, 3]
@@ -107,7 +107,7 @@ def test_the_mesh_lies_on_the_sphere_in_world_space(results, exhibit):
         colours = np.asarray(mesh.visual.vertex_colors)[:, :3]
         assert colours.std(0).min() > 10                  # coloured from the views
     metrics = json.loads((folder.path / "metrics.json").read_text())
-    scale = float(torch.linalg.det(exhibit.scene.cameras.model[:3, :3].double()) ** (1 / 3))
+    scale = float(torch.linalg.det(trained.scene.cameras.model[:3, :3].double()) ** (1 / 3))
     # 3000 true points lie 0.03 apart: half of that, and the mesh's own error.
     assert 0 < metrics["mean"]["chamfer"] < 0.03 * scale
 
@@ -119,7 +119,7 @@ def test_pictures_and_views_open_with_their_size(results):
                      ("depth", "error", "normals", "photograph", "prediction")]
     for path in folder.views.iterdir():
         assert imageio.imread(path).shape == (HEIGHT, WIDTH, 3)
-    assert sorted(path.stem for path in folder.pictures.iterdir()) == sorted(SHEETS)
+    assert sorted(path.stem for path in folder.pictures.iterdir()) == sorted(IMAGE_GRIDS)
     for path in folder.pictures.iterdir():
         assert imageio.imread(path).std() > 5             # not blank
     photograph = imageio.imread(folder.views / "002_photograph.png")
@@ -142,7 +142,7 @@ def test_the_report_needs_no_other_file(results):
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,30})""", text)
     assert links and all(link.startswith(("data:", "#")) for link in links)
     assert "@import" not in text and "lr = 1" in text
-    assert text.count("data:image/png") >= len(SHEETS) and "data:video/mp4" in text
+    assert text.count("data:image/png") >= len(IMAGE_GRIDS) and "data:video/mp4" in text
 
 
 def test_curve_and_table(results):
@@ -161,8 +161,8 @@ def test_curve_and_table(results):
     assert all(map(str.strip, paths)) and len(paths) == len(set(paths))
 
 
-def test_nothing_is_made_that_is_not_wanted(exhibit, tmp_path):
-    folder, text = write(exhibit, tmp_path, *OFF)
+def test_nothing_is_made_that_is_not_wanted(trained, tmp_path):
+    folder, text = write(trained, tmp_path, *OFF)
     found = sorted(path.name for path in folder.path.iterdir())
     assert found == ["config.txt", "curve.csv", "metrics.csv", "metrics.json", "report.html"]
     metrics = json.loads((folder.path / "metrics.json").read_text())
@@ -170,24 +170,24 @@ def test_nothing_is_made_that_is_not_wanted(exhibit, tmp_path):
     assert "PSNR" not in text
 
 
-def test_each_mesh_format_alone(exhibit, tmp_path):
-    folder, _ = write(exhibit, tmp_path, *OFF, "--mesh_formats", "obj")
+def test_each_mesh_format_alone(trained, tmp_path):
+    folder, _ = write(trained, tmp_path, *OFF, "--mesh_formats", "obj")
     assert [path.name for path in folder.path.glob("mesh.*")] == ["mesh.obj"]
     assert mesh_formats("ply, glb obj") == ["ply", "glb", "obj"] and mesh_formats("none") == []
     with pytest.raises(ConfigError, match="--mesh_formats has stl.*ply, obj, glb"):
         mesh_formats("ply,stl")
 
 
-def test_an_sdf_without_surface_is_told(exhibit, tmp_path):
-    empty = replace(exhibit, sdf=lambda points: torch.ones(len(points)))
+def test_an_sdf_without_surface_is_told(trained, tmp_path):
+    empty = replace(trained, sdf=lambda points: torch.ones(len(points)))
     folder, text = write(empty, tmp_path, *OFF, "--mesh_formats", "ply", "--test_metrics", 1)
     assert "note: the SDF has no surface" in text
     assert not (folder.path / "mesh.ply").exists()
     assert json.loads((folder.path / "metrics.json").read_text())["mean"]["chamfer"] is None
 
 
-def test_what_the_figures_cannot_say_is_noted(exhibit, tmp_path):
-    bare = replace(exhibit, scored=(0, 1), scene=replace(exhibit.scene, has_masks=False,
+def test_what_the_metrics_cannot_say_is_noted(trained, tmp_path):
+    bare = replace(trained, scored=(0, 1), scene=replace(trained.scene, has_masks=False,
                                                          surface_points_world=None))
     folder, text = write(bare, tmp_path, *OFF, "--test_metrics", 1)
     notes = [line for line in text.splitlines() if line.startswith("note:")]
@@ -195,60 +195,78 @@ def test_what_the_figures_cannot_say_is_noted(exhibit, tmp_path):
     assert "no masks" in (folder.path / "report.html").read_text(encoding="utf-8")
 
 
-def test_figures_that_are_no_numbers_are_left_out(exhibit, tmp_path):
+def test_metrics_that_are_no_numbers_are_left_out(trained, tmp_path):
     def render(cameras, exclude):
         found = render_sphere(cameras)
         found.images = found.images * (torch.nan if exclude == 4 else 1)
         return found
 
-    broken = replace(exhibit, render=render)
+    broken = replace(trained, render=render)
     folder, text = write(broken, tmp_path, *OFF, "--test_metrics", 1)
     metrics = json.loads((folder.path / "metrics.json").read_text(),
                          parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert metrics["views"]["004"]["psnr"] is None and metrics["views"]["002"]["psnr"] == 100
     assert "nan" not in text.split("written")[0].lower() and "n/a" in text
-    assert mean_figures(replace(broken, scored=(4,))) == {"mask_iou": 1.0}
+    assert mean_metrics(replace(broken, scored=(4,))) == {"mask_iou": 1.0}
 
 
-def test_views_do_not_feed_themselves(exhibit):
-    asked = []
-
+def counted(trained, asked, **changes):
+    """The trained scene with a renderer that notes which view it is asked to keep out."""
     def render(cameras, exclude):
         asked.append(exclude)
         return render_sphere(cameras)
 
-    mean_figures(replace(exhibit, render=render, scored=(0, 2)))
+    return replace(trained, render=render, **changes)
+
+
+def test_views_do_not_feed_themselves(trained):
+    asked = []
+    mean_metrics(counted(trained, asked, scored=(0, 2)))
     assert asked == [0, 2]
-    assert set(picture_sheets(replace(exhibit, render=render), ["cameras"])) == {"cameras"}
-    assert asked == [0, 2]                                # a camera plot renders nothing
+
+
+def test_each_scored_view_is_rendered_once_for_all_that_shows_it(trained, tmp_path):
+    """Scores, both image grids, the views' files; the video has cameras of its own."""
+    asked = []
+    shared = counted(trained, asked)
+    assert mean_metrics(shared)["psnr"] == 100
+    assert set(image_grids(shared)) == set(IMAGE_GRIDS) and asked == [2, 4]
+    write(shared, tmp_path)
+    assert asked == [2, 4] + [None] * 3
+    assert shared.rendered(2).weights is not None and shared.rendered(4).weights is None
+
+
+def test_a_camera_plot_renders_nothing(trained):
+    asked = []
+    assert set(image_grids(counted(trained, asked), ["cameras"])) == {"cameras"} and not asked
 
 
 @pytest.mark.parametrize("kind", ["interpolate", "eight", "linear"])
-def test_video_paths_look_at_the_object(exhibit, kind):
+def test_video_paths_look_at_the_object(trained, kind):
     config = config_of("--experiment_name", "x", *SMALL, "--video_path_type", kind,
                        "--im_scale", 0.5)
-    cameras = video_cameras(exhibit, config.test, config.data)
+    cameras = video_cameras(trained, config.test, config.data)
     assert len(cameras) == 3 and cameras.resolution == (WIDTH // 2, HEIGHT // 2)
     assert all(render_sphere(cameras[i]).hit_mask.float().mean() > 0.05 for i in range(3))
 
 
-def test_the_path_starts_from_the_reference_view(exhibit):
+def test_the_path_starts_from_the_reference_view(trained):
     def first(*flags):
         config = config_of("--experiment_name", "x", *SMALL, "--video_path_type", "linear",
                            "--video_yaw", 0, *flags)
-        return video_cameras(exhibit, config.test, config.data).centers_obj[0]
+        return video_cameras(trained, config.test, config.data).centers_obj[0]
 
-    centers = exhibit.scene.cameras.centers_obj
+    centers = trained.scene.cameras.centers_obj
     torch.testing.assert_close(first("--reference_view", 1), centers[1], atol=1e-4, rtol=0)
     torch.testing.assert_close(first(), centers[3], atol=1e-4, rtol=0)     # the middle one of 6
 
 
-def test_frames_are_cropped_and_kept(exhibit, tmp_path):
+def test_frames_are_cropped_and_kept(trained, tmp_path):
     flags = [*OFF, "--test_spacetime_video", 1, "--video_save_frames", 1]
-    folder, _ = write(exhibit, tmp_path, *flags, "--image_crop", 4, 2, 16, 12)
+    folder, _ = write(trained, tmp_path, *flags, "--image_crop", 4, 2, 16, 12)
     frames = sorted((folder.path / "video_frames").iterdir())
     assert [path.name for path in frames] == ["0000.png", "0001.png", "0002.png"]
     assert imageio.imread(frames[0]).shape == (12, 16, 3)
     with pytest.raises(UserError, match="--image_crop.*32x24"):
-        write(exhibit, tmp_path, *flags, "--image_crop", 40, 0, 8, 8)
+        write(trained, tmp_path, *flags, "--image_crop", 40, 0, 8, 8)
     assert (folder.path / "video.mp4").is_file()          # of the first call: it was whole

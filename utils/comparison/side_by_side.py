@@ -17,7 +17,7 @@ from utils.files.limits import MAX_COORDINATE, read_json, short
 from utils.results.curve import psnr_by_step
 from utils.results.evaluation import file_name
 from utils.results.metric_table import METRICS, NOT_AVAILABLE
-from utils.results.pictures import save_png, sheet
+from utils.results.pictures import image_grid, save_png
 from utils.results.text_tables import format_rows
 
 #: How much longer than the other a picture's side may be; cells of the sheet fit the longest.
@@ -120,7 +120,7 @@ def comparison_sheet(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) ->
                      *(_picture(run, view, "prediction") for run in runs)])
         rows.append([None, *(_picture(run, view, "error") for run in runs)])
         row_labels += [f"view {view}", "error"]
-    return sheet(rows, row_labels, ["photograph", *labels])
+    return image_grid(rows, row_labels, ["photograph", *labels])
 
 
 def write_comparison(folders: Sequence[str], output: str, labels: Sequence[str] = ()) -> str:

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from utils.files.atomic import write_text_atomic
-from utils.geometry.cameras import Cameras
 from utils.results.lpips import LPIPS
 from utils.results.metric_table import METRICS, ViewMetrics, finite
 from utils.results.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
@@ -28,50 +27,58 @@ from utils.results.text_tables import format_rows
 
 log = logging.getLogger(__name__)
 
-#: (cameras, index of a source view to leave out or None) -> Rendering with the attributes images
-#: (B, 3, H, W), hit_mask (B, 1, H, W), normals_obj (B, 3, H, W) and depth (B, 1, H, W).
-Render = Callable[[Cameras, int | None], Any]
-@torch.no_grad()
-def evaluate_views(render: Render, scene: Any, views: Iterable[int],
-                   folder: str | Path | None = None, *, lpips: LPIPS | None = None,
-                   exclude_self: bool = False) -> dict[str, ViewMetrics]:
-    """Render views one at a time, score them against their photographs and write pictures.
+
+@dataclass(frozen=True)
+class RenderedView:
+    """One view as a model shows it, on the CPU.
+
+    Attributes:
+        image: (3, H, W) RGB, not clamped.
+        hit_mask: (1, H, W) bool, where the rendered surface is.
+        normals_obj: (3, H, W) unit, object space, 0 where no hit.
+        depth: (1, H, W) along the camera's axis, world units, 0 where no hit.
+        weights: (K, H, W) blending weights of the sources, or None where nobody asks for them.
+    """
+
+    image: Tensor
+    hit_mask: Tensor
+    normals_obj: Tensor
+    depth: Tensor
+    weights: Tensor | None = None
+
+
+def evaluate_views(rendered: Callable[[int], RenderedView], scene: Any, views: Iterable[int],
+                   folder: str | Path | None = None, *,
+                   lpips: LPIPS | None = None) -> dict[str, ViewMetrics]:
+    """Score rendered views against their photographs, one at a time, and write pictures of them.
 
     Files per view: NAME_prediction, NAME_photograph, NAME_error (masked images, as scored),
     NAME_normals and NAME_depth, all .png.
 
     Args:
-        render: makes one view.
-        scene: has images (V, 3, H, W), masks (V, 1, H, W), cameras and view_names.
+        rendered: index of a view to its rendering.
+        scene: has images (V, 3, H, W), masks (V, 1, H, W) and view_names.
         views: indices into the scene.
         folder: where the pictures go; None writes none.
-        lpips: None leaves its figures empty.
-        exclude_self: keep a view out of its own sources, for scores on training views.
+        lpips: None leaves its metrics empty.
     Returns:
-        view name to figures, in the order of `views`.
+        view name to metrics, in the order of `views`.
     """
     found = {}
     for v in views:
-        rendering = render(scene.cameras[v], v if exclude_self else None)
-        prediction = rendering.images[0].detach().cpu().float()
-        hit_mask = rendering.hit_mask[0].detach().cpu()
+        shown, name = rendered(v), scene.view_names[v]
         photograph, mask = scene.images[v].cpu(), scene.masks[v].cpu()
-        name = scene.view_names[v]
-        if not torch.isfinite(prediction).all():
-            log.warning("view %s: the rendered image has values that are not finite; its figures "
+        if not torch.isfinite(shown.image).all():
+            log.warning("view %s: the rendered image has values that are not finite; its metrics "
                         "are left empty where they depend on them", name)
-        found[name] = score_view(prediction, photograph, mask, hit_mask=hit_mask, lpips=lpips)
+        found[name] = score_view(shown.image, photograph, mask, hit_mask=shown.hit_mask,
+                                 lpips=lpips)
         if folder is not None:
-            shown = prediction.clamp(0, 1).where(hit_mask | mask, torch.ones(()))
-            _write_pictures(Path(folder) / file_name(name), {
-                "prediction": to_uint8(shown),
-                "photograph": to_uint8(photograph),
-                "error": error_map(masked(prediction, mask), masked(photograph, mask)),
-                "normals": normals_to_rgb(rendering.normals_obj[0].detach().cpu(), hit_mask),
-                "depth": depth_to_rgb(rendering.depth[0].detach().cpu(), hit_mask)})
+            _write_pictures(Path(folder) / file_name(name), shown, photograph, mask)
     return found
 
 
+@torch.no_grad()
 def score_view(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask: Tensor,
                lpips: LPIPS | None = None) -> ViewMetrics:
     """Figures of one view.
@@ -99,7 +106,15 @@ def file_name(view_name: str) -> str:
     return re.sub(r"[^\w.-]", "_", view_name).lstrip(".") or "view"
 
 
-def _write_pictures(stem: Path, pictures: Mapping[str, Any]) -> None:
+def _write_pictures(stem: Path, shown: RenderedView, photograph: Tensor, mask: Tensor) -> None:
+    """Write what there is to see of a view to STEM_KIND.png, a file each."""
+    outside = ~(shown.hit_mask | mask)
+    pictures = {
+        "prediction": to_uint8(shown.image.clamp(0, 1).masked_fill(outside, 1.0)),
+        "photograph": to_uint8(photograph),
+        "error": error_map(masked(shown.image, mask), masked(photograph, mask)),
+        "normals": normals_to_rgb(shown.normals_obj, shown.hit_mask),
+        "depth": depth_to_rgb(shown.depth, shown.hit_mask)}
     for kind, picture in pictures.items():
         save_png(stem.with_name(f"{stem.name}_{kind}.png"), picture)
 

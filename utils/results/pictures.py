@@ -163,7 +163,7 @@ def view_pictures(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_m
     )
 
 
-def view_sheet(views: Sequence[ViewPictures], row_labels: Sequence[str],
+def view_grid(views: Sequence[ViewPictures], row_labels: Sequence[str],
                title: str = "") -> np.ndarray:
     """One row a view: prediction, photograph, error, normals, depth.
 
@@ -177,10 +177,10 @@ def view_sheet(views: Sequence[ViewPictures], row_labels: Sequence[str],
     columns = ["prediction", "photograph", f"error, black 0\nto yellow {ERROR_SCALE:g} and more",
                "normals\n(x, y, z as r, g, b)", "depth,\nyellow near, violet far"]
     rows = [[v.prediction, v.photograph, v.error, v.normals, v.depth] for v in views]
-    return sheet(rows, row_labels, columns, title)
+    return image_grid(rows, row_labels, columns, title)
 
 
-def source_sheet(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence[str],
+def source_grid(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence[str],
                  title: str = "source views") -> np.ndarray:
     """Each source view with its mask's outline, and below it its blending weights.
 
@@ -204,12 +204,12 @@ def source_sheet(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence
     blocks = []
     for start in range(0, len(names), SOURCES_PER_ROW):
         part = slice(start, start + SOURCES_PER_ROW)
-        blocks.append(sheet([photographs[part], shares[part]], labels, names[part],
+        blocks.append(image_grid([photographs[part], shares[part]], labels, names[part],
                             title if start == 0 else ""))
     return stack_vertically(blocks)
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str] = (),
+def image_grid(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str] = (),
           column_labels: Sequence[str] = (), title: str = "") -> np.ndarray:
     """A grid of pictures with labels, all fitted into cells of one size.
 

@@ -1,4 +1,4 @@
-"""Scores, files and tables of a made-up renderer whose errors are known."""
+"""Scores, files and tables of rendered views whose errors are known."""
 import csv
 import json
 import logging
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from utils.errors import WriteError
-from utils.geometry.cameras import Cameras
 from utils.results.evaluation import (
+    RenderedView,
     evaluate_views,
     file_name,
     format_table,
@@ -26,37 +26,29 @@ HEIGHT, WIDTH = 40, 48
 KINDS = ("prediction", "photograph", "error", "normals", "depth")
 
 
-def made_scene(num_views=3):
-    """Photographs of noise with a disc as the mask; the camera's model tells which view it is."""
+def noise_scene(num_views=3):
+    """Photographs of noise with a disc as the mask."""
     rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     disc = (rows - 20) ** 2 + (columns - 24) ** 2 < 12 ** 2
     images = torch.rand(num_views, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
-    view = torch.eye(4).repeat(num_views, 1, 1)
-    view[:, 0, 3] = torch.arange(num_views)
-    cameras = Cameras(view, torch.eye(4).repeat(num_views, 1, 1), torch.eye(4), (WIDTH, HEIGHT))
-    return SimpleNamespace(images=0.2 + 0.6 * images, cameras=cameras,
+    return SimpleNamespace(images=0.2 + 0.6 * images,
                            masks=disc.expand(num_views, 1, HEIGHT, WIDTH),
                            view_names=tuple(f"view_{v}" for v in range(num_views)))
 
 
-def made_render(scene, offset=0.1, calls=None):
+def shown(scene, offset=0.1):
     """The photograph plus an offset inside the mask, noise outside; the mask's top half is hit."""
 
-    def render(cameras, exclude):
-        assert len(cameras) == 1
-        v = int(cameras.view[0, 0, 3])
-        if calls is not None:
-            calls.append((v, exclude))
-        mask = scene.masks[v]
-        images = torch.where(mask, scene.images[v] + offset, torch.full((), 5.0))
+    def rendered(view):
+        mask = scene.masks[view]
+        image = torch.where(mask, scene.images[view] + offset, torch.full((), 5.0))
         hit_mask = mask.clone()
         hit_mask[:, 20:] = False
-        normals = torch.zeros(1, 3, HEIGHT, WIDTH)
-        normals[:, 2] = 1
-        return SimpleNamespace(images=images[None], hit_mask=hit_mask[None], normals_obj=normals,
-                               points_obj=normals, depth=2 * hit_mask[None].float())
+        normals = torch.zeros(3, HEIGHT, WIDTH)
+        normals[2] = 1
+        return RenderedView(image, hit_mask, normals, 2 * hit_mask.float())
 
-    return render
+    return rendered
 
 
 def small_lpips():
@@ -67,33 +59,33 @@ def small_lpips():
     return LPIPS(kernels, [torch.zeros(4)] * 5, [torch.ones(4)] * 5)
 
 
-def test_figures_of_a_known_error():
-    scene = made_scene()
-    found = evaluate_views(made_render(scene), scene, [2, 0], lpips=small_lpips())
+def test_metrics_of_a_known_error():
+    scene = noise_scene()
+    found = evaluate_views(shown(scene), scene, [2, 0], lpips=small_lpips())
     assert list(found) == ["view_2", "view_0"]
     mask = scene.masks[0]
     share = float(mask.float().mean())
-    for figures in found.values():
+    for metrics in found.values():
         # an offset of 0.1 is 20 dB; float32
-        assert figures.psnr_foreground == pytest.approx(20.0, abs=1e-4)
-        assert figures.psnr == pytest.approx(20 - 10 * np.log10(share), abs=1e-4)
-        assert figures.mask_iou == pytest.approx(float(mask[:, :20].sum() / mask.sum()))
-        assert 0 < figures.ssim < 1 and figures.lpips > 0
-        assert figures.lpips_release > 0 and figures.lpips_release != figures.lpips
+        assert metrics.psnr_foreground == pytest.approx(20.0, abs=1e-4)
+        assert metrics.psnr == pytest.approx(20 - 10 * np.log10(share), abs=1e-4)
+        assert metrics.mask_iou == pytest.approx(float(mask[:, :20].sum() / mask.sum()))
+        assert 0 < metrics.ssim < 1 and metrics.lpips > 0
+        assert metrics.lpips_release > 0 and metrics.lpips_release != metrics.lpips
 
 
 def test_lpips_sees_masked_images_in_its_standard_range():
-    scene, lpips = made_scene(1), small_lpips()
-    figures = evaluate_views(made_render(scene), scene, [0], lpips=lpips)["view_0"]
+    scene, lpips = noise_scene(1), small_lpips()
+    metrics = evaluate_views(shown(scene), scene, [0], lpips=lpips)["view_0"]
     a, b = ((image.clamp(0, 1) * scene.masks[0])[None]
             for image in (scene.images[0] + 0.1, scene.images[0]))
-    assert figures.lpips == pytest.approx(float(lpips(2 * a - 1, 2 * b - 1)), rel=1e-6)
-    assert figures.lpips_release == pytest.approx(float(lpips(a, b)), rel=1e-6)
+    assert metrics.lpips == pytest.approx(float(lpips(2 * a - 1, 2 * b - 1)), rel=1e-6)
+    assert metrics.lpips_release == pytest.approx(float(lpips(a, b)), rel=1e-6)
 
 
 def test_pictures_of_each_view_are_written(tmp_path):
-    scene = made_scene()
-    evaluate_views(made_render(scene), scene, [1], tmp_path / "views")
+    scene = noise_scene()
+    evaluate_views(shown(scene), scene, [1], tmp_path / "views")
     files = {f"view_1_{kind}.png" for kind in KINDS}
     assert {path.name for path in (tmp_path / "views").iterdir()} == files
     pictures = {kind: iio.imread(tmp_path / "views" / f"view_1_{kind}.png") for kind in KINDS}
@@ -108,19 +100,12 @@ def test_pictures_of_each_view_are_written(tmp_path):
     assert (error[~mask] == error[0, 0]).all() and (error[mask] != error[0, 0]).any()
 
 
-def test_views_are_left_out_of_their_own_sources_only_when_asked():
-    scene, calls = made_scene(), []
-    evaluate_views(made_render(scene, calls=calls), scene, [0, 2])
-    evaluate_views(made_render(scene, calls=calls), scene, [0, 2], exclude_self=True)
-    assert calls == [(0, None), (2, None), (0, 0), (2, 2)]
-
-
 def test_perfect_view_is_capped_and_damaged_one_left_empty(caplog):
-    scene = made_scene()
-    perfect = evaluate_views(made_render(scene, offset=0.0), scene, [0])["view_0"]
+    scene = noise_scene()
+    perfect = evaluate_views(shown(scene, offset=0.0), scene, [0])["view_0"]
     assert perfect.psnr == pytest.approx(100, abs=1e-4) and perfect.lpips is None
     with caplog.at_level(logging.WARNING):
-        damaged = evaluate_views(made_render(scene, offset=float("nan")), scene, [0],
+        damaged = evaluate_views(shown(scene, offset=float("nan")), scene, [0],
                                  lpips=small_lpips())["view_0"]
     assert "view_0" in caplog.text
     assert (damaged.psnr, damaged.psnr_foreground, damaged.lpips) == (None, None, None)

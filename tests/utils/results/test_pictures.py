@@ -1,4 +1,4 @@
-"""Colour maps against values worked out by hand, sheets by their pixels, files by a round trip."""
+"""Colour maps against known values, image grids by their pixels, files by a round trip."""
 from __future__ import annotations
 
 import imageio.v3 as iio
@@ -106,9 +106,9 @@ def test_view_pictures_keep_each_silhouette_and_score_by_the_true_one():
     assert (found.normals[0, 0] == 255).all() and (found.depth[0, 0] == 255).all()
 
 
-def test_sheet_shows_every_picture_unchanged_in_row_and_column_order():
+def test_grid_shows_every_picture_unchanged_in_row_and_column_order():
     colours = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 0, 255)]]
-    found = pictures.sheet([[_flat(c, 200, 150) for c in row] for row in colours],
+    found = pictures.image_grid([[_flat(c, 200, 150) for c in row] for row in colours],
                            ["upper", "lower"], ["left", "right"], "title")
     places = [[np.argwhere((found == colour).all(-1)) for colour in row] for row in colours]
     assert all(len(place) == 200 * 150 for row in places for place in row)
@@ -116,57 +116,58 @@ def test_sheet_shows_every_picture_unchanged_in_row_and_column_order():
     assert places[0][0][:, 1].max() < places[0][1][:, 1].min()
 
 
-def test_sheet_enlarges_small_pictures_in_whole_steps_and_shrinks_large_ones():
+def test_grid_enlarges_small_pictures_in_whole_steps_and_shrinks_large_ones():
     checkers = np.indices((6, 8)).sum(0) % 2 * np.uint8(255)
-    small = pictures.sheet([[np.stack([checkers] * 3, -1)]])
+    small = pictures.image_grid([[np.stack([checkers] * 3, -1)]])
     step = pictures.MIN_CELL // 8
     cut = small[pictures.GAP:-pictures.GAP:step, pictures.GAP:-pictures.GAP:step]
     assert np.array_equal(cut[..., 0], checkers)
-    large = pictures.sheet([[_flat((9, 9, 9), 1600, 1200)]])
+    large = pictures.image_grid([[_flat((9, 9, 9), 1600, 1200)]])
     assert (large == 9).all(-1).sum() == pictures.MAX_CELL * pictures.MAX_CELL * 3 // 4
 
 
-def test_sheet_cuts_no_label_however_long():
+def test_grid_cuts_no_label_however_long():
     long = "a name that is far longer than the picture is wide, $with_signs"
-    found = pictures.sheet([[_flat((0, 0, 0))], [None]], [long, "second\nline"], [long], long)
+    found = pictures.image_grid([[_flat((0, 0, 0))], [None]], [long, "second\nline"], [long], long)
     rim = np.concatenate([found[:3], found[-3:]]).reshape(-1, 3)
     assert (rim == 255).all() and (found[:, :3] == 255).all() and (found[:, -3:] == 255).all()
     assert found.shape[1] > 2 * pictures._text_size(long, pictures.LABEL_POINTS)[0]
 
 
-def test_sheet_draws_its_labels():
+def test_grid_draws_its_labels():
     picture = [[_flat((200, 0, 0))]]
-    plain, labelled = pictures.sheet(picture), pictures.sheet(picture, ["row"], ["column"], "title")
+    plain = pictures.image_grid(picture)
+    labelled = pictures.image_grid(picture, ["row"], ["column"], "title")
     assert (plain.sum(-1) < 100).sum() == 0
     assert (labelled.sum(-1) < 100).sum() > 50
 
 
-def test_sheet_names_what_does_not_fit():
+def test_grid_names_what_does_not_fit():
     with pytest.raises(ValueError, match="row and .* column labels"):
-        pictures.sheet([[_flat((0, 0, 0))]], ["one", "two"])
+        pictures.image_grid([[_flat((0, 0, 0))]], ["one", "two"])
     with pytest.raises(ValueError, match="no picture"):
-        pictures.sheet([[None]])
+        pictures.image_grid([[None]])
 
 
-def test_view_sheet_has_five_columns():
+def test_view_grid_has_five_columns():
     view = pictures.ViewPictures(*[_flat((i + 1, 0, 0), 200, 100) for i in range(5)])
-    found = pictures.view_sheet([view, view], ["view 3\n25.1 dB", "view 4"], "after 50 steps")
+    found = pictures.view_grid([view, view], ["view 3\n25.1 dB", "view 4"], "after 50 steps")
     for i in range(5):
         assert (found == (i + 1, 0, 0)).all(-1).sum() == 2 * 200 * 100
 
 
-def test_source_sheet_wraps_many_sources():
+def test_source_grid_wraps_many_sources():
     count = pictures.SOURCES_PER_ROW + 1
     images, masks = torch.full((count, 3, 6, 8), 0.5), torch.ones(count, 1, 6, 8) > 0
     weights = torch.full((count, 1, 3, 4), 1 / count)
     names = [str(i) for i in range(count)]
-    found = pictures.source_sheet(images, masks, weights, names)
-    one_row = pictures.source_sheet(images[:-1], masks[:-1], weights[:-1], names[:-1])
+    found = pictures.source_grid(images, masks, weights, names)
+    one_row = pictures.source_grid(images[:-1], masks[:-1], weights[:-1], names[:-1])
     assert found.shape[1] == one_row.shape[1] and found.shape[0] > 1.5 * one_row.shape[0]
     grey = (found == 128).all(-1).sum()
     assert grey >= count * pictures.MIN_CELL ** 2 * 3 // 4
     with pytest.raises(ValueError, match="need one of each a view"):
-        pictures.source_sheet(images, masks, weights[:2], names)
+        pictures.source_grid(images, masks, weights[:2], names)
 
 
 def test_save_png_round_trip_makes_folders_and_leaves_nothing_else(tmp_path):

@@ -1,0 +1,80 @@
+"""Held-out views of a run: rendered once for each state of the weights, by one renderer."""
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from support.tiny_runs import NUM_VIEWS, call, config_of, flags_of
+
+from data_processing.scenes.opening import open_scene
+from stages import evaluation
+from stages.evaluation import SceneEvaluation
+from stages.models import model_of
+from stages.scene import build_scene_trainer
+from stages.view_rendering import ViewRenderer
+from utils.runs.seeds import seed_everything
+from utils.views.training_views import views_of
+
+RESULTS = ["--test_rt", 1, "--test_metrics", 1]
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What was made: "renderers", and each view by its camera's centre as often as rendered."""
+    counts = Counter()
+
+    class Counting(ViewRenderer):
+        def __init__(self, *args, **options):
+            counts["renderers"] += 1
+            super().__init__(*args, **options)
+
+        def __call__(self, cameras, exclude=None):
+            counts[tuple(cameras.centers_obj[0].tolist())] += 1
+            return super().__call__(cameras, exclude)
+
+    monkeypatch.setattr("stages.view_rendering.ViewRenderer", Counting)
+    return counts
+
+
+@pytest.mark.parametrize("flags, num_views", [([], 1), (["--benchark_all_views", 1], NUM_VIEWS)])
+def test_at_the_end_each_view_is_rendered_once(tiny_scene, tiny_sphere, tmp_path, made, flags,
+                                               num_views):
+    """For the curve, TensorBoard's image grids, metrics, views and the report together."""
+    call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--num_steps", 2, "--steps_til_pictures",
+                                    2, *RESULTS, *flags, sphere=tiny_sphere))
+    assert made.pop("renderers") == 1
+    assert len(made) == num_views and set(made.values()) == {1}
+
+
+def test_each_scored_step_renders_anew(tiny_scene, tiny_sphere, tmp_path, made):
+    call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--num_steps", 2, "--eval_steps", "0,1",
+                                    *RESULTS, sphere=tiny_sphere))
+    assert made.pop("renderers") == 3 and list(made.values()) == [3]
+
+
+def test_an_evaluation_renders_once(tiny_scene, tiny_sphere, tmp_path, made):
+    call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--num_steps", 1, sphere=tiny_sphere))
+    made.clear()
+    call("test_sdf_ibr", *flags_of(tmp_path, tiny_scene, *RESULTS))
+    assert made.pop("renderers") == 1 and list(made.values()) == [1]
+
+
+def test_what_was_rendered_is_let_go_as_the_weights_change(tiny_scene, tiny_sphere, monkeypatch):
+    """Also when the same step comes again, after a return to an earlier state."""
+    config = config_of(*flags_of("logs", tiny_scene, sphere=tiny_sphere))
+    scene, split = open_scene(config.data, config.run.seed)
+    held_out = SceneEvaluation(scene, split)
+    generator = seed_everything(0)
+    model = model_of(config, scene.images.device)
+    trainer = build_scene_trainer(model, views_of(scene, split.train, scene.images.device), config,
+                                  generator=generator, evaluation=held_out)
+    trainer.trace_all()
+    first = held_out.trained_scene(trainer, 1)
+    before = trainer.score(1)
+    assert held_out.trained_scene(trainer, 1) is first and list(first._rendered) == [2]
+    monkeypatch.setattr(evaluation, "trained_scene_of", None)      # nothing is made anew
+    assert trainer.score(1) == before and set(trainer.pictures(1)) == set(evaluation.IMAGE_GRIDS)
+    monkeypatch.undo()
+    trainer.train_step(0)
+    assert held_out.trained_scene(trainer, 1) is not first
+    assert trainer.score(1)["psnr"] != before["psnr"]
