@@ -106,7 +106,7 @@ def read_command(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> 
         kept = without_placeholders(sections, argv)
         if kept != argv:
             names = {field.name for section in sections for field in dataclasses.fields(section)}
-            defaults = (defaults or {}) | {flag: "NAME" for flag in names & REQUIRED.keys()}
+            defaults = (defaults or {}) | dict.fromkeys(names & REQUIRED.keys(), "NAME")
         parse_config(sections, kept, defaults=defaults)
         raise UnderstoodError
 

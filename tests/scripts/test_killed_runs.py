@@ -25,7 +25,7 @@ def test_killed_runs_end_as_one_that_was_never_killed(server, tiny_scene, tiny_s
     assert ended.code == 0, ended.output[-2000:]
     for place in ("half:step_000004.pth", "before:metrics.json"):
         assert run("killed", place).is_killed
-        assert [path for path in (tmp_path / "killed").rglob(".*")] != []
+        assert list((tmp_path / "killed").rglob(".*")) != []
     assert run("killed").code == 0
     assert differences(tmp_path / "killed", tmp_path / "whole") == []
     assert not (tmp_path / "killed" / "run.lock").exists()
