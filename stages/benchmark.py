@@ -20,8 +20,8 @@ from data_processing.scenes.scene import load_scene
 from data_processing.scenes.splits import resolve_split
 from data_processing.scenes.writing import write_scene
 from data_processing.synthetic.scenes import make_scene
-from modules_sdf import ImageBasedModel, SirenSDF
 from loss_functions import eikonal_loss
+from modules_sdf import ImageBasedModel, SirenSDF
 from sdf_rendering import ReferenceTracer
 from stages.models import build_model
 from stages.scene import build_scene_trainer

@@ -50,7 +50,7 @@ def fake_measure(calls):
                    "apart": 0.0, "disagree": 0.0, "rays": 4, "num_inside": 0,
                    "num_wrong_inside": 0, "shape_conv": 1e9, "shape_matmul": 1e9,
                    "image_conv": 1e9, "image_matmul": 1e9}
-        return {job: {name: numbers for name in names} for job in jobs}
+        return {job: dict.fromkeys(names, numbers) for job in jobs}
 
     return measure
 

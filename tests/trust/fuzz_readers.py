@@ -32,14 +32,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+import torch
+from tqdm import tqdm
 
-from tests.trust.mutations import damaged  # noqa: E402
-from tests.trust.readers import READERS, Reader  # noqa: E402
-from utils.errors import UserError  # noqa: E402
-from utils.results.text_tables import format_rows  # noqa: E402
+from tests.trust.mutations import damaged
+from tests.trust.readers import READERS, Reader
+from utils.errors import UserError
+from utils.results.text_tables import format_rows
 
 MEMORY_BYTES, HANG_SECONDS = 2**30, 20.0
 MOST_KEPT = 20                    # failures kept of each reader
