@@ -13,11 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from stages.benchmark import run_benchmark  # noqa: E402
-from utils.benchmarking.report import report  # noqa: E402
-from utils.config.parser import parse_config  # noqa: E402
-from utils.config.tool_sections import BenchmarkConfig  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
+from stages.benchmark import run_benchmark
+from utils.benchmarking.report import report
+from utils.config.parser import parse_config
+from utils.config.tool_sections import BenchmarkConfig
+from utils.runs.run import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -39,6 +39,8 @@ from utils.fast.image_networks.execution import network_precision
 from utils.fast.memory import keep_freed_memory
 from utils.fast.siren.evaluator import fast_evaluator
 from utils.fast.tracing.cpu_tracer import FastTracer
+from utils.fast.tracing.gpu_tracer import DeviceTracer
+from utils.fast.tracing.network_passes import has_analytic_gradients
 from utils.files.atomic import write_text_atomic
 from utils.geometry.rays import Rays, camera_rays
 from utils.geometry.sdf import Sdf, gradient
@@ -158,8 +160,10 @@ def make_jobs(tracer: str, setup: Setup) -> Jobs:
 
 def trainer_of(tracer: str, views: TrainingViews,
                device: torch.device) -> tuple[SceneTrainer, ImageBasedModel]:
-    """Return a new trainer of the demonstration's flags with its model: all views as sources,
-    seed 0."""
+    """Return a new trainer of the demonstration's flags with its model.
+
+    All views are sources; the seed is 0.
+    """
     config = parse_config(TRAIN_SECTIONS, [
         "--config_filepath", "configs/demo.txt", "--tracer", tracer, "--device", device.type,
         "--source_views_per_target", "-1"])
@@ -201,7 +205,8 @@ class Subject:
         self.points = (uniform * 2 - 1).to(device)
         self.cameras = scene.cameras[:setup.num_views].to(device)
         self.frame_camera = scene.cameras[len(scene) // 4]
-        self.counter = CountedPoints(self.trainer)
+        self.counter = CountedPoints(
+            self.trainer, has_analytic_sums=has_analytic_gradients(self.sdf, self.points))
         self.trainer.trace_all()
         self.renderer = make_renderer(model, self.trainer.views, occ_threshold=1e-3,
                                       tracer=self.trainer.tracer)
@@ -238,7 +243,7 @@ class Subject:
     def buffers(self) -> dict[str, float]:
         """Trace all views: the reference view by view, the fast tracer in one go."""
         before, tracer = self.counter.total, self.trainer.tracer
-        if isinstance(tracer, FastTracer):
+        if isinstance(tracer, FastTracer | DeviceTracer):
             tracer.forget()
         parts = [slice(None)] if self.is_fast else range(len(self.cameras))
         for part in parts:
@@ -248,8 +253,11 @@ class Subject:
 
     @torch.no_grad()
     def sdf_forward(self) -> dict[str, float]:
-        """Evaluate the SDF at NUM_SDF_POINTS points, then time the matrix product that it is
-        compared with: at once, as a machine's rates change within minutes."""
+        """Evaluate the SDF at NUM_SDF_POINTS points.
+
+        The matrix product that it is compared with is timed right after it, as a machine's rates
+        change within minutes.
+        """
         device = self.points.device
         seconds = median_seconds(lambda: (fast_evaluator(self.sdf) if self.is_fast else self.sdf)(
             self.points), device)
@@ -265,8 +273,7 @@ class Subject:
                 self.sdf.value_and_gradient(part)
 
     def agreement(self) -> dict[str, float]:
-        """Return on which fraction of the training views' rays this tracer and the reference
-        differ."""
+        """Return the fractions of rays on which this tracer and the reference differ."""
         rays = camera_rays(self.trainer.views.cameras)
         reference = ReferenceTracer().trace(self.sdf, rays)
         found = self.trainer.tracer.trace(self.sdf, rays)

@@ -213,8 +213,7 @@ def is_file(path: Path) -> bool:
 
 
 def check_lens(lens: Lens, where: str) -> Lens:
-    """Return the lens if a camera can have its numbers; raise SceneError that names `where` if not.
-    """
+    """Return the lens if a camera can have its numbers; raise SceneError otherwise."""
     numbers = np.array([*lens.focal, *lens.center, lens.skew, *lens.distortion], np.float64)
     longest = max(lens.size)
     if not 0 < min(lens.size) <= longest <= MAX_SIDE:

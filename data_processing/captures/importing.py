@@ -183,8 +183,10 @@ def _read_pixels(views: list[CapturedView], size: tuple[int, int],
 
 def _with_masks(pixels: list[_Pixels], settings: ImportConfig) -> tuple[list[_Pixels], str,
                                                                         list[str]]:
-    """Return the views with the masks that the flags ask for, where these are from, and a line for
-    each view left out."""
+    """Give the views the masks that the flags ask for.
+
+    Returns the views, where the masks are from, and a line for each view left out.
+    """
     left_out = []
     if settings.background != "none":
         arrays = [p.image.permute(1, 2, 0).numpy() for p in pixels]

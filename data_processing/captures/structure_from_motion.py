@@ -216,7 +216,9 @@ def _map(pycolmap: ModuleType, work: Path, num_photos: int, num_threads: int) ->
 
 def _reconstruct(pycolmap: ModuleType, work: Path, folder: Path, num_photos: int,
                  num_threads: int) -> dict:
-    """Run an incremental reconstruction; return its models by number, also written to the folder.
+    """Run an incremental reconstruction and return its models by number.
+
+    They are also written to the folder.
     """
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads, options.random_seed = num_threads, SEED

@@ -163,8 +163,7 @@ def _outvoted(scene: Scene) -> list[int]:
 
 
 def _place_findings(scene: Scene, hull: Hull | None, agreement: np.ndarray) -> list[Finding]:
-    """Return findings where cameras lie inside the object or the unit sphere, or the object
-    outside."""
+    """Return findings on cameras inside the object or the unit sphere, and on object space."""
     out = []
     eyes = scene.cameras.centers_obj.norm(dim=-1)
     if hull is not None and not hull.is_empty:

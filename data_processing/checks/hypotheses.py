@@ -185,8 +185,7 @@ def _image_mistakes() -> list[Hypothesis]:
 
 
 def _size_mistakes(evidence: Evidence) -> list[Hypothesis]:
-    """Return intrinsics of other image sizes: the usual factors, and the one that fits the matches
-    best."""
+    """Return intrinsics of other sizes: usual factors, and the one that fits the matches best."""
     factors = list(SIZE_FACTORS)
     if evidence.matches:
         grid, best = np.geomspace(0.1, 10, 121), 1.0
@@ -215,8 +214,7 @@ def _order_mistakes() -> list[Hypothesis]:
 
 
 def _pose_mistakes(is_opencv: bool) -> list[Hypothesis]:
-    """Return mistakes with pose matrices, as they stand in a file with OpenCV's or OpenGL's axes.
-    """
+    """Return mistakes with pose matrices in a file with OpenCV's or OpenGL's axes."""
     right, other = ("OpenCV", "OpenGL") if is_opencv else ("OpenGL", "OpenCV")
     axes = f"the camera axes are {other}'s, needed {right}'s (y and z point the other way)"
     flip = "negate rows 2 and 3 of every world-to-camera matrix"
@@ -257,8 +255,7 @@ def _rescaled(evidence: Evidence, factor: float) -> Evidence:
 
 
 def _turned(evidence: Evidence, turns: int) -> Evidence:
-    """Return the evidence with images turned counter-clockwise by `turns` quarters; cameras stay.
-    """
+    """Return the evidence with images turned counter-clockwise by `turns` quarters."""
     width, height = evidence.geometry.size
     move = {1: lambda p: np.stack([p[:, 1], width - 1 - p[:, 0]], 1),
             2: lambda p: np.stack([width - 1 - p[:, 0], height - 1 - p[:, 1]], 1),

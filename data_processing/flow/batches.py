@@ -141,7 +141,9 @@ class TrainingSamples(Dataset):
         self.source, self.size, self.seed = source, size, seed
 
     def __getitem__(self, number: int) -> FlowPair | UserError:
-        """Return sample `number`, or the error: raised in a worker process it would lose its type.
+        """Return sample `number`, or the error that occurred.
+
+        It is returned as a value, as an error that a worker process raises would lose its type.
         """
         rng = np.random.default_rng([self.seed, CHANGES, number])
         try:
@@ -151,8 +153,11 @@ class TrainingSamples(Dataset):
             return error
 
     def pair_index(self, number: int) -> int:
-        """Return which pair a sample is: of an endless source a new one, else each once in an
-        epoch."""
+        """Return which pair a sample is.
+
+        An endless source gives a new pair each time; of others each pair comes once in an epoch, in
+        an order of its own.
+        """
         if self.source.is_endless:
             return number
         epoch, position = divmod(number, len(self.source))

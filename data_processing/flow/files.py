@@ -149,8 +149,7 @@ def write_occlusion(path: Path, occluded_mask: np.ndarray) -> None:
 
 
 def _head_of(path: Path, num_bytes: int, what: str) -> tuple[bytes, int]:
-    """Return the first bytes of a file, and its length; raise SceneError where it cannot be read.
-    """
+    """Return the first bytes of a file, and its length; raise SceneError if it is unreadable."""
     if not path.is_file():
         raise SceneError(f"{path}: no such file, need {what}; copy it there")
     try:

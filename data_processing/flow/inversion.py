@@ -77,8 +77,10 @@ def invert_flow(flow_01: np.ndarray, known_mask: np.ndarray, image_0: np.ndarray
 
 
 def _landings(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each pixel's up to four places in the other image: place, source, bilinear weight
-    (N,)."""
+    """Return each pixel's up to four places in the other image.
+
+    Place, source and bilinear weight are (N,) each.
+    """
     height, width = flow.shape[:2]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
@@ -97,8 +99,7 @@ def _landings(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _colour_difference(image_0: np.ndarray, image_1: np.ndarray, place: np.ndarray,
                        flow: np.ndarray) -> np.ndarray:
-    """Return how much image 1 at `place` differs from image 0 where the flow comes from, (N,)
-    levels."""
+    """Return how much image 1 at `place` differs from image 0 at the flow's origin, (N,)."""
     height, width = image_0.shape[:2]
     before, after = (cv2.blur(image, BLUR).astype(np.float32) for image in (image_0, image_1))
     x = np.clip(place % width - flow[:, 0], 0, width - 1)

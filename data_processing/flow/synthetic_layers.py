@@ -29,8 +29,10 @@ REACH = 1.7
 
 @dataclass(frozen=True)
 class Shear:
-    """p + e a sin(2 pi n.p / wavelength + phase), n perpendicular to e: smooth and exactly
-    invertible."""
+    """p + e a sin(2 pi n.p / wavelength + phase), n perpendicular to e.
+
+    It is smooth, and its inverse is exact.
+    """
 
     angle: float
     amplitude: float
@@ -142,8 +144,7 @@ class Texture:
 
 
 def _mirrored(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return two neighbouring texels and the weight of the second, in a row mirrored at its ends.
-    """
+    """Return two neighbouring texels and the second one's weight, in a mirrored row."""
     period = 2 * (size - 1)
     x = np.abs(np.mod(x + size - 1, period) - (size - 1))
     first = np.minimum(x.astype(np.int64), size - 2)

@@ -62,8 +62,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def whole_number(text: str) -> int | None:
-    """Return the number that the digits 0 to 9 write; None for other text and for 100 digits or
-    more."""
+    """Return the number that up to 99 digits 0 to 9 write; None for other text."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 100 else None
 
 
@@ -111,8 +110,7 @@ def check_invertible(part: np.ndarray, where: str) -> None:
 
 
 def check_rigid(matrix: Any, where: str) -> np.ndarray:
-    """Return a world-to-camera matrix, rotation and translation, as (4, 4) float64; raise
-    SceneError."""
+    """Return a rotation and translation, world to camera, as (4, 4) float64; raise SceneError."""
     out = check_similarity(matrix, where)
     scale = np.linalg.norm(out[:3, 0])
     if abs(scale - 1) > ROTATION_TOLERANCE:
@@ -122,8 +120,7 @@ def check_rigid(matrix: Any, where: str) -> np.ndarray:
 
 
 def check_similarity(matrix: Any, where: str) -> np.ndarray:
-    """Return a matrix of rotation, one positive scale and translation, (4, 4) float64; raise
-    SceneError."""
+    """Return a rotation, one scale and translation as (4, 4) float64; raise SceneError."""
     out = check_matrix(matrix, where)
     if not np.allclose(out[3], [0, 0, 0, 1], atol=1e-6):
         raise SceneError(f"{where}: its last row is {out[3].tolist()}, need 0 0 0 1; transpose it "

@@ -141,8 +141,10 @@ def _kind_of(path: Path, image: Image.Image) -> str:
 
 
 def _bit_depth(path: Path) -> int | None:
-    """Return the bits of a channel in a PNG or PPM, which Pillow reads as 8 without a word; else
-    None."""
+    """Return the bits of a channel in a PNG or PPM, else None.
+
+    Pillow reads 16-bit RGB as 8-bit without a word.
+    """
     with open(path, "rb") as stream:
         head = stream.read(PPM_HEAD_BYTES)
     if ppm := PPM_HEAD.match(head):

@@ -136,8 +136,7 @@ def first_ball(cameras: Cameras, masks: Tensor) -> Sphere | None:
 
 
 def nearest_point(origins: np.ndarray, dirs: np.ndarray) -> np.ndarray | None:
-    """Return the point with the least sum of squared distances to lines; None where they are
-    parallel.
+    """Return the point nearest to lines in the least-squares sense; None if they are parallel.
 
     Args:
         origins: (V, 3) points on the lines.

@@ -52,8 +52,7 @@ def open_scene(data: DataConfig, seed: int = 0) -> tuple[Scene, Split]:
 
 
 def with_noise(scene: Scene, split: Split, data: DataConfig, seed: int) -> Scene:
-    """Return the scene with the noise of randomize_cameras and randomize_shifts on its training
-    cameras.
+    """Return the scene with noise on its training cameras, if the flags ask for it.
 
     The others stay as they are, so that held-out views are scored from where they were taken.
     """

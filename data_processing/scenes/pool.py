@@ -73,8 +73,7 @@ class PoolEntry:
 
     @property
     def peak_bytes(self) -> int:
-        """Return the memory of its pixels while it is read: all views, and a copy of those trained
-        on."""
+        """Return the memory while it is read: all views, and a copy of those trained on."""
         return self._bytes_of(len(self.split.train)) + self.reading_bytes
 
     def _bytes_of(self, num_views: int) -> int:
@@ -105,8 +104,7 @@ class ScenePool:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> PoolScene:
-        """Return a scene, from memory or read now; raise SceneError where its files turn out bad.
-        """
+        """Return a scene, from memory or read now; raise SceneError if its files are bad."""
         if index not in self._kept:
             wait(self._kept.values())          # the thread reads one after the other anyway
             self._make_room(self.entries[index].peak_bytes, in_use=0)
@@ -119,8 +117,7 @@ class ScenePool:
             raise
 
     def read_ahead(self, index: int) -> None:
-        """Start to read a scene in the background, if there is room for it beside the scene in use.
-        """
+        """Start to read a scene in the background, if it fits beside the scene in use."""
         is_reading = any(not found.done() for found in self._kept.values())
         if index not in self._kept and not is_reading and self._make_room(
                 self.entries[index].peak_bytes, in_use=1):

@@ -225,8 +225,7 @@ def _read_pixels(found: FoundScene, im_scale: float) -> tuple[Tensor, Tensor]:
 
 
 def _check_sizes(found: FoundScene) -> tuple[int, int]:
-    """Return (W, H) that all images and masks of a scene have; raise SceneError where one differs.
-    """
+    """Return (W, H) of all images and masks of a scene; raise SceneError where one differs."""
     full_size = image_size(found.files[0].image)
     for view in found.files:
         _check_size(view.image, full_size, found.files[0].image)

@@ -154,8 +154,7 @@ def _check_size(num_views: int, dataset_name: str, named: _NamedSplit) -> None:
 
 
 def _fill_in(train, test, named: _NamedSplit | None, num_views: int) -> tuple:
-    """Return both halves, those that were not given taken from the named split or the other half.
-    """
+    """Return both halves; what was not given is from the named split or the other half."""
     if named is not None:
         named_train = ALL if named.train is None else named.train
         return (named_train if train is None else train), (named.test if test is None else test)

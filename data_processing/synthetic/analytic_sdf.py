@@ -34,8 +34,7 @@ def sphere(radius: float, center: Sequence[float] = (0.0, 0.0, 0.0)) -> Sdf:
 
 
 def box(half_sizes: Sequence[float], rounding: float = 0.0) -> Sdf:
-    """Return a box about the origin, edges rounded inwards, so that its sides stay at `half_sizes`.
-    """
+    """Return a box about the origin, its edges rounded inwards from `half_sizes`."""
     def _distance(points: Tensor) -> Tensor:
         over = [axis.abs() - (half - rounding)
                 for axis, half in zip(points.unbind(-1), half_sizes)]

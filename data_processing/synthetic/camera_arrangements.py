@@ -30,8 +30,7 @@ def _on_sphere(azimuth: Tensor, elevation: Tensor) -> Tensor:
 
 
 def _row_sizes(num_views: int) -> list[int]:
-    """Return the views in each row of the `dtu` arc: 5, 6, 8, 9, 10, 11 for 49, else in proportion.
-    """
+    """Return the views in each row of the `dtu` arc: 5, 6, 8, 9, 10, 11 of 49."""
     num_rows = max(1, round(math.sqrt(num_views * 36 / 49)))
     wanted = torch.linspace(5, 11, num_rows).double()
     ends = (wanted.cumsum(0) * num_views / wanted.sum()).round().long()
@@ -52,8 +51,7 @@ def _dtu_dirs(num_views: int) -> Tensor:
 
 
 def _nlr_dirs(num_views: int) -> Tensor:
-    """Return the directions (V, 3) of two wide rows around, then a narrow row of six in the middle.
-    """
+    """Return directions (V, 3): two wide rows around, then a narrow row of six in the middle."""
     num_central = min(NUM_NLR_CENTRAL, num_views)
     num_around = num_views - num_central
     upper = (num_around + 1) // 2
@@ -67,8 +65,7 @@ def _nlr_dirs(num_views: int) -> Tensor:
 
 
 def _sphere_dirs(num_views: int) -> Tensor:
-    """Return directions (V, 3) evenly over the sphere: a spiral by the golden angle, without poles.
-    """
+    """Return directions (V, 3) evenly over the sphere: a spiral by the golden angle."""
     height = 1 - (2 * torch.arange(num_views) + 1) / num_views
     azimuth = torch.rad2deg(torch.arange(num_views) * math.pi * (3 - math.sqrt(5)))
     return _on_sphere(azimuth, torch.rad2deg(torch.asin(height.double())))
@@ -93,11 +90,11 @@ def camera_dirs(arrangement: str, num_views: int) -> Tensor:
 
 def arrange_cameras(arrangement: str, num_views: int, points_obj: Tensor, *,
                     resolution: tuple[int, int], generator: torch.Generator) -> Cameras:
-    """Return cameras that look at the object, in a world of their own scale, rotation and
-    translation.
+    """Return cameras that look at the object, in a world of their own.
 
-    Positions, aim, roll and principal points vary a little; the focal length is the longest that
-    shows the whole object in every view.
+    The world differs from object space by a rotation, a scale and a translation. Positions, aim,
+    roll and principal points vary a little; the focal length is the longest that shows the whole
+    object in every view.
 
     Args:
         arrangement, num_views: as in `camera_dirs`.

@@ -42,8 +42,9 @@ class Hits:
 
 
 def trace(sdf: Sdf, origins: Tensor, dirs: Tensor, bound: float) -> Hits:
-    """Return the first hit of each ray, by sphere tracing: t <- t + f(o + t d) until f is 0 or t
-    leaves.
+    """Return the first hit of each ray, by sphere tracing.
+
+    t <- t + f(o + t d), until f is 0 or t leaves the bound.
 
     Args:
         sdf: points (N, 3) to (N,), gradient at most 1 long, positive beyond radius `bound`.
@@ -134,8 +135,10 @@ def spread_points(sdf: Sdf, count: int, bound: float, generator: torch.Generator
 
 
 def _slide(sdf: Sdf, points: Tensor) -> Tensor:
-    """Return points (N, 3) of the shell moved onto the surface by Newton steps; strays are left
-    out."""
+    """Return points (N, 3) of the shell moved onto the surface by Newton steps.
+
+    Strays are left out.
+    """
     value, grad = gradient(sdf, points)
     near = value.abs() < SHELL * grad.norm(dim=-1)
     start, points = points[near], points[near]

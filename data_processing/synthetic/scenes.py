@@ -107,8 +107,7 @@ def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,
 
 
 def _render_rays(sdf: Sdf, look: Look, origins: Tensor, dirs: Tensor) -> Tensor:
-    """Return colour and hit, (R, 4), of rays whose origins and directions are (..., 3), R in all.
-    """
+    """Return colour and hit, (R, 4), of R rays with origins and directions (..., 3)."""
     origins, dirs = origins.reshape(-1, 3), dirs.reshape(-1, 3)
     hits = trace(sdf, origins, dirs, BOUND)
     out = torch.full((len(dirs), 4), BACKGROUND)

@@ -1,5 +1,4 @@
-"""How a synthetic object looks: a colourful texture in object space, soft lights, mild highlights.
-"""
+"""How a synthetic object looks: a colourful texture, soft lights, mild highlights."""
 from __future__ import annotations
 
 import colorsys
@@ -40,16 +39,14 @@ class Texture:
     frequency: float
 
     def octaves(self, points: Tensor, frequency: float, count: int) -> Tensor:
-        """Return the sum (N, 3) of `count` octaves of noise at points (N, 3), each half as strong.
-        """
+        """Return the sum (N, 3) of `count` octaves of noise, each half as strong."""
         out = self._sample(points, frequency)
         for k in range(1, count):
             out = out + 0.5 ** k * self._sample(points, frequency * 2 ** k)
         return out / (2 - 0.5 ** (count - 1))
 
     def _sample(self, points: Tensor, frequency: float) -> Tensor:
-        """Return trilinear noise (N, 3), `frequency` cells per object unit, repeated periodically.
-        """
+        """Return trilinear, periodic noise (N, 3) with `frequency` cells per object unit."""
         cells = self.noise.shape[-1] - 1                               # the last cell is the first
         place = torch.remainder(points * frequency, cells)
         grid = (place * (2 / cells) - 1)[None, None, None]             # (1, 1, 1, N, 3)

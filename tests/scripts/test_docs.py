@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 import shlex
 from functools import cache
@@ -12,6 +11,7 @@ import pytest
 from support.tiny_runs import SCRIPTS, script
 
 from utils.config.parser import REQUIRED, build_parser, parse_config
+from utils.config.released_flags import flags_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.relative_to(ROOT) for pattern in ("*.md", "docs/**/*.md", "checkpoints/*.md")
@@ -105,7 +105,7 @@ def read_command(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert not unknown, f"{name}.py has no {unknown}"
         kept = without_placeholders(sections, argv)
         if kept != argv:
-            names = {field.name for section in sections for field in dataclasses.fields(section)}
+            names = {name for section in sections for name in flags_of(section)}
             defaults = (defaults or {}) | dict.fromkeys(names & REQUIRED.keys(), "NAME")
         parse_config(sections, kept, defaults=defaults)
         raise UnderstoodError
@@ -118,8 +118,8 @@ def read_command(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def without_placeholders(sections: list[type], argv: list[str]) -> list[str]:
     """Return a command line without the values that the reader has to choose."""
-    texts = {f"--{field.name}" for section in sections for field in dataclasses.fields(section)
-             if isinstance(field.default, str) and "choices" not in field.metadata}
+    texts = {f"--{flag.name}" for section in sections for flag in flags_of(section).values()
+             if isinstance(flag.default, str) and not flag.choices}
     kept: list[str] = []
     for word in (word for word in argv if word != "..."):
         flag = kept[-1] if kept else ""

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from utils.fast.tracing.network_passes import has_analytic_gradients
 from utils.geometry.sdf import Sdf
 
 
@@ -16,12 +15,14 @@ class CountedPoints:
     Args:
         trainer: has the attributes model and tracer; the methods that evaluate the SDF, in its
             network and in its tracer, are replaced by ones that count.
+        has_analytic_sums: whether the tracer's sums have gradients in closed form, which do not
+            call the network, so that they are counted themselves.
 
     Attributes:
         total: points so far; a directional derivative counts as one point more.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, *, has_analytic_sums: bool) -> None:
         self.total = 0
         sdf, tracer = trainer.model.sdf, trainer.tracer
         sdf.register_forward_hook(lambda module, inputs, output: self.add(output.numel()))
@@ -34,7 +35,7 @@ class CountedPoints:
         sdf.value_and_gradient = value_and_gradient
         if hasattr(tracer, "make_evaluator"):
             tracer.make_evaluator = self.counted(tracer.make_evaluator)
-            if has_analytic_gradients(sdf, next(sdf.parameters())):
+            if has_analytic_sums:
                 for name in ("_values", "sum_of_values", "sum_of_gradients"):
                     setattr(tracer, name, self.counted_loss(getattr(tracer, name)))
 

@@ -19,7 +19,7 @@ def counted(tracer):
     torch.manual_seed(0)
     part = SimpleNamespace(sdf=build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1)))
     trainer = SimpleNamespace(model=part, tracer=tracer)
-    return CountedPoints(trainer), part.sdf, tracer
+    return CountedPoints(trainer, has_analytic_sums=True), part.sdf, tracer
 
 
 @pytest.mark.parametrize("name", ["reference", "fast"])
@@ -49,7 +49,7 @@ def test_a_network_without_a_pass_forward_is_traced_and_counted_too():
     architecture = SdfArchitecture(hidden_dims=16, hidden_layers=2, skips=((0, 2),))
     part = SimpleNamespace(sdf=build_sdf(architecture))
     tracer = make_tracer(TracingConfig(tracer="fast"))
-    counter = CountedPoints(SimpleNamespace(model=part, tracer=tracer))
+    counter = CountedPoints(SimpleNamespace(model=part, tracer=tracer), has_analytic_sums=False)
     with torch.no_grad():
         part.sdf.layers[-1].bias += 0.1
     found = tracer.trace(part.sdf, rays_inwards(300, seed=3))
