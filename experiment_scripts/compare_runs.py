@@ -1,4 +1,4 @@
-"""Put finished runs of one scene side by side: a column each, in a table and a sheet of pictures.
+"""Compare finished runs of one scene side by side, in a table and an image grid.
 
     python experiment_scripts/compare_runs.py --runs logs/demo logs/demo_meta \
         --labels from_scratch meta-learned --comparison logs/comparison.png

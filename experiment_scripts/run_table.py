@@ -1,13 +1,13 @@
-"""Run configs over scenes and seeds, and put mean and spread of their figures into one table.
+"""Run configs over scenes and seeds, and put mean and spread of their metrics into one table.
 
     python experiment_scripts/run_table.py --configs configs/nlrpp_dtu.txt \
         configs/ablation_features_mean.txt --scenes DTU/scan65 DTU/scan37 --seeds 0 1 2 \
         --num_steps 400 --at_steps 10 30 100 300 --output tables/blending
 
-Each run takes as long as train_sdf_ibr.py with its config. Started again, finished runs are passed
-over and the others go on. OUTPUT gets table.md, table.csv, table.json, and a folder runs. A run
-that fails is named, and the exit code is 1. `--print_commands` prints a line for each run that is
-not finished, for a scheduler; `--table_only` makes the table of what is finished.
+Each run takes as long as train_sdf_ibr.py with its config. Started again, finished runs are skipped
+and the others resume. OUTPUT gets table.md, table.csv, table.json, and a folder runs. A run
+that fails is named, and the exit code is 1. `--print_commands` prints a command for each run that
+is not finished, for a scheduler; `--table_only` makes the table of what is finished.
 """
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.comparison.run_lists import command_lines, execute, list_runs  # noqa: E402
+from utils.comparison.execution import execute  # noqa: E402
+from utils.comparison.run_lists import command_lines, list_runs  # noqa: E402
 from utils.comparison.tables import write_table  # noqa: E402
 from utils.config.parser import parse_config  # noqa: E402
 from utils.config.tool_sections import RunTableConfig  # noqa: E402

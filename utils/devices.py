@@ -1,4 +1,4 @@
-"""Moving what the host drew to the device without waiting for it."""
+"""The device that the flags ask for, and copies to it that the host does not wait for."""
 from __future__ import annotations
 
 import torch
@@ -8,20 +8,20 @@ from utils.errors import ConfigError
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor of the host on a device; the host goes on at once.
+    """Return a tensor of the host on a device, without waiting for the copy.
 
-    On CUDA the copy goes through pinned memory, which alone can be read while the host goes on.
+    On CUDA the copy goes through pinned memory: only that can be read while the host continues.
     """
-    device = torch.device(device)
-    if device.type == "cpu":
+    target = torch.device(device)
+    if target.type == "cpu":
         return tensor
-    if device.type == "cuda":
+    if target.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(target, non_blocking=True)
 
 
 def pick_device(name: str) -> torch.device:
-    """auto, cpu or cuda to a device; ConfigError where CUDA is asked for and absent."""
+    """Return the device of auto, cpu or cuda; raise ConfigError where CUDA is absent."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch sees no CUDA device; use --device cpu, or install "
                           "a CUDA build of torch")

@@ -1,10 +1,13 @@
-"""Errors that a user can mend. Scripts print their text alone; anything else is a bug of ours."""
+"""Errors that a user can fix: scripts print their text alone, without a traceback.
+
+Anything else that a script raises is a defect of the project.
+"""
 
 
 class UserError(ValueError):
     """Base of every error whose cause lies in the user's input, machine or command.
 
-    The message names the file or flag, what was found, what was needed and how to mend it.
+    The message names the file or flag, what was found, what was needed and how to fix it.
     """
 
 
@@ -29,8 +32,8 @@ class MissingExtraError(UserError):
 
 
 class DownloadError(UserError):
-    """A file of the manifest is not to be had, or is not what the manifest says."""
+    """A file of the manifest is missing, or is not the one that the manifest names."""
 
 
 class RankError(UserError):
-    """Another process of the same run failed or is gone."""
+    """Another process of the same run failed or ended."""

@@ -1,4 +1,4 @@
-"""Where the project lies: the one place that counts folders upwards."""
+"""The folder of the project; no other module counts folders upwards."""
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Configs times scenes times seeds as runs: their commands, running them in turn, what is done.
+"""Configs times scenes times seeds as runs: their commands, and which of them are finished.
 
 A run is a process of a script of this project, and a folder. Whether it is finished is read from
 its metrics.json, so that runs that a scheduler started elsewhere count as well. A digest of its
-flags and its config's text stands beside the folder: a run of other flags is neither used nor
+flags and its config's text is kept beside the folder: a run with other flags is neither used nor
 overwritten.
 """
 from __future__ import annotations
@@ -12,24 +12,17 @@ import json
 import logging
 import re
 import shlex
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from utils.checkpoints.storage import STEP_NAME, checkpoints_in
 from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, find_config_file, parse_config
 from utils.config.sections import RunConfig, ViewsConfig
 from utils.config.tool_sections import RunTableConfig
-from utils.errors import ConfigError, UserError, WriteError
+from utils.errors import ConfigError, UserError
 from utils.files.atomic import write_text_atomic
 from utils.files.limits import MAX_CONFIG_BYTES, read_json, read_text
 from utils.paths import PROJECT_ROOT
@@ -38,18 +31,16 @@ from utils.results.evaluation import file_name
 log = logging.getLogger(__name__)
 
 SCRIPTS = PROJECT_ROOT / "experiment_scripts"
-#: A table needs no pictures or videos, and each run traces for itself: points that another run has
-#: left on the disk would save it seconds that count. `--run_flags` goes over it.
+#: A table needs no pictures or videos, and each run traces for itself: points that another run left
+#: on the disk would save it seconds that count. `--run_flags` takes precedence.
 QUIET = ("--test_spacetime_video", "0", "--test_rt", "0", "--test_plot", "0", "--test_cameras", "0",
          "--steps_til_pictures", "0", "--mesh_formats", "none",
          "--load_3D_point_buffers", "0", "--save_3D_point_buffers", "0")
-#: Steps that are scored where the PSNR at a time is asked for, then every LATER_INTERVAL.
+#: Steps that are scored where the PSNR at a time is asked for; later ones every LATER_INTERVAL.
 EARLY_STEPS = (0, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 125, 200)
 LATER_INTERVAL = 100
-MAX_TIMED_STEPS = 3000    # scored so far where only time ends a run
+MAX_TIMED_STEPS = 3000    # the last that is scored where time alone ends a run
 FAILED = "failed with exit code"
-POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 15.0   # between asking a process to stop and ending it
 _META_KEY = re.compile(r"^\s*(meta_initialization|meta_parts)\b", re.MULTILINE)
 
 
@@ -60,11 +51,11 @@ class ListedRun:
     Attributes:
         config, scene: names in the table.
         seed: of everything random.
-        folder: of the run; its log stands beside it.
+        folder: of the run; its log is beside it.
         command: program and arguments, paths absolute.
-        num_steps: that it must have to be finished; -1: time alone ends it.
+        num_steps: with which it is finished; -1: time alone ends it.
         time_limit: seconds of training that end it too; 0: none.
-        digest: of all that makes its figures what they are, its length left out; '': not known.
+        digest: of all that determines its metrics, its length excepted; '': not known.
     """
 
     config: str
@@ -78,21 +69,24 @@ class ListedRun:
 
     @property
     def log(self) -> Path:
-        """What the process wrote to its output."""
+        """Return the file that holds the output of the run's process."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def digest_file(self) -> Path:
-        """Holds the digest that its folder was begun with."""
+        """Return the file that holds the digest with which the run's folder was begun."""
         return self.folder.with_name(f"{self.folder.name}.digest")
 
-    def is_of_other_flags(self) -> bool:
-        """Whether its folder was begun with another digest; one begun without any counts as its."""
+    def has_other_flags(self) -> bool:
+        """Return whether its folder was begun with another digest.
+
+        A folder without a digest counts as begun with this one.
+        """
         if not (self.digest and self.folder.exists() and self.digest_file.is_file()):
             return False
         return self.digest_file.read_text(encoding="utf-8", errors="replace").strip() != self.digest
 
-    def note_digest(self) -> None:
+    def write_digest(self) -> None:
         """Write the digest beside the folder, which may not exist yet.
 
         Raises:
@@ -101,15 +95,15 @@ class ListedRun:
         write_text_atomic(self.digest_file, f"{self.digest}\n")
 
     def metrics(self) -> dict[str, Any] | None:
-        """The figures of a finished run, else None."""
+        """Return the content of metrics.json of a finished run, else None."""
         metrics = self.last_metrics()
-        if not metrics or self.is_of_other_flags():
+        if not metrics or self.has_other_flags():
             return None
         is_out_of_time = 0 < self.time_limit <= metrics["train_seconds"]
         return metrics if metrics["steps"] == self.num_steps or is_out_of_time else None
 
     def last_metrics(self) -> dict[str, Any] | None:
-        """What stands in metrics.json, finished or not; None where there is none to be read."""
+        """Return the content of metrics.json, finished or not; None where it cannot be read."""
         try:
             metrics = read_json(self.folder / "metrics.json", error=UserError)
             is_whole = isinstance(metrics["mean"], dict) and isinstance(metrics["steps"], int) \
@@ -119,8 +113,8 @@ class ListedRun:
         return metrics if is_whole else None
 
     def gap(self) -> str:
-        """Why an unfinished run has no figures."""
-        if self.is_of_other_flags():
+        """Return why a run is not finished."""
+        if self.has_other_flags():
             return f"ran with other flags; delete {self.folder} or use another --output"
         lines = last_lines(self.log, 2)
         if lines and lines[-1].startswith(FAILED):
@@ -129,15 +123,15 @@ class ListedRun:
         if metrics and metrics["steps"] > self.num_steps >= 0:
             return (f"has {metrics['steps']} steps already, needed {self.num_steps}; take another "
                     "--output, or delete its folder")
-        steps = [int(STEP_NAME.fullmatch(path.name)[1])
-                 for path in checkpoints_in(self.folder / "checkpoints")]
+        steps = [int(match[1]) for path in checkpoints_in(self.folder / "checkpoints")
+                 if (match := STEP_NAME.fullmatch(path.name))]
         if not steps:
             return "not begun" if not self.folder.exists() else "begun, no checkpoint yet"
         return f"at step {steps[-1]}" + (f" of {self.num_steps}" if self.num_steps >= 0 else "")
 
 
 def list_runs(table: RunTableConfig) -> list[ListedRun]:
-    """All runs of a table, config by config.
+    """Return all runs of a table, config by config.
 
     Raises:
         ConfigError: a list is empty or has two of one name, or a config cannot be used.
@@ -166,7 +160,7 @@ def list_runs(table: RunTableConfig) -> list[ListedRun]:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Short names of files and folders; the folder they are in goes in front where needed.
+    """Return short names of files and folders, with the name of their folder where needed.
 
     Raises:
         ConfigError: two have one name even so.
@@ -183,7 +177,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 def _command(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path, seed: int,
              folder: Path, num_steps: int) -> tuple[str, ...]:
-    """Program and arguments of one run."""
+    """Return the program and arguments of one run."""
     script = SCRIPTS / ("test_sdf_ibr_meta.py" if is_meta else "train_sdf_ibr.py")
     arguments = ["--config_filepath", config, "--dataset_path", scene, "--logging_root",
                  folder.parent, "--experiment_name", folder.name, "--seed", seed,
@@ -192,8 +186,10 @@ def _command(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path,
 
 
 def _digest(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path, seed: int) -> str:
-    """Of what makes a run's figures what they are. How long it goes on and where it is scored are
-    left out: a finished run goes on to more steps."""
+    """Return a digest of all that determines a run's metrics, its length excepted.
+
+    How long it trains and where it is scored are left out: a finished run resumes for more steps.
+    """
     start = str(Path(table.meta_initialization).resolve()) \
         if is_meta and table.meta_initialization else ""
     parts = [QUIET, config.read_text(encoding="utf-8"), str(scene), seed, start,
@@ -202,7 +198,7 @@ def _digest(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path, 
 
 
 def _flags(table: RunTableConfig, is_meta: bool, num_steps: int) -> list[str]:
-    """Flags that all runs of a config share; `num_steps` tells how far they are scored."""
+    """Return the flags that all runs of a config have; `num_steps` says how far they are scored."""
     flags = list(QUIET)
     if table.num_steps >= 0:
         flags += ["--num_steps", str(table.num_steps)]
@@ -221,7 +217,7 @@ def _flags(table: RunTableConfig, is_meta: bool, num_steps: int) -> list[str]:
 
 
 def scored_steps(table: RunTableConfig, num_steps: int) -> list[int]:
-    """Steps at which the withheld views are scored: the asked, and close ones for times."""
+    """Return the steps at which held-out views are scored: those asked for, and close ones."""
     steps = set(table.at_steps)
     if table.at_seconds:
         last = num_steps if num_steps >= 0 else MAX_TIMED_STEPS
@@ -231,7 +227,9 @@ def scored_steps(table: RunTableConfig, num_steps: int) -> list[int]:
 
 
 def _expected_length(table: RunTableConfig, config: Path, is_meta: bool) -> tuple[int, float]:
-    """Steps (-1: time alone) and seconds (0: no limit) that end a run; the config is checked too.
+    """Return what ends a run: steps (-1: time alone) and seconds (0: no limit).
+
+    The config is checked too.
 
     Raises:
         ConfigError: the config cannot be used, or how long it goes on is not known.
@@ -246,7 +244,7 @@ def _expected_length(table: RunTableConfig, config: Path, is_meta: bool) -> tupl
 
 
 def _num_steps(config: Path, run: RunConfig, views: ViewsConfig) -> int:
-    """The steps that a run's flags ask for."""
+    """Return the steps that a run's flags ask for."""
     if run.num_steps >= 0 or run.time_limit > 0:
         return run.num_steps
     if views.total_number_source_views > 0:
@@ -256,105 +254,28 @@ def _num_steps(config: Path, run: RunConfig, views: ViewsConfig) -> int:
 
 
 def command_lines(runs: Sequence[ListedRun]) -> list[str]:
-    """A line for a shell for each run that is not finished; those of other flags are named in the
-    log instead.
+    """Return a shell command for each run that is not finished.
+
+    Runs whose folders have other flags are named in the log instead.
 
     Raises:
         WriteError: the digest of a run cannot be written.
     """
     lines = []
     for run in runs:
-        if run.is_of_other_flags():
+        if run.has_other_flags():
             log.warning("%s: %s", run.folder.name, run.gap())
         elif run.metrics() is None:
             if run.digest:
-                run.note_digest()
+                run.write_digest()
             lines.append(shlex.join(run.command))
     return lines
 
 
-def execute(runs: Sequence[ListedRun]) -> int:
-    """Run in turn what is not finished; gives how many failed, which are reported and passed over.
-
-    An interrupt stops the run at hand, which goes on from its last checkpoint the next time.
-
-    Raises:
-        WriteError: the folder of the runs cannot be written.
-    """
-    todo = [run for run in runs if run.metrics() is None]
-    num_failed = 0
-    with (_terminated_as_interrupted(),
-          tqdm(total=len(runs), initial=len(runs) - len(todo), unit="run", desc="runs",
-               dynamic_ncols=True) as bar):
-        for run in todo:
-            if not run.is_of_other_flags():
-                _run(run, bar)
-            if run.metrics() is None:
-                num_failed += 1
-                bar.write(f"{run.folder.name}: {run.gap()}", file=sys.stderr)
-            bar.update()
-    return num_failed
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A request to end, as schedulers send it, also stops the run at hand first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield                              # handlers cannot be set here
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run(run: ListedRun, bar: tqdm) -> None:
-    """Run one to its end; its last words go on the bar meanwhile, an exit code into its log."""
-    if run.digest:
-        run.note_digest()
-    try:
-        run.log.parent.mkdir(parents=True, exist_ok=True)
-        output = run.log.open("wb")
-    except OSError as error:
-        raise WriteError(f"{run.log} cannot be written: {error.strerror}; give another "
-                         "--output") from error
-    with output:
-        # A session of its own: an interrupt comes from here, once.
-        process = subprocess.Popen(run.command, stdin=subprocess.DEVNULL, stdout=output,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            while process.poll() is None:
-                bar.set_postfix_str(f"{run.folder.name} {_step(run.log)}")
-                time.sleep(POLL_SECONDS)
-        finally:
-            _stop(process)
-        if process.returncode != 0:
-            output.write(f"\n{FAILED} {process.returncode}\n".encode())
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """Let a process that still runs end by itself; end it where it does not."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _step(log: Path) -> str:
-    """How far the bar at the end of a log is, as "120/400"; '' where there is none."""
-    found = re.findall(r"\d+/\d+(?= \[)", " ".join(last_lines(log, 1)))
-    return found[-1] if found else ""
-
-
 def last_lines(path: Path, count: int, num_bytes: int = 4096) -> list[str]:
-    """The last lines of a text file that are not empty, without reading all of it.
+    """Return the last lines of a text file that are not empty, without reading all of it.
 
-    A progress bar writes over its line; what it showed last counts.
+    A progress bar overwrites its line; what it showed last counts.
     """
     try:
         with path.open("rb") as file:

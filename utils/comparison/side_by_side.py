@@ -1,6 +1,6 @@
-"""Several finished runs of one scene side by side: a table of figures and a sheet of pictures.
+"""Several finished runs of one scene side by side: a table of metrics and an image grid.
 
-Reads what runs leave behind (metrics.json, curve.csv, views/), so that it needs no model.
+Only what runs leave behind is read (metrics.json, curve.csv, views/), so that no model is needed.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.results.metric_table import METRICS, NOT_AVAILABLE
 from utils.results.pictures import image_grid, save_png
 from utils.results.text_tables import format_rows
 
-#: How much longer than the other a picture's side may be; cells of the sheet fit the longest.
+#: How much longer than the other a picture's side may be, as all cells of the grid are alike.
 MAX_ASPECT = 16
 
 
@@ -31,7 +31,7 @@ class FinishedRun:
     Attributes:
         name: of its folder.
         folder: with views/.
-        metrics: of metrics.json.
+        metrics: content of metrics.json.
         psnr_at: steps to held-out PSNR, dB.
     """
 
@@ -42,7 +42,7 @@ class FinishedRun:
 
 
 def read_run(folder: str | Path) -> FinishedRun:
-    """The results in a run's folder.
+    """Read the results in a run's folder.
 
     Raises:
         UserError: they are not there, or cannot be read.
@@ -59,7 +59,7 @@ def read_run(folder: str | Path) -> FinishedRun:
 
 
 def _check_types(metrics: dict[str, Any]) -> None:
-    """That what is read of metrics.json is what it should be.
+    """Check the types of what is read of metrics.json.
 
     Raises:
         KeyError: an entry is missing.
@@ -78,7 +78,7 @@ def _check_types(metrics: dict[str, Any]) -> None:
 
 
 def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
-    """A table with one column a run: PSNR at the steps that all have, then the figures at the end.
+    """Return a table with a column a run: PSNR at the steps that all have, then the last metrics.
 
     Args:
         runs: of the same scene.
@@ -101,7 +101,9 @@ def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
 
 
 def comparison_sheet(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> np.ndarray:
-    """A row a withheld view: its photograph, then each run's prediction with the error below.
+    """Return an image grid with a row a held-out view.
+
+    It has the view's photograph, then each run's prediction with the error below.
 
     Returns:
         (H, W, 3) uint8.
@@ -124,7 +126,7 @@ def comparison_sheet(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) ->
 
 
 def write_comparison(folders: Sequence[str], output: str, labels: Sequence[str] = ()) -> str:
-    """Compare runs; the sheet goes to `output`. Returns the table and where the sheet is."""
+    """Compare runs and write the image grid; return the table and where the grid is."""
     if len(folders) < 2:
         raise UserError(f"--runs has {len(folders)} folders, need two or more to compare")
     runs = [read_run(folder) for folder in folders]
@@ -133,12 +135,14 @@ def write_comparison(folders: Sequence[str], output: str, labels: Sequence[str] 
 
 
 def _labels(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[str]:
+    """Return a name for each run."""
     if labels and len(labels) != len(runs):
         raise UserError(f"--labels has {len(labels)} names for {len(runs)} runs, need one each")
     return [label.replace("_", " ") for label in labels] or [run.name for run in runs]
 
 
 def _picture(run: FinishedRun, view: str, kind: str) -> np.ndarray:
+    """Read a picture (H, W, 3) uint8 of a run's view."""
     path = run.folder / "views" / f"{file_name(view)}_{kind}.png"
     try:
         with open_image(path, error=UserError) as image:

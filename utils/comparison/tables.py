@@ -1,4 +1,4 @@
-"""Figures of finished runs as one table with means and spreads: Markdown, CSV and JSON."""
+"""Metrics of finished runs as one table with means and spreads: Markdown, CSV and JSON."""
 from __future__ import annotations
 
 import csv
@@ -18,7 +18,7 @@ from utils.results.text_tables import markdown_rows
 
 SECONDS = ("seconds", 1)
 LEFT_OUT = ("lpips_release",)
-HOW = ("A figure is the mean over a run's withheld views. A cell is its mean over seeds, then over "
+HOW = ("A metric is the mean over a run's held-out views. A cell is its mean over seeds, then over "
        "scenes. ± is the standard deviation over seeds (n - 1) of the mean over scenes, of the "
        "seeds that have all scenes; it is left out where there are fewer than two. PSNR at a "
        "number of steps is what was scored then; PSNR at a time is interpolated linearly between "
@@ -27,12 +27,12 @@ HOW = ("A figure is the mean over a run's withheld views. A cell is its mean ove
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and spread of one figure of one config; None where there is none.
+    """Mean and spread of one metric of one config; None where there is none.
 
     Attributes:
         mean: over scenes of the mean over seeds.
         spread: standard deviation over seeds of the mean over scenes.
-        count: runs that have the figure.
+        count: runs that have the metric.
     """
 
     mean: float | None
@@ -41,7 +41,7 @@ class Cell:
 
 
 def columns_of(table: RunTableConfig) -> dict[str, tuple[str, int]]:
-    """Title and decimals by name of figure, in the order of the table."""
+    """Return title and decimals by name of metric, in the order of the table."""
     found = {name: (metric.title, metric.digits) for name, metric in METRICS.items()
              if name not in LEFT_OUT}
     psnr, digits = found["psnr"]
@@ -51,24 +51,24 @@ def columns_of(table: RunTableConfig) -> dict[str, tuple[str, int]]:
                     for seconds in table.at_seconds}
 
 
-def figures_of(run: ListedRun, table: RunTableConfig) -> dict[str, float | None] | None:
-    """All figures of a finished run by name; None for an unfinished one."""
+def metrics_of(run: ListedRun, table: RunTableConfig) -> dict[str, float | None] | None:
+    """Return all metrics of a finished run by name; None for an unfinished one."""
     metrics = run.metrics()
     if metrics is None:
         return None
-    figures = {name: _number(metrics["mean"].get(name)) for name in METRICS}
-    figures["seconds"] = _number(metrics["train_seconds"])
+    values = {name: _number(metrics["mean"].get(name)) for name in METRICS}
+    values["seconds"] = _number(metrics["train_seconds"])
     curve = read_curve(run.folder / "curve.csv")
     for step in table.at_steps:
-        figures[f"psnr_at_step_{step}"] = next(
+        values[f"psnr_at_step_{step}"] = next(
             (psnr for at, _, psnr in curve if at == step), None)
     for seconds in table.at_seconds:
-        figures[f"psnr_at_{seconds:g}_s"] = at_time(curve, seconds)
-    return {name: figures[name] for name in columns_of(table)}
+        values[f"psnr_at_{seconds:g}_s"] = at_time(curve, seconds)
+    return {name: values[name] for name in columns_of(table)}
 
 
 def cell_of(values: Mapping[tuple[str, int], float | None], scenes: Sequence[str]) -> Cell:
-    """Mean and spread of one figure.
+    """Return mean and spread of one metric.
 
     Args:
         values: by scene and seed; None or absent where there is none.
@@ -91,10 +91,10 @@ class Table:
     """What is known of all runs.
 
     Attributes:
-        columns: title and decimals by name of figure; those that no run has are left out.
-        cells: by config, then by name of figure.
+        columns: title and decimals by name of metric; those that no run has are left out.
+        cells: by config, then by name of metric.
         counts: finished runs and all runs, by config.
-        figures: of each run, None where it is not finished.
+        metrics: of each run by name, None where it is not finished.
         gaps: unfinished runs, and why.
         machines: what the finished ones ran on.
     """
@@ -102,37 +102,37 @@ class Table:
     columns: dict[str, tuple[str, int]]
     cells: dict[str, dict[str, Cell]]
     counts: dict[str, tuple[int, int]]
-    figures: list[tuple[ListedRun, dict[str, float | None] | None]]
+    metrics: list[tuple[ListedRun, dict[str, float | None] | None]]
     gaps: dict[str, str]
     machines: tuple[str, ...]
 
 
 def gather(runs: Sequence[ListedRun], table: RunTableConfig) -> Table:
     """Read the folders of all runs."""
-    figures = [(run, figures_of(run, table)) for run in runs]
+    metrics = [(run, metrics_of(run, table)) for run in runs]
     columns = {name: column for name, column in columns_of(table).items()
-               if name != "chamfer" or any(row and row[name] is not None for _, row in figures)}
+               if name != "chamfer" or any(row and row[name] is not None for _, row in metrics)}
     scenes = list(dict.fromkeys(run.scene for run in runs))
     cells, counts = {}, {}
     for config in dict.fromkeys(run.config for run in runs):
-        rows = {(run.scene, run.seed): row for run, row in figures if run.config == config}
+        rows = {(run.scene, run.seed): row for run, row in metrics if run.config == config}
         done = {key: row for key, row in rows.items() if row is not None}
         counts[config] = (len(done), len(rows))
         cells[config] = {name: cell_of({key: row[name] for key, row in done.items()}, scenes)
                          for name in columns}
-    gaps = {run.folder.name: run.gap() for run, row in figures if row is None}
-    return Table(columns, cells, counts, figures, gaps, _machines(runs))
+    gaps = {run.folder.name: run.gap() for run, row in metrics if row is None}
+    return Table(columns, cells, counts, metrics, gaps, _machines(runs))
 
 
 def _machines(runs: Iterable[ListedRun]) -> tuple[str, ...]:
-    """Device and threads of the finished runs, each once."""
+    """Return device and threads of the finished runs, each once."""
     found = [run.metrics() for run in runs]
     return tuple(dict.fromkeys(f"{one.get('device', 'unknown device')}, {one.get('threads')} "
                                "threads" for one in found if one))
 
 
 def write_table(runs: Sequence[ListedRun], table: RunTableConfig) -> str:
-    """Write table.md, table.csv and table.json; gives the text to print.
+    """Write table.md, table.csv and table.json, and return the text to print.
 
     Raises:
         WriteError: a file cannot be written.
@@ -147,7 +147,7 @@ def write_table(runs: Sequence[ListedRun], table: RunTableConfig) -> str:
 
 
 def as_markdown(found: Table) -> str:
-    """A row a config; what is missing, and how the figures were made, below."""
+    """Return a row a config; below, what is missing and how the values were made."""
     rows = [["config", "runs", *(title for title, _ in found.columns.values())]]
     for config, cells in found.cells.items():
         done, wanted = found.counts[config]
@@ -158,13 +158,13 @@ def as_markdown(found: Table) -> str:
     if found.machines:
         lines += ["", "Ran on: " + "; ".join(found.machines) + "."]
     if found.gaps:
-        lines += ["", f"Missing, {len(found.gaps)} of {len(found.figures)} runs:", ""]
+        lines += ["", f"Missing, {len(found.gaps)} of {len(found.metrics)} runs:", ""]
         lines += [f"- {name}: {reason}" for name, reason in found.gaps.items()]
     return "\n".join(lines) + "\n"
 
 
 def _cell_text(cell: Cell, decimals: int, num_runs: int) -> str:
-    """Mean, spread where there is one, and of how many runs where some lack the figure."""
+    """Return the mean, the spread if any, and the number of runs if some lack the metric."""
     if cell.mean is None:
         return NOT_AVAILABLE
     spread = "" if cell.spread is None else f" ± {cell.spread:.{decimals}f}"
@@ -173,7 +173,7 @@ def _cell_text(cell: Cell, decimals: int, num_runs: int) -> str:
 
 
 def as_csv(found: Table) -> str:
-    """A row a config: finished runs, all runs, then mean, spread and count of each figure."""
+    """Return a row a config: finished runs, all runs, and mean, spread and count of metrics."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["config", "runs", "runs_wanted", *(
@@ -187,19 +187,19 @@ def as_csv(found: Table) -> str:
 
 
 def as_json(found: Table) -> str:
-    """Cells by config, figures by run, gaps, and how they were made."""
+    """Return cells by config, metrics by run, gaps, and how the values were made."""
     content = {
         "configs": {config: dict(zip(("runs", "runs_wanted"), found.counts[config]))
                     | {name: asdict(cell) for name, cell in cells.items()}
                     for config, cells in found.cells.items()},
         "runs": [{"config": run.config, "scene": run.scene, "seed": run.seed,
-                  "folder": run.folder.name, "figures": row} for run, row in found.figures],
+                  "folder": run.folder.name, "figures": row} for run, row in found.metrics],
         "missing": found.gaps, "machines": found.machines, "how": HOW}
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _number(value: object) -> float | None:
-    """A figure of metrics.json as a number, or None."""
+    """Return a value of metrics.json as a number, or None."""
     try:
         return finite(value) if isinstance(value, (int, float)) else None
     except OverflowError:                          # digits beyond any float

@@ -1,8 +1,8 @@
-"""The flags of a run, its networks, views, data and tracing; `utils/config/parser.py` parses them.
+"""The flags of a run on one scene: run, rates, networks, views, data, tracing and losses.
 
 Each field is one flag: its name, type and default are the field's, and `flag()` adds the help, the
-unit and what values are admitted. Switches are the integers 0 and 1. A flag with `no_effect` never
-changed anything in the release: it is accepted with a warning, and the text says what does it here.
+unit and which values are admitted. Switches are the integers 0 and 1. Flags of the released code
+that have no effect are not here but in `released_flags`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from utils.config.flags import flag, switch
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run is written, what it starts from, how long it goes on."""
+    """Where a run is written, what it starts from, and when it ends."""
 
     logging_root: str = flag("./logs", "folder of all runs")
     experiment_name: str = flag("", "name of the run: its folder inside logging_root (required)")
@@ -24,8 +24,8 @@ class RunConfig:
     checkpoint_img_encoder: str = flag("", "checkpoint that holds the image encoder")
     checkpoint_img_decoder: str = flag("", "checkpoint that holds the feature decoder")
     checkpoint_aggregation_mlp: str = flag("", "checkpoint that holds the aggregation MLP")
-    resume: int = switch(1, "1: a run that is started again goes on where it stopped")
-    restart: int = switch(0, "1: start afresh; deletes this run's earlier files")
+    resume: int = switch(1, "1: a run that is started again resumes where it stopped")
+    restart: int = switch(0, "1: start from the beginning; deletes this run's earlier files")
     verbose_logging: int = switch(0, "1: log more, and more often")
     load_verbose_record: str = flag("", "recorded values of an earlier run")
     load_model_poses: int = switch(0, "1: take the cameras that the checkpoint holds")
@@ -35,7 +35,7 @@ class RunConfig:
                            minimum=1)
     num_epochs: int = flag(3000, "an epoch is total_number_source_views draws of a training view",
                            minimum=0)
-    num_steps: int = flag(-1, "training steps, over num_epochs; -1: as num_epochs says",
+    num_steps: int = flag(-1, "training steps, instead of num_epochs; -1: as num_epochs says",
                           unit="steps", minimum=-1)
     time_limit: float = flag(0.0, "stop and save after this time; 0: none", unit="s", minimum=0)
     epochs_til_ckpt: int = flag(1, "epochs between checkpoints", unit="epochs", minimum=1)
@@ -44,14 +44,14 @@ class RunConfig:
     keep_checkpoints: int = flag(3, "how many of the latest checkpoints are kept", minimum=1)
     steps_til_summary: int = flag(1, "steps between scalars in TensorBoard", unit="steps",
                                   minimum=1)
-    steps_til_pictures: int = flag(100, "steps between picture sheets in TensorBoard; 0: none",
+    steps_til_pictures: int = flag(100, "steps between image grids in TensorBoard; 0: none",
                                    unit="steps", minimum=0)
     image_batch_size: int = flag(4, "target views of a step (l in the paper)", minimum=1)
     seed: int = flag(0, "seed of everything random", minimum=0)
     num_threads: int = flag(0, "CPU threads; 0: as torch chooses", minimum=0)
-    eval_steps: tuple[int, ...] = flag((), "steps at which withheld views are scored: 50,100,200",
+    eval_steps: tuple[int, ...] = flag((), "steps at which held-out views are scored: 50,100,200",
                                        unit="steps", element=int, minimum=0)
-    eval_interval: int = flag(0, "score withheld views every so many steps; 0: never",
+    eval_interval: int = flag(0, "score held-out views every so many steps; 0: never",
                               unit="steps", minimum=0)
 
 
@@ -59,15 +59,15 @@ class RunConfig:
 class RatesConfig:
     """Learning rates, and which steps train the shape."""
 
-    lr: float = flag(1e-4, "rate of encoder, decoder and aggregation", minimum=0)
-    lr_sdf: float = flag(5e-5, "rate of the SDF network", minimum=0)
-    lr_decay_factor: float = flag(0.5, "what a decay multiplies the rates with", minimum=0)
+    lr: float = flag(1e-4, "learning rate of encoder, decoder and aggregation", minimum=0)
+    lr_sdf: float = flag(5e-5, "learning rate of the SDF network", minimum=0)
+    lr_decay_factor: float = flag(0.5, "factor of each decay of the learning rates", minimum=0)
     lr_sdf_decay_steps: int = flag(0, "decay interval of lr_sdf; 0: none", unit="steps", minimum=0)
     lr_encdec_decay_steps: int = flag(0, "decay interval of lr; 0: none", unit="steps", minimum=0)
-    lr_alternating_interval: int = flag(0, "steps between turns of shape and image training",
+    lr_alternating_interval: int = flag(0, "steps between shape and image training",
                                         unit="steps", minimum=0)
-    average_decay: float = flag(0.9, "views are rendered with a moving average of encoder, "
-                                "aggregation and decoder; 0: with those of the last step",
+    average_decay: float = flag(0.9, "decay of the moving average of encoder, aggregation and "
+                                "decoder that renders views; 0: as after the last step",
                                 minimum=0)
     shape_warmup_steps: int = flag(-1, "first steps, all of which train the shape; -1: by "
                                    "dataset_name (dtu 50, nlr 100, shapenet 2000)",
@@ -81,7 +81,7 @@ class SdfConfig:
     """The SDF network and what it starts as."""
 
     model: str = flag("ours", "kind of the SDF network", choices=("ours", "idr", "deepsdf"))
-    model_activation_sdf: str = flag("sine", "non-linearity",
+    model_activation_sdf: str = flag("sine", "non-linearity of the hidden layers",
                                      choices=("sine", "relu", "softplus"))
     model_hidden_layers_sdf: int = flag(3, "hidden layers, without the first and the last",
                                         minimum=0)
@@ -124,7 +124,7 @@ class CnnConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """Which source views feed a target, and how."""
+    """Which source views a target is rendered from, and how."""
 
     feature_aggregation_method: str = flag(
         "learned", "weights of the source views at a pixel",
@@ -137,12 +137,13 @@ class ViewsConfig:
                                            choices=("random", "nearest"))
     occlusion_method: str = flag("raytrace", "what tells whether a source sees a point",
                                  choices=("raytrace", "correlation"))
-    refine_cameras: int = switch(0, "1: the training cameras but the first are trained too, once "
-                                 "the steps are over that all train the shape")
-    lr_cameras: float = flag(5e-4, "rate of the refined cameras: radians, and shifts as a share of "
-                             "the distance; it decays as lr", minimum=0)
-    target_crop: str = flag("", "a step renders crops of this size of its targets, N or WxH, for "
-                            "images that do not fit into memory; empty: whole targets",
+    refine_cameras: int = switch(0, "1: all training cameras but the first are trained too, after "
+                                 "the first steps, which all train the shape")
+    lr_cameras: float = flag(5e-4, "learning rate of the refined cameras: radians, and "
+                             "translations as a fraction of the distance; it decays as lr",
+                             minimum=0)
+    target_crop: str = flag("", "size, N or WxH, of the crops of its targets that a step renders, "
+                            "for images that do not fit into memory; empty: whole targets",
                             unit="pixels")
 
 
@@ -164,18 +165,18 @@ class DataConfig:
     reference_view: int = flag(-1, "the view that tests look from; -1: the middle one",
                                minimum=-1)
     train_views: str = flag("", "training views, ranges and lists: 0-5,9; empty: named split")
-    test_views: str = flag("", "withheld views: 0-5,9 or all; empty: named split")
-    num_train_views: int = flag(0, "train on so many of the training views, evenly spread among "
-                                "them; the withheld ones stay; 0: on all", minimum=0)
-    randomize_cameras: float = flag(0.0, "noise added to the training cameras: spread of their "
-                                    "angles, and of their shifts as a share of their distance",
+    test_views: str = flag("", "held-out views: 0-5,9 or all; empty: named split")
+    num_train_views: int = flag(0, "train on this many of the training views, evenly spread among "
+                                "them; the held-out views stay the same; 0: on all", minimum=0)
+    randomize_cameras: float = flag(0.0, "noise on the training cameras: standard deviation of "
+                                    "angles, and of translations as a fraction of the distance",
                                     unit="radians", minimum=0)
-    randomize_shifts: float = flag(-1.0, "spread of those shifts; -1: as randomize_cameras",
-                                   unit="share of the distance", minimum=-1)
+    randomize_shifts: float = flag(-1.0, "standard deviation of those translations; -1: as "
+                                   "randomize_cameras",
+                                   unit="fraction of the distance", minimum=-1)
     load_im_scale: float = flag(1.0, "factor on the size of the images when they are read",
                                 minimum=0)
-    im_scale: float = flag(1.0, "size of the video's frames, as a factor on that of the views",
-                           minimum=0)
+    im_scale: float = flag(1.0, "factor on the size of the video's frames", minimum=0)
     precomputed_3D_point_buffers: str = flag("", "file or folder of the hits of all views")
     save_3D_point_buffers: int = switch(0, "1: write the hits of all views there")
     load_3D_point_buffers: int = switch(0, "1: read the hits of all views from there")
@@ -183,19 +184,21 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TracingConfig:
-    """Rays against the SDF, the soft mask and the occlusion test."""
+    """Tracing of rays, the soft mask and the occlusion test."""
 
-    tracer: str = flag("fast", "implementation; both compute the same hits",
+    tracer: str = flag("fast", "implementation; both find the same hits",
                        choices=("fast", "reference"))
-    rt_num_mask_steps: int = flag(100, "points of a ray searched for the soft mask", minimum=2)
+    rt_num_mask_steps: int = flag(100, "points of a ray searched for the minimum SDF of the soft "
+                                  "mask", minimum=2)
     rt_mask_alpha: float = flag(50.0, "sharpness of the soft mask at the start", minimum=0)
     rt_mask_alpha_period: int = flag(5000, "steps between doublings of the sharpness",
                                      unit="steps", minimum=1)
-    rt_mask_alpha_period_epochs: int = flag(-1, "the same in epochs, over rt_mask_alpha_period; "
-                                            "-1: not used", unit="epochs", minimum=-1)
+    rt_mask_alpha_period_epochs: int = flag(-1, "the same in epochs, instead of "
+                                            "rt_mask_alpha_period; -1: not used", unit="epochs",
+                                            minimum=-1)
     rt_mask_alpha_period_max: int = flag(5, "how often the sharpness is doubled", minimum=0)
     occ_threshold: tuple[float, ...] = flag(
-        (1e-3, 1e-4, 1e-5), "squared distance under which a source sees a point, one a phase",
+        (1e-3, 1e-4, 1e-5), "squared distance up to which a source sees a point, one a phase",
         unit="object units squared", element=float, minimum=0)
     occ_threshold_steps: tuple[int, ...] = flag(
         (5000, 10000), "steps at which the next phase of occ_threshold begins", unit="steps",

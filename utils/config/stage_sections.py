@@ -1,4 +1,4 @@
-"""The flags of stages that are not one scene's training: meta-training, tests, pre-training."""
+"""The flags of further stages: meta-training, evaluation, pre-training."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from utils.config.flags import flag, switch
 
 @dataclass(frozen=True)
 class MetaConfig:
-    """Meta-learning by Reptile, and starting from what it learned."""
+    """Meta-learning by Reptile, and starting from its result."""
 
     num_meta_steps: int = flag(64, "inner steps on one scene", unit="steps", minimum=1)
-    meta_lr: float = flag(1e-1, "rate of the outer step on the SDF network", minimum=0)
+    meta_lr: float = flag(1e-1, "learning rate of the outer step on the SDF network", minimum=0)
     meta_lr_image_factor: float = flag(5.0, "factor on meta_lr for encoder, decoder and "
                                        "aggregation (the paper: 1)", minimum=0)
-    meta_lr_decay_factor: float = flag(0.5, "what a decay multiplies meta_lr with", minimum=0)
+    meta_lr_decay_factor: float = flag(0.5, "factor of each decay of meta_lr", minimum=0)
     meta_lr_decay_steps: int = flag(0, "outer steps between decays of meta_lr; 0: none",
                                     unit="outer steps", minimum=0)
-    meta_inner_decay_factor: float = flag(0.5, "what a decay multiplies inner rates with",
+    meta_inner_decay_factor: float = flag(0.5, "factor of each decay of the inner learning rates",
                                           minimum=0)
     meta_inner_decay_steps: int = flag(60, "outer steps between decays of the inner rate of "
                                        "encoder, decoder and aggregation; 0: none",
                                        unit="outer steps", minimum=0)
     meta_inner_sdf_decay_steps: int = flag(400, "the same for the SDF network",
                                            unit="outer steps", minimum=0)
-    meta_algorithm: str = flag("reptile", "how the start is learned",
+    meta_algorithm: str = flag("reptile", "algorithm that learns the start",
                                choices=("reptile", "fomaml", "maml"))
     meta_initialization: str = flag("", "checkpoint of a meta-learned start")
     meta_parts: str = flag("all", "what is taken from it: the shape (sdf), the image networks "
@@ -32,17 +32,17 @@ class MetaConfig:
                            choices=("all", "sdf", "features"))
     meta_batch_size: int = flag(0, "scenes of an outer step, whose updates are averaged; 0: one "
                                 "for each process", minimum=0)
-    meta_eval_path: str = flag("", "a withheld scene, or a folder of them, that the start is tried "
-                               "on when eval_steps or eval_interval say so")
-    meta_eval_steps: int = flag(30, "steps of such a trial", unit="steps", minimum=1)
-    max_image_side: int = flag(0, "images with longer sides are made smaller to this when scenes "
-                               "are read, after load_im_scale; 0: none are", unit="pixels",
+    meta_eval_path: str = flag("", "a held-out scene, or a folder of them, on which the start is "
+                               "evaluated when eval_steps or eval_interval say so")
+    meta_eval_steps: int = flag(30, "steps of such an evaluation", unit="steps", minimum=1)
+    max_image_side: int = flag(0, "longest side of images, to which larger ones are reduced after "
+                               "load_im_scale when scenes are read; 0: no limit", unit="pixels",
                                minimum=0)
-    scene_memory_mb: int = flag(2048, "pixels of all scenes in memory, the one in use and the one "
-                                "that is read among them, in each process, and as much again for "
-                                "withheld scenes; a scene that alone is larger is read all the "
-                                "same", unit="MiB", minimum=1)
-#: What train_sdf_ibr_meta.py and test_sdf_ibr_meta.py have other defaults for (METHOD 7); in
+    scene_memory_mb: int = flag(2048, "bound of the pixels of scenes in memory, in each process, "
+                                "the scene in use and the one being read included; as much again "
+                                "for held-out scenes; a scene that alone is larger is still read",
+                                unit="MiB", minimum=1)
+#: Other defaults of train_sdf_ibr_meta.py and test_sdf_ibr_meta.py (docs/method.md, section 7); in
 #: meta-training an epoch is one outer step.
 META_DEFAULTS = {"num_epochs": 300, "occ_threshold": (5e-4,), "occ_threshold_steps": ()}
 SPECIALISE_DEFAULTS = {
@@ -58,14 +58,14 @@ class TestConfig:
 
     is_test_only: int = switch(1, "1: evaluate only; 0: train first (specialisation)")
     checkpoint_path_test: str = flag("", "checkpoint to evaluate; empty: the run's latest")
-    image_crop: tuple[int, ...] = flag((), "crop of the video's frames: left top width height",
+    image_crop: tuple[int, ...] = flag((), "crop of the video's frames: left, top, width, height",
                                        unit="pixels", element=int, length=4, minimum=0)
     test_plot: int = switch(1, "1: plots of SDF slices")
     test_rt: int = switch(1, "1: rendered views")
     test_spacetime_video: int = switch(1, "1: a video of new views")
     test_cameras: int = switch(1, "1: a plot of the cameras")
-    test_metrics: int = switch(1, "1: the table of figures")
-    benchmark_all_views: int = switch(0, "1: figures of every view, not of the withheld alone",
+    test_metrics: int = switch(1, "1: the table of metrics")
+    benchmark_all_views: int = switch(0, "1: metrics of all views, not of the held-out views alone",
                                       aliases=("benchark_all_views",))
     lpips_weights: str = flag("", "file of LPIPS weights; empty: those of the lpips extra")
     mesh_resolution: int = flag(256, "marching-cubes samples along an edge", minimum=8)
@@ -75,7 +75,7 @@ class TestConfig:
     video_path_type: str = flag("interpolate", "camera path of the video",
                                 choices=("interpolate", "eight", "linear"))
     video_yaw: float = flag(180.0, "range of the path", unit="degrees")
-    video_pivot_offset: tuple[float, ...] = flag((0.0, 0.0, 0.0), "shift of the path's pivot",
+    video_pivot_offset: tuple[float, ...] = flag((0.0, 0.0, 0.0), "offset of the path's pivot",
                                                  unit="world units", element=float, length=3)
     video_save_frames: int = switch(0, "1: write every frame as a picture too")
 
@@ -86,17 +86,17 @@ class PretrainConfig:
 
     convolution_type: str = flag("standard", "convolutions of encoder and decoder",
                                  choices=("standard", "partial", "meta"))
-    input_image_loss: int = switch(1, "1: the first image itself is decoded and scored too")
-    lr_warmup_steps: int = flag(200, "first steps, in which the rate rises to lr; at once, most "
-                                "features of the encoder die in the first ten", unit="steps",
-                                minimum=0)
-    crop_size: str = flag("256x192", "random crops that are trained on, WxH; size of made pairs",
+    input_image_loss: int = switch(1, "1: the first image itself is reconstructed too")
+    lr_warmup_steps: int = flag(200, "first steps, in which the learning rate rises to lr; without "
+                                "them most features of the encoder die in the first ten",
+                                unit="steps", minimum=0)
+    crop_size: str = flag("256x192", "random crops to train on, WxH, and size of synthetic pairs",
                           unit="pixels")
     num_workers: int = flag(0, "processes that prepare pairs; 0: the training process itself",
                             minimum=0)
-    num_micro_batches: int = flag(0, "parts of a batch, each normalised by its own statistics; "
-                                  "their gradients are averaged; 0: as the run so far, else one a "
-                                  "process", minimum=0)
-    pictures: str = flag("", "folder of pictures that made pairs are textured with; empty: "
+    num_micro_batches: int = flag(0, "parts of a batch, each normalised by its own statistics, "
+                                  "whose gradients are averaged; 0: as in the run so far, else one "
+                                  "for each process", minimum=0)
+    pictures: str = flag("", "folder of pictures for the textures of synthetic pairs; empty: "
                          "procedural textures")
-    eval_path: str = flag("", "folder of withheld pairs that are scored; empty: made ones")
+    eval_path: str = flag("", "folder of held-out pairs to score; empty: synthetic pairs")

@@ -1,4 +1,4 @@
-"""Values of flags that are written as one word and mean several."""
+"""Values of flags that are one word and mean several: sizes and lists of formats."""
 from __future__ import annotations
 
 import re
@@ -9,7 +9,7 @@ MESH_FORMATS = ("ply", "obj", "glb")
 
 
 def mesh_formats(text: str) -> list[str]:
-    """The formats of `--mesh_formats`; ConfigError for one that is not known."""
+    """Return the formats of `--mesh_formats`; raise ConfigError for an unknown one."""
     formats = [word for word in text.replace(",", " ").split() if word != "none"]
     unknown = sorted(set(formats) - set(MESH_FORMATS))
     if unknown:
@@ -19,7 +19,7 @@ def mesh_formats(text: str) -> list[str]:
 
 
 def parse_resolution(text: str, *, flag: str = "resolution") -> tuple[int, int]:
-    """(W, H) of a text such as `128x96`; ConfigError, which names the flag, for anything else."""
+    """Return (W, H) of a text such as `128x96`; raise ConfigError that names the flag otherwise."""
     found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
     if not found:
         raise ConfigError(f"--{flag} is {text!r}, need WIDTHxHEIGHT in pixels, e.g. 128x96")
@@ -27,7 +27,7 @@ def parse_resolution(text: str, *, flag: str = "resolution") -> tuple[int, int]:
 
 
 def crop_size(text: str) -> tuple[int, int]:
-    """`--target_crop` as (w, h); ConfigError for what is no size."""
+    """Return (w, h) of `--target_crop`; raise ConfigError where it is no size."""
     words = text.lower().split("x")
     if len(words) not in (1, 2) or not all(word.isdigit() and int(word) > 0 for word in words):
         raise ConfigError(f"--target_crop is '{text}', needed N or WxH in pixels, such as 256 or "

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from support.run_results import metrics_in, table_of
 
-from utils.comparison import run_lists
+from utils.comparison import execution
+from utils.comparison.execution import execute
 from utils.comparison.run_lists import (
     ListedRun,
     command_lines,
-    execute,
     last_lines,
     list_runs,
     names_of,
@@ -37,7 +37,7 @@ folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(run_lists, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(execution, "POLL_SECONDS", 0.01)
 
 
 def run_of(folder, code=WRITES, *, steps=3, wanted=3, time_limit=0.0):
@@ -175,8 +175,8 @@ def begun(tmp_path, *flags, config="a", text="", scene="s"):
 def test_a_run_of_other_flags_is_neither_used_nor_overwritten(tmp_path, other, capsys, caplog):
     first = begun(tmp_path)
     metrics_in(first.folder)
-    first.note_digest()
-    assert first.metrics() and not first.is_of_other_flags()
+    first.write_digest()
+    assert first.metrics() and not first.has_other_flags()
     run = other(tmp_path)
     assert run.folder == first.folder and run.metrics() is None
     words = f"ran with other flags; delete {run.folder} or use another --output"
@@ -203,7 +203,7 @@ def test_a_longer_run_goes_on_and_its_digest_is_written_as_it_begins(tmp_path):
     command = run_of(run.folder).command
     assert execute([replace(run, command=command)]) == 0 and run.digest_file.is_file()
     longer = begun(tmp_path, "--num_steps", 5, "--at_steps", 4)
-    assert not longer.is_of_other_flags() and longer.metrics() is None
+    assert not longer.has_other_flags() and longer.metrics() is None
     run.digest_file.unlink()               # of a scheduler elsewhere
     assert run.metrics()
 
@@ -271,13 +271,13 @@ def test_an_interrupt_stops_the_process_and_the_list(tmp_path, number):
 
 
 def test_a_process_that_does_not_listen_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lists, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(execution, "PATIENCE_SECONDS", 0.05)
     code = "import signal, time\nfor s in (2, 15):\n    signal.signal(s, signal.SIG_IGN)\n" \
            "print('deaf', flush=True)\ntime.sleep(60)"
-    process = run_lists.subprocess.Popen([sys.executable, "-c", code],
-                                         stdout=run_lists.subprocess.PIPE)
+    process = execution.subprocess.Popen([sys.executable, "-c", code],
+                                         stdout=execution.subprocess.PIPE)
     process.stdout.readline()
-    run_lists._stop(process)
+    execution._stop(process)
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
 
@@ -291,6 +291,7 @@ def test_a_folder_that_cannot_be_written_ends_the_list(tmp_path):
 def test_last_lines_are_those_that_a_bar_showed_last(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("first\n" + "x" * 9000 + "\nrun:  1/9 [00:01\rrun:  2/9 [00:02\n\n")
-    assert last_lines(path, 1) == ["run:  2/9 [00:02"] and run_lists._step(path) == "2/9"
+    assert last_lines(path, 1) == ["run:  2/9 [00:02"] and execution._progress(path) == "2/9"
     assert last_lines(path, 2)[0] == "run:  1/9 [00:01"
-    assert last_lines(tmp_path / "none.log", 1) == [] and run_lists._step(tmp_path / "none") == ""
+    assert last_lines(tmp_path / "none.log", 1) == []
+    assert execution._progress(tmp_path / "none") == ""
