@@ -2,9 +2,9 @@
 
     python experiment_scripts/check_scene.py scenes/mine
 
-10 to 30 s for 49 views. Prints figures and findings, each with its cure, and writes a picture of
-cameras, masks and hull. Exit code 0: nothing that keeps the scene from being learned (warnings and
-notes may be printed); 1: at least one error; 2: the folder could not be read.
+10 to 30 s for 49 views. Prints measurements and findings, each with its cure, and writes an image
+grid of cameras, masks and hull. Exit code 0: nothing prevents training (warnings and notes may be
+printed); 1: at least one error; 2: the folder could not be read.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make a scene folder of anybody's pictures: recognise, undistort, mask, normalise, check, write.
+"""Import photographs as a scene folder: recognise, undistort, mask, normalise, check, write.
 
     python experiment_scripts/import_scene.py --input CAPTURE --output scenes/mine
 
@@ -6,7 +6,7 @@ CAPTURE is a folder with transforms.json (nerfstudio, instant-ngp), a COLMAP mod
 *_par.txt, a scene of IDR, NeuS or the processed format, or plain photographs (pip install
 pycolmap). 20 to 60 s for 50 views with cameras; 2 to 5 minutes for 49 plain photographs. The folder
 then has report.txt and check.png beside the scene; train on it with --dataset_path scenes/mine.
-Exit code as of check_scene.py: 1 where the scene is written but cannot be learned.
+Exit code as of check_scene.py: 1 where the scene is written but cannot be trained on.
 """
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Make scenes of analytic objects: photographs, masks, cameras and true surface points.
+"""Write synthetic scenes: photographs, masks, cameras and true surface points of analytic objects.
 
     python experiment_scripts/make_scene.py --output scenes/demo --kind blobs --seed 0
 
 One scene of 49 views at 128x96 takes 5 to 10 s on one core; the folder then has 150 files in the
 `processed` format, which `train_sdf_ibr.py --dataset_path scenes/demo --dataset_name dtu` reads.
-A set for meta-learning, one folder a scene, kinds by turns:
+A set for meta-learning, one folder a scene, the kinds alternating:
 
     python experiment_scripts/make_scene.py --output scenes/meta --kind all --num_scenes 20
 """

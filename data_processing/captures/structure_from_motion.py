@@ -197,7 +197,9 @@ def _map(pycolmap: ModuleType, work: Path, num_photos: int, num_threads: int) ->
         if factor is not None and not _guess_focal(pycolmap, work, factor):
             break
         folder = work / f"models_{attempt}"
-        for key, model in _reconstruct(pycolmap, work, folder, num_photos, num_threads).items():
+        models = _reconstruct(pycolmap, work, folder, num_photos=num_photos,
+                              num_threads=num_threads)
+        for key, model in models.items():
             if best is None or model.num_reg_images() > best.num_reg_images():
                 best, best_folder = model, folder / str(key)
     if best is None:
@@ -214,7 +216,7 @@ def _map(pycolmap: ModuleType, work: Path, num_photos: int, num_threads: int) ->
     return best_folder
 
 
-def _reconstruct(pycolmap: ModuleType, work: Path, folder: Path, num_photos: int,
+def _reconstruct(pycolmap: ModuleType, work: Path, folder: Path, *, num_photos: int,
                  num_threads: int) -> dict:
     """Run an incremental reconstruction and return its models by number.
 

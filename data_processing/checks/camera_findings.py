@@ -60,22 +60,22 @@ def camera_findings(scene: Scene, evidence: Evidence, distances: np.ndarray,
     explained = explain(evidence, now)
     if explained is not None:
         hypothesis, better = explained
-        return [Finding(hypothesis.code, ERROR, f"{hypothesis.found} ({_figures(now)}; undone: "
-                        f"{_figures(better)})", hypothesis.cure)]
+        return [Finding(hypothesis.code, ERROR, f"{hypothesis.found} ({_in_words(now)}; undone: "
+                        f"{_in_words(better)})", hypothesis.cure)]
     odd = _odd_views(scene, evidence, distances, agreement)
     if fits or odd:
         return odd + places
     voted = _outvoted(scene) if evidence.masks is not None else []
     if voted:
         return [Finding("odd_views", ERROR, f"{names_of(scene, voted)}: mask or camera contradicts "
-                        f"the other views ({_figures(now)})", "fix the mask or calibrate these "
+                        f"the other views ({_in_words(now)})", "fix the mask or calibrate these "
                         "views again, or take them out")]
     return [Finding("cameras_do_not_fit", ERROR, "cameras, images and masks do not fit "
-                    f"({_figures(now)}), and no usual mistake explains it", "calibrate again, and "
+                    f"({_in_words(now)}), and no usual mistake explains it", "calibrate again, and "
                     "check that images, masks and cameras are of the same pictures in one order")]
 
 
-def _figures(found: Score) -> str:
+def _in_words(found: Score) -> str:
     """Return a score in words."""
     parts = []
     if np.isfinite(found.distance):

@@ -1,4 +1,4 @@
-"""The check of a scene: everything that is measured, and what follows for training on it."""
+"""Can a scene be trained on? What is measured of it, and the findings that follow."""
 from __future__ import annotations
 
 from pathlib import Path

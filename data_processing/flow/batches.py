@@ -214,7 +214,7 @@ class BatchStream:
         return parts
 
     def close(self) -> None:
-        """Stop the worker processes."""
+        """Stop the worker processes; a later step starts new ones."""
         self._next_step, self._loaded = -1, iter(())
 
     def _load_from(self, step: int) -> Iterator[PairBatch | UserError]:

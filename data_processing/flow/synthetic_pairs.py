@@ -221,7 +221,7 @@ class SyntheticPairs:
         return make_pair(random_layers(rng, self.resolution, self.pictures), self.resolution)
 
     def pair(self, index: int) -> FlowPair:
-        """Render pair number `index`."""
+        """Render pair number `index` as pre-training takes it."""
         exact = self.exact_pair(index)
         flow = np.where(exact.occluded_10[..., None], np.float32(0), exact.flow_10)
         return FlowPair(f"{index:07d}", exact.image_0, exact.image_1, flow,

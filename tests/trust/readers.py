@@ -60,7 +60,7 @@ from utils.checkpoints.manifest import (
 )
 from utils.checkpoints.storage import load_checkpoint, load_state, save_checkpoint
 from utils.comparison.run_lists import ListedRun
-from utils.comparison.side_by_side import compare, comparison_sheet, read_run
+from utils.comparison.side_by_side import compare, comparison_grid, read_run
 from utils.comparison.tables import as_csv, as_json, gather
 from utils.config.parser import TRAIN_SECTIONS, parse_config
 from utils.config.saving import config_to_dict, save_config
@@ -334,7 +334,7 @@ def _read_tables(folder: Path) -> None:
     as_csv(found), as_json(found)
     runs = [read_run(folder), read_run(folder)]
     compare(runs)
-    comparison_sheet(runs)
+    comparison_grid(runs)
 
 
 READERS = {reader.name: reader for reader in (

@@ -58,7 +58,7 @@ class Variant:
         return found
 
     def close(self) -> None:
-        """End the variant's process."""
+        """End the variant's process, by force if it does not end by itself."""
         self._connection.close()
         self._process.join(timeout=30)
         if self._process.is_alive():

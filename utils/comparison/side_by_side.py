@@ -100,7 +100,7 @@ def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
     return format_rows(rows)
 
 
-def comparison_sheet(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> np.ndarray:
+def comparison_grid(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> np.ndarray:
     """Return an image grid with a row a held-out view.
 
     It has the view's photograph, then each run's prediction with the error below.
@@ -130,7 +130,7 @@ def write_comparison(folders: Sequence[str], output: str, labels: Sequence[str] 
     if len(folders) < 2:
         raise UserError(f"--runs has {len(folders)} folders, need two or more to compare")
     runs = [read_run(folder) for folder in folders]
-    save_png(output, comparison_sheet(runs, labels))
+    save_png(output, comparison_grid(runs, labels))
     return f"{compare(runs, labels)}\n\nwritten:\n  {output}"
 
 

@@ -25,7 +25,7 @@ from utils.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
-def _idle(name: str, default: Any, text: str, why: str, unit: str = "") -> Flag:
+def _idle(name: str, default: Any, text: str, why: str, *, unit: str = "") -> Flag:
     """Return a flag without effect."""
     return Flag(name, default, text, unit=unit, no_effect=why)
 

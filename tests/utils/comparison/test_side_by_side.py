@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.tiny_runs import call
 
-from utils.comparison.side_by_side import compare, comparison_sheet, read_run, write_comparison
+from utils.comparison.side_by_side import compare, comparison_grid, read_run, write_comparison
 from utils.errors import UserError
 
 COLOURS = {"photograph": 40, "prediction": 90, "error": 160}
@@ -48,7 +48,7 @@ def test_a_column_for_each_run_and_a_row_for_each_shared_step(folders):
 
 
 def test_the_sheet_shows_every_run_of_every_view(folders):
-    picture = comparison_sheet([read_run(folder) for folder in folders])
+    picture = comparison_grid([read_run(folder) for folder in folders])
     values, counts = np.unique(picture[..., 0], return_counts=True)
     large = set(values[counts >= 12 * 16].tolist())        # pictures, not the letters' edges
     assert large == {60, 110, 116, 180, 186, 255}          # one photograph, all else of both
@@ -101,7 +101,7 @@ def test_a_missing_training_time_reads_not_available(folders):
 def test_runs_without_a_common_view_or_without_pictures(folders, tmp_path):
     other = write_run(tmp_path / "other", 22.0, views=("007",))
     with pytest.raises(UserError, match="no scored view in common"):
-        comparison_sheet([read_run(folders[0]), read_run(other)])
+        comparison_grid([read_run(folders[0]), read_run(other)])
     (folders[1] / "views" / "012_prediction.png").unlink()
     with pytest.raises(UserError, match="012_prediction.png: cannot be read.*--test_rt 1"):
-        comparison_sheet([read_run(folder) for folder in folders])
+        comparison_grid([read_run(folder) for folder in folders])
