@@ -13,11 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_processing.checks.sheet import check_folder, check_text  # noqa: E402
-from utils.config.parser import parse_config  # noqa: E402
-from utils.config.sections import DataConfig  # noqa: E402
-from utils.config.tool_sections import CheckConfig  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
+from data_processing.checks.sheet import check_folder, check_text
+from utils.config.parser import parse_config
+from utils.config.sections import DataConfig
+from utils.config.tool_sections import CheckConfig
+from utils.runs.run import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.comparison.side_by_side import write_comparison  # noqa: E402
-from utils.config.parser import parse_config  # noqa: E402
-from utils.config.tool_sections import CompareConfig  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
+from utils.comparison.side_by_side import write_comparison
+from utils.config.parser import parse_config
+from utils.config.tool_sections import CompareConfig
+from utils.runs.run import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

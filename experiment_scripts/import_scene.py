@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_processing.captures.importing import import_scene  # noqa: E402
-from utils.config.parser import parse_config  # noqa: E402
-from utils.config.tool_sections import ImportConfig  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
+from data_processing.captures.importing import import_scene
+from utils.config.parser import parse_config
+from utils.config.tool_sections import ImportConfig
+from utils.runs.run import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

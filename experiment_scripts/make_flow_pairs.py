@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_processing.flow.synthetic_pairs import make_pair_folder  # noqa: E402
-from utils.config.parser import parse_config  # noqa: E402
-from utils.config.tool_sections import MakeFlowConfig  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
+from data_processing.flow.synthetic_pairs import make_pair_folder
+from utils.config.parser import parse_config
+from utils.config.tool_sections import MakeFlowConfig
+from utils.runs.run import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

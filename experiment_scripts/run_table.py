@@ -16,12 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.comparison.execution import execute  # noqa: E402
-from utils.comparison.run_lists import command_lines, list_runs  # noqa: E402
-from utils.comparison.tables import write_table  # noqa: E402
-from utils.config.parser import parse_config  # noqa: E402
-from utils.config.tool_sections import RunTableConfig  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
+from utils.comparison.execution import execute
+from utils.comparison.run_lists import command_lines, list_runs
+from utils.comparison.tables import write_table
+from utils.config.parser import parse_config
+from utils.config.tool_sections import RunTableConfig
+from utils.runs.run import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

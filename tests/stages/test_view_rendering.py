@@ -35,7 +35,8 @@ from utils.views.training_views import TrainingViews
 
 def test_rendering_of_a_ball():
     """A world scaled by 2 and shifted. Hits are within 5e-5 of the ball, over cosines down to 0.1
-    and less at the outline; depth is the distance along the axis in world units."""
+    and less at the outline; depth is the distance along the axis in world units.
+    """
     model_matrix = torch.diag(torch.tensor([2.0, 2, 2, 1])).double()
     model_matrix[:3, 3] = torch.tensor([0.5, -1.0, 0.3])
     cameras = cameras_at(EYES, SIZE)

@@ -1,4 +1,4 @@
-"""A run's folder and its log."""
+"""The folder of a run: which files it holds, who may write there, and its log."""
 from __future__ import annotations
 
 import logging.handlers
@@ -11,18 +11,18 @@ from utils.errors import CheckpointError, ConfigError, WriteError
 from utils.files.atomic import remove_parts
 from utils.runs.lock import LOCK_NAME, RunLock
 
-#: All that a run writes into its folder; `--restart 1` deletes these names and nothing else.
+#: All that a run writes into its folder; `--restart 1` deletes these and nothing else.
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
              "video.mp4", "video_frames", "report.html", "meta_start.pth", "encdec.pth", LOCK_NAME)
 
 
 class RunFolder:
-    """`LOGGING_ROOT/EXPERIMENT_NAME/`.
+    """The folder `LOGGING_ROOT/EXPERIMENT_NAME` of one run.
 
     Args:
         logging_root: folder of all runs.
-        experiment_name: one folder name, no path.
+        experiment_name: the name of a folder, not a path.
     """
 
     def __init__(self, logging_root: str | Path, experiment_name: str) -> None:
@@ -36,11 +36,11 @@ class RunFolder:
         self.views = self.path / "views"
 
     def find_start(self, *, restart: bool = False, resume: bool = True) -> Checkpoint | None:
-        """The checkpoint to go on from, or None; writes nothing.
+        """Return the checkpoint to resume from, or None; nothing is written.
 
         Args:
             restart: an earlier run's files are going to be deleted.
-            resume: go on from the latest checkpoint when there is one.
+            resume: whether to resume from the latest checkpoint if there is one.
         Raises:
             ConfigError: a run is there, and neither restart nor resume is set.
             CheckpointError: there are checkpoints, and none can be read, or the latest is of a
@@ -52,15 +52,17 @@ class RunFolder:
                                   "good one there, or give --restart 1 to delete this run")
         if start is not None and not resume:
             raise ConfigError(f"{self.path} holds a run already; give --restart 1 to delete it, "
-                              "--resume 1 to go on, or another --experiment_name")
+                              "--resume 1 to resume it, or another --experiment_name")
         return start
 
     def open(self, *, is_training: bool = True, restart: bool = False) -> logging.Handler:
-        """Make the folder; gives the log's handler, which keeps a training run's lock.
+        """Make the folder, and lock it for training.
 
         Args:
-            is_training: no other process may train into it at the same time.
-            restart: the run's earlier files are deleted.
+            is_training: whether to lock it, so that no other process trains into it.
+            restart: whether to delete the run's earlier files.
+        Returns:
+            The handler of the log file, which holds the lock.
         Raises:
             ConfigError: another run is training into it.
             WriteError: the folder cannot be written.
@@ -81,7 +83,7 @@ class RunFolder:
                              "make it writable") from error
 
     def clear(self) -> None:
-        """Delete what a run writes (RUN_FILES); other files, and the lock that is held, stay."""
+        """Delete what a run writes (RUN_FILES); other files and the lock itself stay."""
         for name in set(RUN_FILES) - {LOCK_NAME}:
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
@@ -90,18 +92,18 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
-        """Delete halves of this run's files that a killed process left beside them."""
+        """Delete unfinished files that a killed process of this run left."""
         remove_parts(self.path, RUN_FILES)
         for folder in (self.checkpoints, self.pictures, self.views, self.path / "video_frames"):
             remove_parts(folder)
 
 
 class LogFile(logging.FileHandler):
-    """A log that keeps still where the disk is full: the next file that matters says so.
+    """A log file that ignores a full disk, which is reported when a checkpoint or result fails.
 
     Args:
         path: of the file.
-        lock: of the run, held as long as its log is open.
+        lock: of the run, held as long as the log is open.
     """
 
     def __init__(self, path: Path, lock: RunLock | None = None) -> None:
@@ -109,17 +111,17 @@ class LogFile(logging.FileHandler):
         self.run_lock = lock
 
     def close(self) -> None:
-        """Close file and lock."""
+        """Close the file and release the lock."""
         super().close()
         if self.run_lock is not None:
             self.run_lock.close()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Nothing."""
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Ignore an error of writing, where logging would print a traceback."""
 
 
 class RunLog(logging.handlers.MemoryHandler):
-    """Keeps what is logged until the run's folder is open; a new run's takes an old one's place."""
+    """Keeps what is logged until the run's folder is open; it replaces that of an earlier run."""
 
     def __init__(self) -> None:
         super().__init__(capacity=1, flushLevel=logging.NOTSET)
@@ -130,13 +132,13 @@ class RunLog(logging.handlers.MemoryHandler):
         root.addHandler(self)
 
     def write_to(self, file: logging.Handler) -> None:
-        """From now on, and what was kept so far, into a file."""
+        """Write what was kept so far, and all that is logged from now on, into a file."""
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.setTarget(file)
         self.flush()
 
     def close(self) -> None:
-        """Close the file too."""
+        """Close this handler and its file."""
         file = self.target
         super().close()
         if file is not None:

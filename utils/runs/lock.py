@@ -1,7 +1,8 @@
-"""One training run a folder: a lock that the system takes back when its process dies.
+"""A lock on a run's folder, so that only one process at a time trains into it.
 
-The lock is on an open file, not the file's existence: whatever ends the process, `kill -9` among
-it, ends the lock. The file says who holds it, and goes when the run ends well.
+The lock is on an open file and not the existence of that file: the operating system releases it
+when the process exits, even after SIGKILL. The file says which process holds the lock, and is
+deleted when the lock is given back.
 """
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ from utils.errors import ConfigError
 
 try:
     import fcntl
-except ImportError:                # there are no such locks on Windows
+except ImportError:                # Windows has no such locks
     fcntl = None
 
 log = logging.getLogger(__name__)
 
 LOCK_NAME = "run.lock"
-PATIENCE_SECONDS = 1.0             # others look at a lock for an instant, and so hold it
+PATIENCE_SECONDS = 1.0             # `check_free` of other processes holds a lock for an instant
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
@@ -31,14 +32,14 @@ _warned: set[str] = set()
 
 
 class RunLock:
-    """The right to train into a folder, until it is closed or the process is gone.
+    """The right to train into a folder, until it is closed or the process exits.
 
-    Where the file system has no locks, one warning says so and the run goes on.
+    If the file system has no locks, a warning says so, and training begins without one.
 
     Args:
         folder: of the run; it exists.
     Raises:
-        ConfigError: another run holds it; says which.
+        ConfigError: another run holds the lock; says which.
         OSError: the file cannot be written.
     """
 
@@ -50,25 +51,25 @@ class RunLock:
         _held.add(self)
 
     def close(self) -> None:
-        """Give it back; the file goes first, as nobody may take it who still holds it open."""
+        """Delete the file, then release the lock; `_is_named` explains the order."""
         if self._handle is not None:
             self.path.unlink(missing_ok=True)
             self.forget()
 
     def forget(self) -> None:
-        """Close the file in a process that was forked; the lock stays with the one that forked."""
+        """Close the file without deleting it; in a forked process the parent keeps the lock."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
 
 def check_free(folder: Path) -> None:
-    """Raise ConfigError where another process trains into a folder; nothing is written."""
+    """Raise ConfigError if another process is training into a folder; nothing is written."""
     path = folder / LOCK_NAME
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
-        return                     # no lock there, or none that can be read: RunLock will tell
+        return                     # no lock, or one that cannot be read: RunLock will say so
     try:
         if not _try_lock(handle, path, is_shared=True):
             raise _taken(path)
@@ -77,7 +78,7 @@ def check_free(folder: Path) -> None:
 
 
 def _locked(path: Path) -> int:
-    """The open file, locked; it is the one that stands under this name."""
+    """Open and lock the file of this name; return its handle."""
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -93,7 +94,7 @@ def _locked(path: Path) -> int:
 
 
 def _try_lock(handle: int, path: Path, *, is_shared: bool = False) -> bool:
-    """Whether the lock was free; True also where there are no locks."""
+    """Lock an open file if that is possible at once; True also if there are no locks."""
     if fcntl is None:
         _warn_once(path, "this system")
         return True
@@ -109,7 +110,11 @@ def _try_lock(handle: int, path: Path, *, is_shared: bool = False) -> bool:
 
 
 def _is_named(handle: int, path: Path) -> bool:
-    """Whether the open file still stands there: its holder may have deleted it meanwhile."""
+    """Whether the path still leads to the open file.
+
+    Its earlier holder may have deleted it, and a third process may have made and locked a new one:
+    the lock on a deleted file excludes nobody.
+    """
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -144,5 +149,5 @@ def _forget_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # a data worker that outlives its killed run for some seconds must not keep the lock
+    # a data worker that lives some seconds longer than its killed run must not keep the lock
     os.register_at_fork(after_in_child=_forget_all)
