@@ -312,9 +312,9 @@ class SceneTrainer:
             return self.views
         return replace(self.views, cameras=self.refiner.poses.refined())
 
-    def notices(self) -> dict[str, str]:
+    def warnings(self) -> dict[str, str]:
         """Views that see no surface, and a surface that left the sphere."""
-        return self.watch.notices(self.model.sdf)
+        return self.watch.warnings(self.model.sdf)
 
     def score(self, step: int) -> dict[str, float]:
         """Mean metrics of the held-out views after `step` steps; empty without an evaluation."""

@@ -1,24 +1,24 @@
 """Meta-training: Reptile or first-order MAML over a pool of scenes, on one or several processes.
 
-Per outer step some scenes each start from the slow weights, take k inner steps with an optimiser of
-their own, and the slow weights move along the mean of what they ask for (METHOD 7,
-`meta_modules`). Phi has one outer rate, encoder, decoder and aggregation another. Which scenes a
-step takes, and all that is random in them, depends on the seed, the step and the position in the
-batch alone: not on the number of processes, nor on where a run was stopped.
+In an outer step the model is adapted to each scene of a batch: from the slow weights, by k inner
+steps with an optimiser of its own. The slow weights then move along the mean of the scenes' updates
+(docs/method.md, section 7; `meta_modules`). Phi has one outer learning rate, encoder, decoder and
+aggregation another. Which scenes a step takes, and all that is random in it, depends on the seed,
+the step and the position in the batch alone: not on the number of processes, nor on where a run
+was stopped.
 """
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_processing.scenes.pool import PoolScene, ScenePool
+from data_processing.scenes.pool import PoolScene, ScenePool, open_pool
 from meta_modules import (
     OuterAdam,
     Weights,
@@ -33,71 +33,82 @@ from meta_modules import (
 )
 from scheduler import OuterPlan, StepPlan, plan_outer_step
 from stages.evaluation import SceneEvaluation
+from stages.models import model_of
 from stages.scene import build_scene_trainer, check_memory
 from training import SceneTrainer
+from utils.checkpoints.networks import NETWORKS
 from utils.checkpoints.storage import load_state, name_some
+from utils.checkpoints.weights import InitialWeights, save_networks
 from utils.config.parser import Config
 from utils.config.sections import RatesConfig
 from utils.config.stage_sections import MetaConfig
 from utils.errors import ConfigError
+from utils.results.curve import write_curve
 from utils.runs.distributed import (
+    ONE_PROCESS,
     Ranks,
     broadcast_int,
     broadcast_tensors,
     failing_together,
     sum_over_ranks,
 )
-from utils.runs.loop import Loop, LoopOptions, Progress
-from utils.runs.run import Run
+from utils.runs.ranked_training import RankedTrainer, train_on_ranks
+from utils.runs.run import start_run
+from utils.runs.task import loop_options
 
 log = logging.getLogger(__name__)
 
-STOP = -1                       # the step that tells the other ranks to end
-#: Means over the inner steps that a curve shows; then the image loss of the first and last step.
+WEIGHTS_FILE = "meta_start.pth"
+#: Losses of an outer step: means over its inner steps, and the image loss of the first and last.
 MEANS = ("total", "image", "soft_mask")
-FIGURES = (*MEANS, "image_first", "image_last")
+LOSSES = (*MEANS, "image_first", "image_last")
 
 
 class InnerTask(Protocol):
-    """One scene's training, as `training.SceneTrainer` does it."""
+    """The training of one scene, such as `training.SceneTrainer`."""
 
     plan: Callable[[int], StepPlan]
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """One step of the model with this task's own optimiser."""
+        """Take one step of the model with this task's own optimiser."""
 
     def losses(self, plan: StepPlan) -> dict[str, Tensor]:
-        """Losses of a fresh batch, "total" with its graph."""
+        """Return the losses of a batch drawn anew, "total" with its graph."""
 
     def score(self, step: int) -> dict[str, float]:
         """Mean metrics of the held-out views after `step` steps."""
 
-
-#: What a single scene's plan of a step becomes; None: it stays.
+#: What a single scene's plan of a step becomes in an outer step; None: it stays.
 Adjust = Callable[[StepPlan], StepPlan] | None
-#: Model, scene, generator and adjustment of its plan to the training of that scene.
+#: From model, scene, generator and adjustment of its plan to the training of that scene.
 MakeTask = Callable[[nn.Module, PoolScene, torch.Generator, Adjust], InnerTask]
 
 
-class MetaTrainer:
-    """Learns the first weights of a model; a `Task` of the loop whose steps are outer steps.
+class MetaTrainer(RankedTrainer):
+    """Learns the initial weights of a model; a `Task` of the loop whose steps are outer steps.
 
     Args:
-        model: it starts from its weights; afterwards it is only a place to work in.
+        model: the learning starts from its weights; afterwards its weights are those of whatever
+            scene was adapted to last.
         pool: the scenes.
-        make_task: makes one scene's training.
-        meta: the flags.
-        rates: of the inner steps.
+        make_task: makes the training of one scene.
+        meta: the flags of meta-training.
+        rates: learning rates of the inner steps.
         seed: of everything random.
-        ranks: the processes; all of them make a MetaTrainer.
+        ranks: the processes; each makes a MetaTrainer with the same weights.
+
+    Attributes:
+        trials: held-out scenes on which the slow weights are scored, or None.
+        make_trial: makes the training of a held-out scene.
     """
 
     def __init__(self, model: nn.Module, pool: ScenePool, make_task: MakeTask,
                  *, meta: MetaConfig, rates: RatesConfig, seed: int,
-                 ranks: Ranks = Ranks()) -> None:
+                 ranks: Ranks = ONE_PROCESS) -> None:
+        super().__init__(ranks)
         self.model, self.pool, self.make_task = model, pool, make_task
-        self.meta, self.rates, self.seed, self.ranks = meta, rates, seed, ranks
-        self.batch_size, self.rate_factor = meta.meta_batch_size or ranks.size, 1.0
+        self.meta, self.rates, self.seed = meta, rates, seed
+        self.batch_size = meta.meta_batch_size or ranks.size
         self.first_state = {name: value.clone() for name, value in model.state_dict().items()}
         self.slow = copy_weights(model)
         names = [name for name, _ in model.named_parameters()]
@@ -105,19 +116,28 @@ class MetaTrainer:
         self.trials: ScenePool | None = None
         self.make_trial = make_task
 
-    def train_step(self, step: int) -> dict[str, Tensor]:
-        """One outer step, of which the other ranks do their share (`follow`).
+    def shared_step(self, step: int) -> dict[str, Tensor]:
+        """Take one outer step: all processes adapt to scenes, the main one moves the slow weights.
 
         Returns:
-            Means over the batch; "total", "image" and "soft_mask" are means over the inner steps.
+            LOSSES as means over the batch.
         Raises:
             FloatingPointError: a loss or an update is not finite, here or on another rank; the
                 slow weights are as before.
             RankError: another rank failed or is gone.
         """
-        broadcast_int(step, self.ranks)
         plan = plan_outer_step(step, self.meta)
-        update, figures = self._update(step, plan)
+        update, losses = self._update(step, plan)
+        if self.ranks.is_main:
+            self._move(update, plan)
+        return dict(zip(LOSSES, losses, strict=True))
+
+    def share_state(self) -> None:
+        """Give all ranks the main one's batch size; weights are shared in each step."""
+        self.batch_size = broadcast_int(self.batch_size, self.ranks)
+
+    def _move(self, update: Weights, plan: OuterPlan) -> None:
+        """Move the slow weights along an update."""
         rates = {"sdf": plan.meta_lr_sdf, "": plan.meta_lr}
         if self.adam is None:
             move_slow(self.slow, update, rates)
@@ -125,42 +145,28 @@ class MetaTrainer:
             k = self.meta.num_meta_steps
             self.adam.move(update, rates, {"sdf": k * self.rates.lr_sdf * plan.inner_factor_sdf,
                                            "": k * self.rates.lr * plan.inner_factor})
-        return dict(zip(FIGURES, figures, strict=True))
-
-    def follow(self) -> None:
-        """What all ranks but the main one do: their share of its steps, until it ends."""
-        while (step := broadcast_int(STOP, self.ranks)) != STOP:
-            with suppress(FloatingPointError):             # the main rank skips the step too
-                self._update(step, plan_outer_step(step, self.meta))
-
-    def finish(self) -> None:
-        """Tell the other ranks that the run is over."""
-        broadcast_int(STOP, self.ranks)
 
     def _update(self, step: int, plan: OuterPlan) -> tuple[Weights, Tensor]:
-        """The batch's mean update, and its mean FIGURES; each rank computes its share."""
-        self.batch_size = broadcast_int(self.batch_size, self.ranks)
-        factor = torch.tensor(self.rate_factor, device=self.ranks.device)
-        broadcast_tensors([*self.slow.values(), factor], self.ranks)
-        self.rate_factor = float(factor)
+        """Return the batch's mean update and mean LOSSES; each rank computes its share of them."""
+        broadcast_tensors(list(self.slow.values()), self.ranks)
         share = self.ranks.share(self.batch_size)
         with failing_together(self.ranks):
             found = [self._adapt_to_scene(step, position, plan) for position in share]
             self._check_finite(found, [self.scene_of(step, position) for position in share])
         zeros = {name: torch.zeros_like(value) for name, value in self.slow.items()}
         mean = mean_update([update for update, _ in found]) if found else zeros
-        figures = torch.stack([row for _, row in found]).mean(0) if found else \
-            torch.zeros(len(FIGURES), device=self.ranks.device)
+        losses = torch.stack([row for _, row in found]).mean(0) if found else \
+            torch.zeros(len(LOSSES), device=self.ranks.device)
         if self.ranks.size == 1:
-            return mean, figures
-        flat = torch.cat([value.reshape(-1) for value in (*mean.values(), figures)])
+            return mean, losses
+        flat = torch.cat([value.reshape(-1) for value in (*mean.values(), losses)])
         flat = sum_over_ranks(flat * (len(share) / self.batch_size), self.ranks)
-        *values, figures = flat.split([*(value.numel() for value in mean.values()), len(figures)])
+        *values, losses = flat.split([*(value.numel() for value in mean.values()), len(losses)])
         return {name: value.view_as(mean[name])
-                for name, value in zip(mean, values, strict=True)}, figures
+                for name, value in zip(mean, values, strict=True)}, losses
 
     def _adapt_to_scene(self, step: int, position: int, plan: OuterPlan) -> tuple[Weights, Tensor]:
-        """k inner steps on one scene of the batch: its update and its FIGURES."""
+        """Take k inner steps on one scene of the batch; return its update and its LOSSES."""
         scene = self.pool[self.scene_of(step, position)]
         self._read_ahead(step, position)
         task = self.make_task(self.model, scene, self.generator("inner", step, position),
@@ -177,19 +183,19 @@ class MetaTrainer:
         else:
             update = fomaml_update(self.model, self.slow,
                                    lambda: task.losses(task.plan(k))["total"])
-        figures = [sum(row[name] for row in losses) / k for name in MEANS]
-        return update, torch.stack([*figures, losses[0]["image"], losses[-1]["image"]])
+        means = [sum(row[name] for row in losses) / k for name in MEANS]
+        return update, torch.stack([*means, losses[0]["image"], losses[-1]["image"]])
 
     def _check_finite(self, found: Sequence[tuple[Weights, Tensor]],
                       scenes: Sequence[int]) -> None:
-        """Raise FloatingPointError that names the scenes whose update or FIGURES are not finite.
+        """Raise FloatingPointError that names the scenes whose update or LOSSES are not finite.
 
-        On a GPU an inner step that is not finite shows in the figures alone. The host reads once
-        an outer step.
+        On a GPU an inner step that is not finite shows in the losses alone, which the host reads
+        here, once in an outer step.
         """
         if not found:
             return
-        is_finite = torch.stack([all_finite({**update, "figures": row}) for update, row in found])
+        is_finite = torch.stack([all_finite({**update, "losses": row}) for update, row in found])
         bad = [self.pool.entries[scene].outline.path.name
                for scene, good in zip(scenes, is_finite.tolist(), strict=True) if not good]
         if bad:
@@ -205,30 +211,34 @@ class MetaTrainer:
             self.pool.read_ahead(self.scene_of(step + 1, self.ranks.rank))
 
     def scene_of(self, step: int, position: int) -> int:
-        """Number of a scene: all of them in random order, then all in another order, and so on."""
-        turn, place = divmod(step * self.batch_size + position, len(self.pool))
-        order = torch.randperm(len(self.pool), generator=self.generator("order", turn))
+        """Return the number of a scene of a batch.
+
+        All scenes come once in random order, then all of them in another random order, and so on.
+        """
+        epoch, place = divmod(step * self.batch_size + position, len(self.pool))
+        order = torch.randperm(len(self.pool), generator=self.generator("order", epoch))
         return int(order[place])
 
     def generator(self, *names: object) -> torch.Generator:
-        """A generator of its own for each purpose, step and position."""
+        """Return a random generator that depends on the seed and on these names alone."""
         digest = hashlib.sha256(repr((self.seed, *names)).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
     def score(self, step: int) -> dict[str, float]:
-        """Mean figures on the withheld scenes: before and after a few steps on each.
+        """Return mean metrics on the held-out scenes, before and after a few steps on each.
 
         Returns:
-            "start_psnr", and after `meta_eval_steps` steps "psnr", "mask_iou" and the others.
+            "start_psnr" of the slow weights, and after `meta_eval_steps` steps "psnr", "mask_iou"
+            and the other metrics; empty without held-out scenes.
         """
         if self.trials is None:
             return {}
-        rows = [self._try_on(index) for index in range(len(self.trials))]
+        rows = [self._score_on(index) for index in range(len(self.trials))]
         names = set.intersection(*(set(row) for row in rows))
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]
                 if name in names}
 
-    def _try_on(self, index: int) -> dict[str, float]:
+    def _score_on(self, index: int) -> dict[str, float]:
         scene, num_steps = self.trials[index], self.meta.meta_eval_steps
         put_weights(self.model, self.slow)
         task = self.make_trial(self.model, scene, self.generator("trial", index), None)
@@ -238,32 +248,23 @@ class MetaTrainer:
         start = {"start_psnr": before["psnr"]} if "psnr" in before else {}
         return start | task.score(num_steps)
 
-    def scale_rates(self, factor: float) -> None:
-        """Multiply the learning rates of all following steps by a factor, instead of the last."""
-        self.rate_factor = factor
-
-    def notices(self) -> dict[str, str]:
-        """None: the slow weights are of no scene."""
-        return {}
-
-    def pictures(self, step: int) -> dict[str, np.ndarray]:
-        """None: the slow weights are of no scene."""
-        return {}
-
     def learned_model(self) -> nn.Module:
-        """The model with the slow weights."""
+        """Return the model with the slow weights."""
         self.model.load_state_dict(self.first_state | self.slow)
         return self.model
 
     def state_dict(self) -> dict[str, Any]:
-        """The slow weights as a model's, and what the next outer step depends on."""
+        """Return the slow weights as a model's state, and all that the next step depends on."""
         state = {name: value.clone() for name, value in (self.first_state | self.slow).items()}
         return {"model": state, "batch_size": self.batch_size,
                 "outer": self.adam.optimizer.state_dict() if self.adam else None,
                 "scenes": [entry.outline.path.name for entry in self.pool.entries]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; a batch size that no flag gives is the run's so far."""
+        """Restore what `state_dict` returned.
+
+        Without --meta_batch_size the batch size is that of the run so far.
+        """
         if (state["outer"] is None) != (self.adam is None):
             raise ValueError("it was meta-trained with another --meta_algorithm")
         load_state(self.model, state["model"], "the run's checkpoint")
@@ -272,43 +273,57 @@ class MetaTrainer:
         if self.adam is not None:
             self.adam.optimizer.load_state_dict(state["outer"])
         self.batch_size = self.meta.meta_batch_size or state["batch_size"]
+        self.state_changed()
         names, before = [entry.outline.path.name for entry in self.pool.entries], state["scenes"]
         if names != before:
             differences = {"gone": [name for name in before if name not in names],
                            "new": [name for name in names if name not in before]}
-            log.warning("goes on with %d scenes, not the %d that it began with: %s", len(names),
+            log.warning("resumes with %d scenes, not the %d that it began with: %s", len(names),
                         len(before), "; ".join(name_some(kind, scenes) for kind, scenes in
                                                differences.items() if scenes))
 
 
-def meta_train(trainer: MetaTrainer, run: Run, options: LoopOptions) -> Progress | None:
-    """Run the loop in the main rank, and the others' shares in the others.
+def meta_train(config: Config, ranks: Ranks, initial: InitialWeights | None = None) -> str:
+    """Meta-train on the scenes of a folder, and write the learned start.
 
+    Args:
+        config: of the meta-training script.
+        ranks: the processes, each of which calls this.
+        initial: weights that are read already; None: those that the flags name.
     Returns:
-        How far it came; None on ranks that only follow.
+        Where the learned start is, and what it took; empty on all processes but the main one.
     """
-    if not trainer.ranks.is_main:
-        trainer.follow()
-        return None
-    progress = Loop(trainer, run, options).run()
-    trainer.finish()
-    return progress
+    run = start_run(config, is_main=ranks.is_main)
+    pool = open_pool(config.data, config.meta, seed=config.run.seed)
+    model = model_of(config, run.device, initial)
+    trainer = MetaTrainer(model, pool, partial(task_on_scene, config=config), meta=config.meta,
+                          rates=config.rates, seed=config.run.seed, ranks=ranks)
+    if config.meta.meta_eval_path:
+        trainer.trials = open_pool(config.data, config.meta, path=config.meta.meta_eval_path,
+                                   flag="meta_eval_path", is_scored=True)
+    progress = train_on_ranks(trainer, run, loop_options(config.run, 1))
+    if progress is None:
+        return ""
+    path, model = run.folder.path / WEIGHTS_FILE, trainer.learned_model()
+    save_networks(path, **{name: getattr(model, name) for name in NETWORKS})
+    write_curve(progress.curve, run.folder.path / "curve.csv")
+    return f"{path}: {progress.step} outer steps, {progress.seconds:.0f} s"
 
 
 def check_meta(config: Config) -> None:
-    """Raise ConfigError for flags that meta-training has no use for: they are of one scene."""
-    for flag, plain in (("refine_cameras", config.views.refine_cameras == 0),
-                        ("init", config.sdf.init == "sphere")):
-        if not plain:
+    """Raise ConfigError for flags that only the training of a single scene can follow."""
+    for flag, is_default in (("refine_cameras", config.views.refine_cameras == 0),
+                             ("init", config.sdf.init == "sphere")):
+        if not is_default:
             raise ConfigError(f"--{flag} is of one scene, meta-training learns a start for many; "
                               "leave it out, and give it to test_sdf_ibr_meta.py")
 
 
 def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator,
                   adjust: Adjust = None, *, config: Config) -> SceneTrainer:
-    """Return the training of a pool's scene, scored where the scene has held-out views.
+    """Return the training of a pool's scene; it is scored if the scene has held-out views.
 
-    Nothing is traced yet: a view is when it first serves.
+    Nothing is traced yet: the surface in a view is traced when a step first needs it.
     """
     device = next(model.parameters()).device
     evaluation = None if scene.scene is None else SceneEvaluation(scene.scene, scene.split)

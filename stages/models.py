@@ -12,6 +12,7 @@ from utils.config.parser import Config
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
 from utils.fast.image_networks.execution import FastExecution, network_precision
+from utils.fast.memory import keep_freed_memory
 
 DEFAULT_ENCODER = "plain"      # from random weights
 
@@ -89,5 +90,7 @@ def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
 def model_of(config: Config, device: torch.device,
              initial: InitialWeights | None = None) -> ImageBasedModel:
     """The model of the flags on a device, with its initial weights; see `build_model`."""
+    if config.tracing.tracer == "fast" and device.type == "cpu":
+        keep_freed_memory()
     return build_model(config.sdf, config.cnn, config.views, config.run,
                        is_fast=config.tracing.tracer == "fast", initial=initial).to(device)

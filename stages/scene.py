@@ -26,8 +26,10 @@ from utils.config.values import crop_size
 from utils.errors import ConfigError
 from utils.fast.memory import check_encoder_memory
 from utils.optimization.parameter_groups import trained_parts
-from utils.runs.loop import Loop, loop_options, run_facts, steps_per_epoch
+from utils.runs.loop import Loop
+from utils.runs.progress import run_facts
 from utils.runs.run import start_run
+from utils.runs.task import loop_options, steps_per_epoch
 from utils.views.pose_refinement import PoseTrainer
 from utils.views.regions import view_regions
 from utils.views.step_views import ViewsInTraining

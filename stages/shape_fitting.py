@@ -1,4 +1,4 @@
-"""Fits of Phi to shapes that are known: the sphere that scenes start from, and the visual hull."""
+"""Phi fitted to known shapes: the sphere that every scene starts from, and a visual hull."""
 from __future__ import annotations
 
 import logging
@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,14 +20,22 @@ from loss_functions import (
     off_surface_loss,
     on_surface_loss,
 )
+from modules_sdf import build_sdf
+from stages.models import sdf_architecture
 from training import SceneTrainer
 from utils.checkpoints.storage import load_state
+from utils.checkpoints.weights import save_sphere, sphere_asset
 from utils.config.parser import Config
 from utils.config.sections import LossConfig
 from utils.errors import SceneError
+from utils.fast.memory import keep_freed_memory
 from utils.geometry.cameras import Cameras
+from utils.geometry.sdf import gradient
 from utils.geometry.visual_hull import Hull, carve
 from utils.optimization.finite import check_finite
+from utils.runs.loop import Loop
+from utils.runs.run import start_run
+from utils.runs.task import Task, loop_options
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +47,17 @@ HULL_RESOLUTION = 128     # grid points along a side of [-1, 1]^3: 1/63 apart
 HULL_RADIUS = 0.98        # the hull is cut to this ball: views from one side leave it open behind
 HULL_BAND = 0.05          # spread of the points near the surface, object units
 NUM_HULL_STEPS, NUM_HULL_POINTS, HULL_RATE = 150, 1536, 7e-4
-HULL_EIKONAL_WEIGHT = 3.0  # that of a scene's training (METHOD 6)
+HULL_EIKONAL_WEIGHT = 3.0  # as in the training of a scene (docs/method.md, section 6)
 
 
 @dataclass(frozen=True)
 class KnownPoints:
-    """Points of a step at which a shape is known.
+    """Points of one step at which the signed distance of a shape is known, object space.
 
     Attributes:
-        surface, normals: (N, 3), on the surface.
-        free: (M, 3) anywhere.
-        distance: (M,) signed distance there.
+        surface, normals: (N, 3) points on the surface, and outward unit normals there.
+        free: (M, 3) points anywhere.
+        distance: (M,) signed distance of the free points.
     """
 
     surface: Tensor
@@ -59,19 +66,19 @@ class KnownPoints:
     distance: Tensor
 
 
-class ShapeFit:
-    """Fits Phi to a known shape; a `Task`. Subclasses draw the points.
+class ShapeFit(Task):
+    """Fits Phi to a known shape; a `Task` of the loop. Subclasses draw the points.
 
-    Losses are those for point clouds (METHOD 6), and as the distance is known everywhere,
-    |Phi - distance| with the weight of the surface term: without it Phi is right at the surface
-    and 0.2 off elsewhere. The rate falls to 0 along a cosine.
+    Losses are those for point clouds (docs/method.md, section 6) and, as the distance is known
+    everywhere, |Phi - distance| with the weight of the surface term: without it Phi is right at
+    the surface and 0.2 off elsewhere. The learning rate falls to 0 along a cosine.
 
     Args:
         sdf: trained in place.
-        num_steps: over which the rate falls.
-        lr: first rate.
-        loss: which terms count, the eikonal term's metric and weight.
-        generator: on the CPU.
+        num_steps: number of steps over which the learning rate falls.
+        lr: initial learning rate.
+        loss: which terms count, metric and weight of the eikonal term.
+        generator: on the CPU; points are drawn with it.
     """
 
     def __init__(self, sdf: nn.Module, num_steps: int, lr: float, *, loss: LossConfig,
@@ -81,11 +88,11 @@ class ShapeFit:
         self.optimizer = torch.optim.Adam(sdf.parameters(), lr=lr)
 
     def draw(self) -> KnownPoints:
-        """Points of one step, on the CPU."""
+        """Return the points of one step, on the CPU."""
         raise NotImplementedError
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """One step of Adam on the sum of the weighted terms."""
+        """Take one step of Adam on the weighted sum of the losses; return the unweighted ones."""
         device = next(self.sdf.parameters()).device
         points = self.draw()
         normals, truth = points.normals.to(device), points.distance.to(device)
@@ -107,52 +114,45 @@ class ShapeFit:
         check_finite(losses["total"], losses)
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
-        self.optimizer.param_groups[0]["lr"] = self.rate_at(step)
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
         self.optimizer.step()
         return {name: value.detach() for name, value in losses.items()}
 
-    def rate_at(self, step: int) -> float:
-        """The rate of a step: half of a cosine's period down to 0."""
-        share = min(step / max(self.num_steps, 1), 1.0)
-        return self.lr * self.rate_factor * (1 + math.cos(math.pi * share)) / 2
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step: half a period of a cosine, down to 0."""
+        fraction = min(step / max(self.num_steps, 1), 1.0)
+        return self.lr * self.rate_factor * (1 + math.cos(math.pi * fraction)) / 2
 
     def scale_rates(self, factor: float) -> None:
         """Multiply the learning rates of all following steps by a factor, instead of the last."""
         self.rate_factor = factor
 
-    def notices(self) -> dict[str, str]:
-        """None."""
-        return {}
-
     def _directions(self, count: int) -> Tensor:
         return F.normalize(torch.randn(count, 3, generator=self.generator), dim=-1)
 
     def _ball(self, count: int) -> Tensor:
-        """(count, 3) points of the ball in which shapes are fitted, more of them inwards."""
+        """Return (count, 3) points of the ball of FIT_EXTENT, uniform in direction and radius."""
         directions = self._directions(count)
         return directions * (torch.rand(count, 1, generator=self.generator) * FIT_EXTENT)
 
-    def pictures(self, step: int) -> dict[str, np.ndarray]:
-        """None."""
-        return {}
-
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimiser and random state."""
+        """Return network, optimiser and random state."""
         return {"sdf": self.sdf.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore network, optimiser and random state from what `state_dict` returned."""
         load_state(self.sdf, state["sdf"], "the run's checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
 
 
 class SphereTask(ShapeFit):
-    """Fits Phi to |x| - RADIUS, the start of every scene (`configs/fit_sphere.txt`).
+    """Fits Phi to |x| - SPHERE_RADIUS, the start of every scene (`configs/fit_sphere.txt`).
 
     Args:
-        num_points: a step, half of them on the sphere; the others as `ShapeFit` takes them.
+        num_points: points of a step, half of them on the sphere. All other arguments are those of
+            `ShapeFit`.
     """
 
     def __init__(self, sdf: nn.Module, num_steps: int, lr: float, *, num_points: int,
@@ -161,14 +161,17 @@ class SphereTask(ShapeFit):
         self.num_points = num_points
 
     def draw(self) -> KnownPoints:
-        """Half of the points on the sphere, half in the ball."""
+        """Draw half of the points on the sphere, and half in the ball of FIT_EXTENT."""
         normals = self._directions(self.num_points // 2)
         free = self._ball(self.num_points - len(normals))
         return KnownPoints(normals * SPHERE_RADIUS, normals, free,
                            free.norm(dim=-1) - SPHERE_RADIUS)
 
     def score(self, step: int) -> dict[str, float]:
-        """max and mean |Phi(x) - (|x| - RADIUS)| over the unit ball, on fixed points."""
+        """Return the maximum and mean of |Phi(x) - (|x| - SPHERE_RADIUS)|, on fixed points.
+
+        Their directions are uniform, and their radii uniform in [0, 1].
+        """
         generator = torch.Generator().manual_seed(1)
         directions = F.normalize(torch.randn(100_000, 3, generator=generator), dim=-1)
         points = directions * torch.rand(100_000, 1, generator=generator)
@@ -182,11 +185,12 @@ class SphereTask(ShapeFit):
 class HullTask(ShapeFit):
     """Fits Phi to the signed distance of a visual hull.
 
-    The terms are those of the sphere but for `off_surface`, which says less than the distance does.
+    The losses are those of the sphere without `off_surface`, which adds nothing to the distance.
 
     Args:
         hull: not empty.
-        num_points: a step: a third on the surface, a third near it, a third in the ball.
+        num_points: points of a step: a third on the surface, a third near it, a third in the ball
+            of FIT_EXTENT. All other arguments are those of `ShapeFit`.
     """
 
     def __init__(self, sdf: nn.Module, hull: Hull, *, generator: torch.Generator,
@@ -199,7 +203,7 @@ class HullTask(ShapeFit):
         self.surface, self.normals = surface_points(hull)
 
     def draw(self) -> KnownPoints:
-        """See the class."""
+        """Draw a third of the points on the surface, a third near it, a third in the ball."""
         third = self.num_points // 3
         chosen, beside = torch.randint(len(self.surface), (2, third), generator=self.generator)
         away = torch.randn(third, 1, generator=self.generator) * HULL_BAND
@@ -208,19 +212,19 @@ class HullTask(ShapeFit):
         return KnownPoints(self.surface[chosen], self.normals[chosen], free, self.hull.sdf(free))
 
     def score(self, step: int) -> dict[str, float]:
-        """Mean |Phi| on the hull's surface, and mean deviation of |grad Phi| from 1 near it."""
+        """Return mean |Phi| and mean deviation of |grad Phi| from 1 on the hull's surface."""
         device = next(self.sdf.parameters()).device
         points = self.surface[:: max(1, len(self.surface) // 10_000)]
         with torch.no_grad():
             value, grad = self.sdf.value_and_gradient(points.to(device))
         return {"mean_error": value.abs().mean().item(),
-                "slope_error": (grad.norm(dim=-1) - 1).abs().mean().item()}
+                "gradient_error": (grad.norm(dim=-1) - 1).abs().mean().item()}
 
 
 def surface_points(hull: Hull) -> tuple[Tensor, Tensor]:
-    """Points (N, 3) of a hull's surface and their outward unit normals (N, 3), object space.
+    """Return points (N, 3) of a hull's surface and outward unit normals (N, 3), object space.
 
-    They are the grid's points next to the surface, moved along the gradient of the distance; those
+    They are the grid points next to the surface, moved along the gradient of the distance. Points
     at creases, where that does not lead to the surface, are left out.
     """
     near = (hull.distance.abs() < hull.cell).nonzero().float() * hull.cell \
@@ -234,20 +238,20 @@ def surface_points(hull: Hull) -> tuple[Tensor, Tensor]:
 
 
 def _value_and_normal(hull: Hull, points: Tensor) -> tuple[Tensor, Tensor]:
-    points = points.detach().requires_grad_(True)
-    value = hull.sdf(points)
-    (slope,) = torch.autograd.grad(value.sum(), points)
-    return value.detach(), F.normalize(slope, dim=-1)
+    """Return the distance (N,) of points (N, 3), and its normalised gradient (N, 3)."""
+    value, grad = gradient(hull.sdf, points)
+    return value, F.normalize(grad, dim=-1)
 
 
 def carve_start(cameras: Cameras, masks: Tensor, where: str, *,
                 resolution: int = HULL_RESOLUTION) -> Hull:
-    """The visual hull that a surface may start as, cut to the ball of HULL_RADIUS.
+    """Return the visual hull that a surface may start as, cut to the ball of HULL_RADIUS.
 
     Args:
-        cameras, masks: (V, 1, H, W) bool, of the training views.
-        where: the scene, for messages.
-        resolution: of the grid.
+        cameras: those of the V training views.
+        masks: (V, 1, H, W) bool.
+        where: name of the scene, for messages.
+        resolution: grid points along a side.
     Raises:
         SceneError: the masks agree on no point.
     """
@@ -265,27 +269,49 @@ def carve_start(cameras: Cameras, masks: Tensor, where: str, *,
 
 
 def fit_hull(sdf: nn.Module, hull: Hull, generator: torch.Generator) -> None:
-    """Fit Phi to a hull from the weights that it has; seconds."""
+    """Fit Phi to a hull, starting from its present weights; this takes seconds."""
     start = time.perf_counter()
     task = HullTask(sdf, hull, generator=generator)
     for step in range(NUM_HULL_STEPS):
         task.train_step(step)
-    figures = task.score(NUM_HULL_STEPS)
+    errors = task.score(NUM_HULL_STEPS)
     log.info("surface: visual hull, fitted in %.1f s; mean |SDF| on it %.4f, mean deviation of "
-             "its slope from 1 %.3f", time.perf_counter() - start, figures["mean_error"],
-             figures["slope_error"])
+             "its gradient's length from 1 %.3f", time.perf_counter() - start,
+             errors["mean_error"], errors["gradient_error"])
+
+
+def fit_sphere(config: Config) -> str:
+    """Fit Phi to the sphere and write it as the start of scenes; an epoch is one batch.
+
+    Args:
+        config: of the training script.
+    Returns:
+        The file, and the errors of the fit.
+    """
+    run = start_run(config)
+    if run.device.type == "cpu":
+        keep_freed_memory()
+    sdf = build_sdf(sdf_architecture(config.sdf)).to(run.device)
+    options = loop_options(config.run, 1)
+    task = SphereTask(sdf, options.num_steps, config.rates.lr_sdf,
+                      num_points=config.run.batch_size, loss=config.loss, generator=run.generator)
+    progress = Loop(task, run, options).run()
+    errors = task.score(progress.step)
+    save_sphere(sphere_asset(config.sdf), sdf, errors)
+    return f"{sphere_asset(config.sdf)}: {errors}"
 
 
 class SurfaceStart:
-    """What a scene's surface starts as, before its first step (`--init`).
+    """The surface with which the training of a scene starts (`--init`).
 
-    The hull is carved when this is made, so that masks which do not serve are told before anything
-    is written; a run that goes on has its surface already.
+    A hull is carved here, in the constructor, so that unusable masks are reported before anything
+    is written. A run that resumes has its surface already.
 
     Args:
-        scene, split: the hull is that of the training views.
+        scene: whose surface it is.
+        split: the hull is carved from the training views.
         config: of a training script.
-        is_new: the run does not go on from a checkpoint.
+        is_new: whether the run does not resume from a checkpoint.
     Raises:
         SceneError: a hull is asked for, and the scene has no masks, or none that agree.
     """
@@ -301,10 +327,10 @@ class SurfaceStart:
             if is_new:
                 train = list(split.train)
                 self.hull = carve_start(scene.cameras[train], scene.masks[train], where)
-        self.seconds = time.perf_counter() - begin     # part of the training's time
+        self.seconds = time.perf_counter() - begin     # counts as training time
 
     def begin(self, trainer: SceneTrainer) -> None:
-        """Fit the surface where it does not start as it is, and trace it."""
+        """Fit Phi to the hull, if there is one, and trace the surface."""
         if self.hull is not None:
             fit_hull(trainer.model.sdf, self.hull, trainer.generator)
         trainer.trace_first(self.config.data)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_processing.flow.pairs import FlowPair, PairSource
 from utils.errors import SceneError, UserError
+from utils.runs.stopping import ignore_signals
 
 #: Streams of random numbers beside those of `synthetic_pairs`: changes to a sample, order of pairs.
 CHANGES, ORDER = 2, 3
@@ -221,7 +222,7 @@ class BatchStream:
         """Return an iterator over the wanted parts from a step on."""
         return iter(DataLoader(
             self.samples, batch_sampler=_Numbers(self, step), num_workers=self.num_workers,
-            collate_fn=_collate, worker_init_fn=_one_thread,
+            collate_fn=_collate, worker_init_fn=_prepare_worker,
             generator=torch.Generator()))                  # not the global one: it is resumed
 
 
@@ -245,6 +246,7 @@ def _collate(samples: list[FlowPair | UserError]) -> PairBatch | UserError:
         [sample for sample in samples if isinstance(sample, FlowPair)])
 
 
-def _one_thread(worker: int) -> None:
-    """Switch OpenCV's threads off, which do not survive the fork that starts a worker."""
+def _prepare_worker(worker: int) -> None:
+    """Work in one thread, as OpenCV's do not survive the fork; leave signals to the parent."""
     cv2.setNumThreads(0)
+    ignore_signals()

@@ -1,6 +1,8 @@
 """Reptile and first-order MAML against closed forms on quadratics, and against plain loops."""
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,7 +77,7 @@ def test_reptile_on_quadratics_is_the_closed_form():
     start = slow["place"].clone()
     updates, expected = [], torch.zeros(4)
     for centre, curvature in quadratics():
-        adapt(module, slow, sgd(module, lambda: module.loss(centre, curvature)), STEPS)
+        adapt(module, slow, sgd(module, partial(module.loss, centre, curvature)), STEPS)
         updates.append(reptile_update(module, slow))
         expected += (1 - (1 - LR * curvature) ** STEPS) * (centre - start) / 3
     assert torch.equal(slow["place"], start)
@@ -98,7 +100,7 @@ def test_fomaml_is_the_gradient_at_the_adapted_weights():
     module = Point(draws(4, seed=9))
     slow, other = copy_weights(module), draws(4, seed=50)
     (centre, curvature), = quadratics(1)
-    adapt(module, slow, sgd(module, lambda: module.loss(centre, curvature)), STEPS)
+    adapt(module, slow, sgd(module, partial(module.loss, centre, curvature)), STEPS)
     fast = centre + (1 - LR * curvature) ** STEPS * (slow["place"] - centre)
     update = fomaml_update(module, slow, lambda: module.loss(other, curvature))
     torch.testing.assert_close(update["place"], -curvature * (fast - other), **CLOSE)

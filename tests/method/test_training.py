@@ -18,7 +18,7 @@ from utils.config.sections import TrainedPartsConfig
 from utils.errors import CheckpointError
 from utils.optimization.finite import check_finite
 from utils.optimization.parameter_groups import trained_parts
-from utils.runs.loop import loop_options, steps_per_epoch
+from utils.runs.task import loop_options, steps_per_epoch
 from utils.views.surface_buffer import SurfaceBuffer
 from utils.views.training_views import views_of, with_poses
 
@@ -179,15 +179,15 @@ def test_rates_follow_the_factor(tiny_scene, tiny_sphere):
 def test_a_surface_that_vanishes_is_noticed(tiny_scene, tiny_sphere):
     trainer = trainer_of(tiny_scene, tiny_sphere)
     trainer.train_step(0)
-    assert trainer.notices() == {}
+    assert trainer.warnings() == {}
     with torch.no_grad():
         list(trainer.model.sdf.parameters())[-1].add_(5.0)             # SDF above 0 everywhere
     trainer.train_step(1)
-    assert list(trainer.notices()) == ["no_hits"]
+    assert list(trainer.warnings()) == ["no_hits"]
     with torch.no_grad():
         list(trainer.model.sdf.parameters())[-1].sub_(10.0)            # below 0 everywhere
     trainer.train_step(3)
-    assert "left_sphere" in trainer.notices()
+    assert "left_sphere" in trainer.warnings()
 
 
 @pytest.mark.parametrize("step", [0, 2])                     # of shape, of images alone

@@ -14,7 +14,7 @@ PAIRS = ("--crop_size 24x16 --batch_size 2 --model_image_encoder_depth 1 --num_t
 @pytest.fixture
 def run(tiny_scene, tiny_scenes, tiny_sphere, tmp_path, monkeypatch):
     """Runs a script from the sphere; gives the last state, random numbers among it."""
-    monkeypatch.setattr(pretraining, "NUM_MADE_SCORED", 1)
+    monkeypatch.setattr(pretraining, "NUM_SYNTHETIC_SCORED", 1)
     places = {"train_sdf_ibr": tiny_scene, "train_sdf_ibr_meta": tiny_scenes}
 
     def run(script, name, *flags):

@@ -19,7 +19,7 @@ def golden_scenes(tmp_path_factory):
 @pytest.fixture
 def weights_of(golden_scenes, tmp_path, monkeypatch):
     """Runs a stage in this process and gives its weights."""
-    monkeypatch.setattr(pretraining, "NUM_MADE_SCORED", 1)      # scoring changes no weight
+    monkeypatch.setattr(pretraining, "NUM_SYNTHETIC_SCORED", 1)      # scoring changes no weight
 
     def weights_of(stage):
         return golden_runs.run_stage(stage, golden_scenes, tmp_path,

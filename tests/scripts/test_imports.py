@@ -134,4 +134,4 @@ def test_a_package_says_what_lives_in_it_and_imports_nothing(folder):
 def test_summaries_are_written_by_the_loop_alone():
     writers = [path.as_posix() for path in FILES
                if any("tensorboard" in name for name, _ in IMPORTS[path])]
-    assert writers == ["utils/runs/loop.py"]
+    assert writers == ["utils/runs/reporting.py"]

@@ -36,14 +36,14 @@ sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "tests")]
 from stages import pretraining
 from support.tiny_runs import call_as_user
 
-inner, rank = pretraining.PairTrainer._step, int(os.environ["RANK"])
+inner, rank = pretraining.PairTrainer.shared_step, int(os.environ["RANK"])
 
 def dying(self, step):
     if rank == 1 and step == 2:
         os._exit(9)
     return inner(self, step)
 
-pretraining.NUM_MADE_SCORED, pretraining.PairTrainer._step = 1, dying
+pretraining.NUM_SYNTHETIC_SCORED, pretraining.PairTrainer.shared_step = 1, dying
 root = ["--logging_root", sys.argv[3] if rank == 0 else "elsewhere"]
 call_as_user("pretrain_features", *root, *json.loads(sys.argv[2]))
 """
@@ -114,9 +114,12 @@ def test_pretraining_goes_on_from_weights_of_an_earlier_one(finished, tmp_path):
 
 
 def test_two_processes_do_what_one_does(tmp_path, monkeypatch):
-    """The same two micro-batches a step; sums in another order differ by rounding, which Adam
-    carries on: its steps are of the size of the rate wherever a gradient is next to nothing."""
-    monkeypatch.setattr(pretraining, "NUM_MADE_SCORED", 1)
+    """The same two micro-batches a step, to rounding.
+
+    Sums in another order differ by rounding, which Adam amplifies: its steps are of the size of
+    the learning rate even where a gradient is next to nothing.
+    """
+    monkeypatch.setattr(pretraining, "NUM_SYNTHETIC_SCORED", 1)
     flags = [*SMALL, "--batch_size", 4, "--num_steps", 2, "--lr", 1e-4,
              "--lr_warmup_steps", 0]
     ended = start("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
@@ -140,9 +143,11 @@ def assert_nearly_the_same(one, two):
 
 
 def test_one_process_two_of_which_one_is_lost_and_one_again(tmp_path, monkeypatch):
-    """A run goes on with its number of micro-batches on any number of processes, also where not
-    all of them see its folder; a lost one is named."""
-    monkeypatch.setattr(pretraining, "NUM_MADE_SCORED", 1)
+    """A run resumes with its number of micro-batches on any number of processes.
+
+    Not all of them need see its folder; a lost one is named.
+    """
+    monkeypatch.setattr(pretraining, "NUM_SYNTHETIC_SCORED", 1)
     flags = [*SMALL, "--batch_size", 4, "--lr", 1e-4, "--lr_warmup_steps", 0,
              "--experiment_name", "run"]
     whole = pretrain(tmp_path / "whole", *flags, "--num_steps", 2, "--num_micro_batches", 2)

@@ -1,6 +1,7 @@
-"""What may change between a stop and the same run's going on: folders may, what it learns may not.
+"""What may change before a run resumes: folders may, the meaning of its weights may not.
 
-The runs take four steps; without a change, stopped and going on is as never stopped.
+The runs take four steps; without a change, a run that was stopped and resumed is as one that was
+never stopped.
 """
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def change(run, **entries):
     save_checkpoint(path, {key: value for key, value in stored.items() if value is not None})
 
 
-def test_a_run_whose_folder_was_renamed_goes_on(copy, whole, tiny_scene, tiny_sphere, tmp_path):
+def test_a_run_whose_folder_was_renamed_resumes(copy, whole, tiny_scene, tiny_sphere, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     copy.rename(tmp_path / "elsewhere" / "renamed")
     state = train(tmp_path / "elsewhere", tiny_scene, tiny_sphere, "--num_steps", 4,
@@ -73,7 +74,7 @@ def test_a_run_whose_folder_was_renamed_goes_on(copy, whole, tiny_scene, tiny_sp
     assert differing(state, whole) == []
 
 
-def test_a_run_whose_scene_was_moved_goes_on(whole, tiny_scene, tiny_sphere, tmp_path, caplog):
+def test_a_run_whose_scene_was_moved_resumes(whole, tiny_scene, tiny_sphere, tmp_path, caplog):
     """With surfaces kept on disk, which belong to cameras and shape, not to a path."""
     scene = shutil.copytree(tiny_scene, tmp_path / "scene")
     kept = ["--precomputed_3D_point_buffers", tmp_path / "points", "--save_3D_point_buffers", 1,
@@ -90,8 +91,10 @@ def test_a_run_whose_scene_was_moved_goes_on(whole, tiny_scene, tiny_sphere, tmp
 
 def test_another_scene_at_the_same_path_is_not_taken_for_it(tiny_scene, tiny_sphere, tmp_path,
                                                            capsys):
-    """Views of the same names and size, other cameras: neither the run nor what it left on the
-    disk of its surface is used."""
+    """Views of the same names and size, other cameras: the earlier run is not resumed.
+
+    What it left on the disk of its surface is not used either.
+    """
     scene = shutil.copytree(tiny_scene, tmp_path / "scene")
     kept = ["--precomputed_3D_point_buffers", tmp_path / "points", "--save_3D_point_buffers", 1,
             "--load_3D_point_buffers", 1]
@@ -134,12 +137,12 @@ def test_cameras_of_the_checkpoint_are_taken_where_asked(copy, whole, tiny_scene
     assert differing(state, whole) == []
 
 
-def test_what_changes_a_step_is_told_and_goes_on(copy, tiny_scene, tiny_sphere, tmp_path, caplog):
+def test_what_changes_a_step_is_logged_and_resumes(copy, tiny_scene, tiny_sphere, tmp_path, caplog):
     state = train(tmp_path, tiny_scene, tiny_sphere, "--num_steps", 3, "--lr", 0.001,
                   "--image_batch_size", 1, "--seed", 5)
     assert all(torch.isfinite(value).all() for value in state["average"]["weights"])
     line, = [record.getMessage() for record in caplog.records
-             if record.getMessage().startswith("goes on with other flags")]
+             if record.getMessage().startswith("resumes with other flags")]
     assert all(word in line for word in ("lr 0.0001 -> 0.001", "image_batch_size 2 -> 1",
                                          "seed 0 -> 5"))
     assert "num_steps" not in line
@@ -173,9 +176,12 @@ def test_a_checkpoint_of_a_later_version_says_to_update(copy, tiny_scene, tiny_s
     assert [path.name for path in (copy / "checkpoints").iterdir()] == ["step_000002.pth"]
 
 
-def test_a_checkpoint_of_the_first_version_goes_on(copy, whole, tiny_scene, tiny_sphere, tmp_path):
-    """It has no averaged weights, view names, photographs' key, split or cameras, and its
-    configuration lacks flags. Training itself goes on to the bit; the average begins anew."""
+def test_a_checkpoint_of_the_first_version_resumes(copy, whole, tiny_scene, tiny_sphere, tmp_path):
+    """Training resumes to the bit, only the average of the weights begins anew.
+
+    Such a checkpoint has no averaged weights, view names, photographs' key, split or cameras, and
+    its configuration lacks flags.
+    """
     stored = final_state(copy)
     task = {name: stored["task"][name] for name in ("model", "optimizer", "surface", "generator")}
     config = {name: dict(list(section.items())[:3]) for name, section in stored["config"].items()
@@ -216,5 +222,5 @@ def test_a_meta_run_names_scenes_that_went_and_came(tiny_scenes, tiny_sphere, tm
     meta(1)
     (scenes / "b_box").rename(scenes / "d_box")
     meta(2)
-    assert "goes on with 3 scenes, not the 3 that it began with: gone: b_box; new: d_box" \
+    assert "resumes with 3 scenes, not the 3 that it began with: gone: b_box; new: d_box" \
         in caplog.text

@@ -23,12 +23,14 @@ from support.tiny_runs import (
 
 from data_processing.scenes.pool import open_pool
 from meta_modules import copy_weights
-from stages.meta_training import FIGURES, MetaTrainer, task_on_scene
+from stages.meta_training import LOSSES, MetaTrainer, task_on_scene
 from stages.models import model_of
+from training import SceneTrainer
 from utils.checkpoints.checkpoint import open_checkpoint
 from utils.checkpoints.networks import NETWORKS
 from utils.checkpoints.storage import load_checkpoint
 from utils.errors import CheckpointError, SceneError
+from utils.runs import distributed
 
 SHORT = ["--num_meta_steps", 2, "--load_pcd", 0]
 TWO = [*SHORT, "--num_steps", 2, "--steps_til_ckpt", 1, "--meta_batch_size", 2]
@@ -36,14 +38,15 @@ TWO = [*SHORT, "--num_steps", 2, "--steps_til_ckpt", 1, "--meta_batch_size", 2]
 #: rank 1 ends as if it was killed.
 TWO_RUNS = """
 import json, os, sys
+from contextlib import nullcontext
 sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "tests")]
 from support.tiny_runs import script
 from stages.meta_training import MetaTrainer
+from utils.runs.distributed import start_ranks
 from utils.runs.run import run_script
 
-module = script("train_sdf_ibr_meta")
-ranks, finish = module.start_ranks("cpu"), module.finish_ranks
-module.start_ranks, module.finish_ranks = lambda device: ranks, lambda: None
+module, ranks = script("train_sdf_ibr_meta"), start_ranks("cpu")
+module.joined_ranks = lambda device: nullcontext(ranks)
 well, lost = json.loads(sys.argv[2])
 module.main(well)
 inner = MetaTrainer._adapt_to_scene
@@ -92,7 +95,10 @@ def test_every_scene_comes_as_often_as_the_others(tiny_scenes, tiny_sphere):
 
 
 def test_one_step_by_hand(tiny_scenes, tiny_sphere):
-    """Two scenes, each trained alone from the slow weights; rates 0.01 and 0.05 (METHOD 7)."""
+    """Two scenes, each trained alone from the slow weights; rates 0.01 and 0.05.
+
+    See docs/method.md, section 7.
+    """
     trainer = trainer_of(tiny_scenes, tiny_sphere, "--meta_batch_size", 2, "--meta_lr", 0.01)
     slow = clones(trainer.slow)
     expected = clones(slow)
@@ -105,8 +111,8 @@ def test_one_step_by_hand(tiny_scenes, tiny_sphere):
         for name, fast in copy_weights(trainer.model).items():
             beta = 0.01 if name.startswith("sdf.") else 0.05
             expected[name] += beta * (fast - slow[name]) / 2
-    figures = trainer.train_step(0)
-    assert tuple(figures) == FIGURES and all(torch.isfinite(v) for v in figures.values())
+    losses = trainer.train_step(0)
+    assert tuple(losses) == LOSSES and all(torch.isfinite(v) for v in losses.values())
     groups = {name.split(".")[0] for name in slow if not torch.equal(slow[name],
                                                                      trainer.slow[name])}
     assert groups == set(NETWORKS)
@@ -193,14 +199,14 @@ def test_two_processes_do_as_one_and_a_lost_one_ends_the_run(meta_train, tiny_sc
 
 
 def test_a_run_that_fails_leaves_the_group(meta_train, tmp_path, monkeypatch):
-    module, left = script("train_sdf_ibr_meta"), []
-    monkeypatch.setattr(module, "finish_ranks", lambda: left.append(True))
+    left = []
+    monkeypatch.setattr(distributed, "finish_ranks", lambda: left.append(True))
     with pytest.raises(SceneError):
         meta_train("run", "--dataset_path", tmp_path / "nowhere")
     assert left == [True]
 
 
-def test_another_algorithm_does_not_go_on(meta_train):
+def test_another_algorithm_does_not_resume(meta_train):
     meta_train("run", "--num_steps", 1)
     with pytest.raises(CheckpointError, match="meta_algorithm"):
         meta_train("run", "--meta_algorithm", "fomaml")
@@ -209,8 +215,7 @@ def test_another_algorithm_does_not_go_on(meta_train):
 def test_losses_that_are_not_finite_name_scene_and_step(tiny_scenes, tiny_sphere, monkeypatch):
     trainer = trainer_of(tiny_scenes, tiny_sphere)
     before = clones(trainer.slow)
-    module = script("train_sdf_ibr_meta").task_on_scene.__globals__["SceneTrainer"]
-    monkeypatch.setattr(module, "image_loss", lambda *args: torch.tensor(torch.nan))
+    monkeypatch.setattr(SceneTrainer, "image_loss", lambda *args: torch.tensor(torch.nan))
     name = trainer.pool[trainer.scene_of(0, 0)].name
     with pytest.raises(FloatingPointError, match=f"scene {name}, inner step 0: .*image"):
         trainer.train_step(0)
@@ -274,7 +279,7 @@ def test_a_part_that_is_not_trained_keeps_its_start(tiny_scenes, tiny_sphere):
         assert moved == set(NETWORKS) - {"encoder"}
 
 
-def test_withheld_scenes_are_scored_before_and_after(meta_train, tiny_scenes, tmp_path):
+def test_held_out_scenes_are_scored_before_and_after(meta_train, tiny_scenes, tmp_path):
     tried = ["--meta_eval_path", tiny_scenes / "a_blobs", "--meta_eval_steps", 2,
              "--eval_steps", "0"]
     rows = final_state(meta_train("tried", *tried))["curve"]

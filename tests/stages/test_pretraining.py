@@ -15,12 +15,11 @@ from data_processing.flow.batches import BatchStream, PairBatch, TrainingSamples
 from data_processing.flow.synthetic_pairs import SyntheticPairs
 from stages import pretraining
 from stages.models import build_image_networks
+from stages.pair_evaluation import warp
 from stages.pretraining import (
     PairTrainer,
     build_pair_trainer,
     open_pairs,
-    pretrain,
-    warp,
     write_pretraining,
 )
 from utils.checkpoints.checkpoint import open_checkpoint
@@ -28,9 +27,11 @@ from utils.config.parser import PRETRAIN_SECTIONS, parse_config
 from utils.config.sections import RatesConfig
 from utils.config.stage_sections import PretrainConfig
 from utils.errors import CheckpointError, ConfigError
-from utils.runs.distributed import Ranks
-from utils.runs.loop import LoopOptions, run_facts
+from utils.runs.distributed import ONE_PROCESS, Ranks
+from utils.runs.progress import run_facts
+from utils.runs.ranked_training import train_on_ranks
 from utils.runs.run import start_run
+from utils.runs.task import LoopOptions
 
 TINY = ("--crop_size 24x16 --batch_size 4 --precision fp32 --model_image_encoder_depth 1 "
         "--model_image_encoder_features 2 --num_threads 1 --lr 1e-3 --lr_warmup_steps 0").split()
@@ -38,8 +39,8 @@ TINY = ("--crop_size 24x16 --batch_size 4 --precision fp32 --model_image_encoder
 
 @pytest.fixture(autouse=True)
 def few_scored(monkeypatch):
-    """One made pair is scored: scores are not what most of these tests are about."""
-    monkeypatch.setattr(pretraining, "NUM_MADE_SCORED", 1)
+    """One synthetic pair is scored: most of these tests are not about scores."""
+    monkeypatch.setattr(pretraining, "NUM_SYNTHETIC_SCORED", 1)
 
 
 class Copies(nn.Module):
@@ -64,12 +65,12 @@ def config_of(*flags):
                                                              *flags)])
 
 
-def trainer_of(*flags, ranks=Ranks()):
+def trainer_of(*flags, ranks=ONE_PROCESS):
     config = config_of(*flags)
     torch.manual_seed(0)
     model = build_image_networks(config.cnn, config.run,
                                  convolution=config.pretrain.convolution_type)
-    return build_pair_trainer(model, *open_pairs(config), config, ranks=ranks)
+    return build_pair_trainer(model, open_pairs(config), config, ranks=ranks)
 
 
 def run_of(root, *flags, steps=3, score_steps=(0,)):
@@ -77,10 +78,11 @@ def run_of(root, *flags, steps=3, score_steps=(0,)):
     run = start_run(config)
     model = build_image_networks(config.cnn, config.run,
                                  convolution=config.pretrain.convolution_type)
-    trainer = build_pair_trainer(model, *open_pairs(config), config, ranks=Ranks(),
+    trainer = build_pair_trainer(model, open_pairs(config), config, ranks=ONE_PROCESS,
                                  start=run.start)
     options = LoopOptions(num_steps=steps, save_interval=2, score_steps=score_steps)
-    progress = pretrain(trainer, run, options)
+    progress = train_on_ranks(trainer, run, options)
+    trainer.stream.close()
     return trainer, run, progress
 
 
@@ -249,13 +251,13 @@ def test_it_learns_to_copy_and_to_move():
         assert last[name] < 0.7 * first[name]
 
 
-def test_figures_count_what_is_seen(tmp_path):
-    """A copying model's warped figure is that of the warped image."""
+def test_metrics_count_what_is_seen():
+    """The warped features of a model that copies are the warped image."""
     trainer = with_copies()
-    for figures in trainer.figures().values():
-        assert figures["psnr_reconstruction"] == pytest.approx(100)
-        assert figures["psnr_warped"] == pytest.approx(figures["psnr_image_warped"], abs=1e-3)
-        assert figures["psnr_warped"] > 15
+    for metrics in trainer.metrics().values():
+        assert metrics["psnr_reconstruction"] == pytest.approx(100)
+        assert metrics["psnr_warped"] == pytest.approx(metrics["psnr_image_warped"], abs=1e-3)
+        assert metrics["psnr_warped"] > 15
 
 
 def test_stopped_and_started_again_is_as_never_stopped(tmp_path):
@@ -284,7 +286,7 @@ def test_a_run_keeps_its_number_of_micro_batches(tmp_path):
         run_of(tmp_path, "--batch_size", 3, steps=3)
 
 
-def test_results_hold_weights_figures_and_pictures(tmp_path):
+def test_results_hold_weights_metrics_and_pictures(tmp_path):
     trainer, run, progress = run_of(tmp_path, steps=2)
     text = write_pretraining(trainer, run.folder, curve=progress.curve,
                              facts=run_facts(run, progress))
@@ -307,7 +309,7 @@ def test_results_hold_weights_figures_and_pictures(tmp_path):
 def test_a_folder_is_trained_on_and_scored(tmp_path):
     write_flyingchairs2(tmp_path / "pairs", 3, (30, 20))
     trainer = trainer_of("--dataset_path", tmp_path / "pairs", "--eval_path", tmp_path / "pairs")
-    assert torch.isfinite(trainer.train_step(0)["total"]) and len(trainer.figures()) == 3
+    assert torch.isfinite(trainer.train_step(0)["total"]) and len(trainer.metrics()) == 3
     assert len(trainer.stream.samples.source) == 3
 
 

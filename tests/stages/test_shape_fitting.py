@@ -80,7 +80,7 @@ def test_the_hull_is_fitted_from_the_weights_that_there_are(ball_hull):
         same.train_step(step)
     after = fit.score(80)
     assert after["mean_error"] < 0.02 and after["mean_error"] < 0.2 * before["mean_error"]
-    assert after["slope_error"] < 0.15
+    assert after["gradient_error"] < 0.15
     points = torch.tensor([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [0.0, -0.9, 0.0]])
     # the hull's own distance is off by a cell, the small network by as much
     torch.testing.assert_close(fit.sdf(points), torch.tensor([-0.6, 0.3, 0.3]), atol=0.1, rtol=0)

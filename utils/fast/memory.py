@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 
 from utils.errors import ConfigError
 
@@ -42,17 +41,6 @@ def keep_freed_memory() -> bool:
                                                                         KEEP_UP_TO))
     log.debug("freed memory is %s", "kept" if kept else "given back")
     return kept
-
-
-@lru_cache(maxsize=1)
-def pass_over_what_stays() -> None:
-    """Leave what lives now out of garbage collections from here on; later calls do nothing.
-
-    After a first training step these are modules, most of them of imports, and the run's own
-    objects. Looking through them takes 0.2 s, once in some forty steps.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def give_back_freed() -> bool:

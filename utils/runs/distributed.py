@@ -1,11 +1,12 @@
-"""Several processes that train together: who they are, what they share, and how they fail.
+"""Several processes that train together: who they are, what they exchange, and how they fail.
 
 `torchrun --nproc_per_node N script.py ...` starts N ranks; without it there is one, and everything
-here returns at once. Sums run over the ranks in their order, so the same ranks give the same bits.
+here returns at once. Sums are taken in the order of the ranks, so that they are the same to the
+bit each time. `utils.runs.ranked_training` has the trainer that is built on this.
 
-A rank that dies is noticed at once: its connections close, and torchrun ends the others. One that
-lives and does not answer ends the run after TIMEOUT, which the longest share of a step, scores and
-checkpoints between steps must not exceed; ranks that wait say so every PATIENCE.
+A rank that dies is noticed at once: its connections close, and torchrun ends the others. A rank
+that is alive and does not answer ends the run after TIMEOUT, which must be longer than any rank's
+part of a step and than scoring and saving between steps. A rank that waits logs so every PATIENCE.
 """
 from __future__ import annotations
 
@@ -27,22 +28,22 @@ from utils.errors import ConfigError, RankError
 
 log = logging.getLogger(__name__)
 
-JOINING = timedelta(minutes=10)      # in which all ranks must have started
-TIMEOUT = timedelta(hours=6)         # of a rank that neither answers nor dies
-PATIENCE = timedelta(minutes=5)      # of a rank that waits, before it says so
-ROLL_CALL = timedelta(seconds=5)     # in which survivors tell that they are there
-MESSAGE_BYTES = 600                  # of an error's text that the other ranks are told
+JOINING = timedelta(minutes=10)      # within this time all ranks must have started
+TIMEOUT = timedelta(hours=6)         # a rank that neither answers nor dies ends the run after it
+PATIENCE = timedelta(minutes=5)      # a rank that waits for others logs so every time it passes
+ROLL_CALL = timedelta(seconds=5)     # ranks that do not answer within it count as gone
+MESSAGE_BYTES = 600                  # of an error's text that is sent to the other ranks
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run.
+    """The place of this process among those of the run.
 
     Attributes:
-        rank: from 0 to size - 1.
-        size: how many processes there are.
-        device: where this one computes; "cuda" means its own GPU from now on.
+        rank: number of this process, from 0 to size - 1.
+        size: number of processes.
+        device: where this process computes; with CUDA a GPU of its own.
     """
 
     rank: int = 0
@@ -51,12 +52,16 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0, the only one that writes files."""
+        """Whether this is rank 0, the only one that reads and writes the run's folder."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Which of `count` items are this rank's: every size-th, so that shares are even."""
+        """Return which of `count` items are this rank's: every size-th, an even division."""
         return range(self.rank, count, self.size)
+
+
+#: A run without torchrun, on a CPU.
+ONE_PROCESS = Ranks()
 
 
 def start_ranks(device: str) -> Ranks:
@@ -64,6 +69,8 @@ def start_ranks(device: str) -> Ranks:
 
     Args:
         device: auto, cpu or cuda; each rank of a machine takes a GPU of its own.
+    Returns:
+        The place of this process.
     Raises:
         ConfigError: there is no such device, or fewer GPUs than ranks on this machine.
         RankError: the others cannot be reached, or do not start within JOINING.
@@ -94,10 +101,10 @@ def start_ranks(device: str) -> Ranks:
 
 
 def keep_to_this_machine() -> None:
-    """Let ranks that all are on one machine talk over its loopback interface alone.
+    """Let ranks that all run on one machine communicate over its loopback interface alone.
 
     Otherwise gloo listens at the address of the machine's name, where others may reach it. The
-    variables are left as they are where the user has set them.
+    environment variables are left as they are where the user has set them.
     """
     if os.environ.get("MASTER_ADDR") in LOOPBACK and sys.platform == "linux":
         for backend in ("GLOO", "NCCL"):
@@ -105,9 +112,19 @@ def keep_to_this_machine() -> None:
 
 
 def finish_ranks() -> None:
-    """Leave the group; called at the end of a run, whether it ended well or not."""
+    """Leave the group of processes, at the end of a run or after an error."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def joined_ranks(device: str) -> Iterator[Ranks]:
+    """Join the processes of the run, and leave them after the block; see `start_ranks`."""
+    ranks = start_ranks(device)
+    try:
+        yield ranks
+    finally:
+        finish_ranks()
 
 
 def average_tensors(tensors: Sequence[Tensor], ranks: Ranks) -> None:
@@ -115,7 +132,7 @@ def average_tensors(tensors: Sequence[Tensor], ranks: Ranks) -> None:
 
     Args:
         tensors: floating point, the same shapes on every rank.
-        ranks: of the run.
+        ranks: the processes of the run.
     Raises:
         RankError: a rank is gone.
     """
@@ -129,11 +146,12 @@ def average_tensors(tensors: Sequence[Tensor], ranks: Ranks) -> None:
 def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
     """Replace the gradients by their means over all ranks, before clipping and the step.
 
-    A parameter without gradient on some ranks counts as zero there; one without any stays so.
+    A parameter without gradient on some ranks counts as zero there; one that has none on any rank
+    stays without.
 
     Args:
-        parameters: of the model, the same on every rank.
-        ranks: of the run.
+        parameters: those of the model, the same on every rank.
+        ranks: the processes of the run.
     Raises:
         RankError: a rank is gone.
     """
@@ -152,7 +170,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
 
 
 def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
-    """The sum of a tensor over all ranks, added in their order; not in place."""
+    """Return the sum of a tensor over all ranks, added in their order; not in place."""
     if ranks.size == 1:
         return values.clone()
     parts = [torch.empty_like(values) for _ in range(ranks.size)]
@@ -165,7 +183,7 @@ def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
 
 
 def broadcast_tensors(tensors: Sequence[Tensor], ranks: Ranks) -> None:
-    """Give all ranks the main rank's values, in place; integers and numbers alike."""
+    """Give all ranks the main rank's values, in place; tensors of any dtype."""
     if ranks.size == 1:
         return
     with torch.no_grad(), _naming_who_is_gone(ranks):
@@ -176,18 +194,42 @@ def broadcast_tensors(tensors: Sequence[Tensor], ranks: Ranks) -> None:
 
 
 def broadcast_int(value: int, ranks: Ranks) -> int:
-    """The main rank's whole number, such as the step to do next."""
+    """Return the main rank's whole number."""
     number = torch.tensor([value], device=ranks.device)
     broadcast_tensors([number], ranks)
     return int(number)
 
 
+def broadcast_adam(optimizer: torch.optim.Adam, ranks: Ranks) -> None:
+    """Give all ranks the main rank's moments and step counts; learning rates are left as they are.
+
+    Args:
+        optimizer: over the same parameters in the same order on every rank.
+        ranks: the processes of the run.
+    """
+    state = optimizer.state
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    counts = torch.tensor([int(state[p]["step"]) if p in state else 0 for p in parameters],
+                          device=ranks.device)
+    broadcast_tensors([counts], ranks)
+    for parameter, count in zip(parameters, counts.tolist(), strict=True):
+        if not count:
+            state.pop(parameter, None)
+        elif not ranks.is_main:
+            state[parameter] = {"step": torch.tensor(float(count)),
+                                "exp_avg": torch.zeros_like(parameter),
+                                "exp_avg_sq": torch.zeros_like(parameter)}
+    moments = [state[p][name] for p in parameters if p in state
+               for name in ("exp_avg", "exp_avg_sq")]
+    broadcast_tensors(moments, ranks)
+
+
 @contextmanager
 def failing_together(ranks: Ranks) -> Iterator[None]:
-    """A block that all ranks enter; an error in one of them is raised in all of them after it.
+    """Run a block on all ranks; after it an error of one of them is raised in all of them.
 
-    The rank at fault raises its own error, the others a RankError with its number and text. Where
-    all that went wrong is a FloatingPointError, all ranks raise one: the step is skipped by all.
+    The rank at fault raises its own error, the others a RankError with its number and text. If all
+    errors are FloatingPointErrors, all ranks raise one, so that all of them skip the step.
     """
     if ranks.size == 1:
         yield
@@ -196,8 +238,8 @@ def failing_together(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except RankError:
-        raise                                  # the others know, or are gone
-    except Exception as error:  # noqa: BLE001  it is raised again below
+        raise                                  # the others know of it, or are gone
+    except Exception as error:
         problem = error
     messages = _gather_texts("" if problem is None else f"{type(problem).__name__}: {problem}",
                              ranks)
@@ -210,21 +252,23 @@ def failing_together(ranks: Ranks) -> Iterator[None]:
 
 
 def _gather_texts(text: str, ranks: Ranks) -> list[str]:
-    """Every rank's text, cut at MESSAGE_BYTES."""
+    """Return the texts of all ranks, each cut at MESSAGE_BYTES."""
     data = text.encode()[:MESSAGE_BYTES]
     line = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
     line[:len(data)] = torch.tensor(list(data), dtype=torch.uint8)
     lines = [torch.empty_like(line, device=ranks.device) for _ in range(ranks.size)]
     with _naming_who_is_gone(ranks):
         dist.all_gather(lines, line.to(ranks.device))
-        lines = [part.cpu() for part in lines]             # here a GPU's host waits
+        lines = [part.cpu() for part in lines]             # here the host waits for a GPU
     return [bytes(part.tolist()).rstrip(b"\0").decode(errors="ignore") for part in lines]
 
 
 @contextmanager
 def _naming_who_is_gone(ranks: Ranks) -> Iterator[None]:
-    """Turn what the backend says of a lost rank into a RankError that names it; say how long
-    the block has waited."""
+    """Turn the backend's error about a lost rank into a RankError that names the rank.
+
+    While the block waits for other ranks, a warning says for how long.
+    """
     is_over = threading.Event()
     threading.Thread(target=_say_that_it_waits, args=(ranks, is_over), daemon=True).start()
     try:
@@ -233,14 +277,14 @@ def _naming_who_is_gone(ranks: Ranks) -> Iterator[None]:
         gone = _absent(ranks)
         which = f"rank {', '.join(map(str, gone))} of {ranks.size} is gone" if gone else \
             f"the ranks lost each other ({_first_line(error)})"
-        raise RankError(f"{which}; its own message says why. The same command goes on from the "
+        raise RankError(f"{which}; its own message says why. The same command resumes from the "
                         "last checkpoint, on any number of ranks") from error
     finally:
         is_over.set()
 
 
 def _say_that_it_waits(ranks: Ranks, is_over: threading.Event) -> None:
-    """A line every PATIENCE until it is over."""
+    """Log a warning every PATIENCE until the event is set."""
     waited = PATIENCE
     while not is_over.wait(PATIENCE.total_seconds()):
         log.warning("rank %d of %d has waited %s for the others; it gives up after %s", ranks.rank,
@@ -249,13 +293,13 @@ def _say_that_it_waits(ranks: Ranks, is_over: threading.Event) -> None:
 
 
 def _absent(ranks: Ranks) -> list[int]:
-    """Ranks that do not answer a roll call within a few seconds."""
+    """Return the ranks that do not answer a roll call within ROLL_CALL."""
     store = dist.distributed_c10d._get_default_store()
     absent = []
     try:
         store.set(f"roll_call/{ranks.rank}", "here")
     except RuntimeError:
-        return [0]                             # the store lives with the main rank
+        return [0]                             # the store is kept by the main rank
     for rank in range(ranks.size):
         try:
             store.wait([f"roll_call/{rank}"], ROLL_CALL)

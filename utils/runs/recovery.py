@@ -1,34 +1,37 @@
-"""What a run does about steps that are not finite: skip them, go back with half the rates, give up.
+"""What a run does about steps that are not finite: skip them, return to a checkpoint, give up.
 
-On a CPU a step that is not finite changes nothing and is skipped; after MOST_IN_ROW of them in a
-row the run goes back to its last good checkpoint with half the rates. On a GPU, where a look at
-every step would make the host wait, all updates rest from the first such step until the next look,
-and the run goes back at once. After MOST_TRIES returns from the same place it ends.
+On a CPU a step that is not finite changes nothing and is skipped; after MAX_SKIPPED_IN_ROW of them
+the run returns to its last good checkpoint, with half the learning rates. On a GPU, where reading
+the losses of every step would make the host wait, no step after the first such one changes
+anything until the losses are next read, and the run returns to a checkpoint at once. After
+MAX_TRIES returns from the same place the run ends.
 """
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-MOST_IN_ROW = 3
-MOST_TRIES = 3
+MAX_SKIPPED_IN_ROW = 3
+MAX_TRIES = 3
+#: Name of a checkpoint's entry; earlier versions wrote and read it under this name too.
+CHECKPOINT_ENTRY = "setbacks"
 
 
 class LostStepsError(FloatingPointError):
-    """Steps since the last look were lost, not this one alone: the run must go back."""
+    """Steps before this one may be lost as well, so that the run must return to a checkpoint."""
 
 
 @dataclass
-class Setbacks:
-    """What a run met so far; kept in its checkpoints.
+class RecoveryState:
+    """What a run has done so far about steps that were not finite; kept in its checkpoints.
 
     Attributes:
-        skipped: steps that changed nothing.
-        in_row: of these, the last ones without a good one between.
-        returns: to a checkpoint.
+        skipped: number of steps that changed nothing.
+        in_row: how many of the last steps these were.
+        returns: number of returns to a checkpoint.
         tries: returns since a checkpoint was written beyond `failed_at`.
-        failed_at: step at which the last return became necessary.
+        failed_at: the step from which the last return was made.
     """
 
     skipped: int = 0
@@ -38,30 +41,34 @@ class Setbacks:
     failed_at: int = -1
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Setbacks:
-        """Those of a checkpoint; what it lacks, or has otherwise than as whole numbers, is new."""
-        found = stored.get("setbacks")
+    def of(cls, stored: Mapping[str, Any]) -> RecoveryState:
+        """Return the state in a checkpoint; entries that are missing or no integers are as new."""
+        found = stored.get(CHECKPOINT_ENTRY)
         found = found if isinstance(found, dict) else {}
         return cls(**{field.name: found[field.name] for field in fields(cls)
                       if isinstance(found.get(field.name), int)})
 
+    def as_entry(self) -> dict[str, Any]:
+        """Return the state as an entry of a checkpoint, which `of` reads."""
+        return {CHECKPOINT_ENTRY: asdict(self)}
+
     @property
     def rate_factor(self) -> float:
-        """What all rates are multiplied with: half for each return."""
+        """Factor of all learning rates: a half for each return."""
         return 0.5 ** self.returns
 
     def skip(self) -> None:
-        """A step was not finite."""
+        """Note a step that was not finite."""
         self.skipped += 1
         self.in_row += 1
 
     def go_back(self, step: int) -> None:
-        """A return from `step` to a checkpoint begins."""
+        """Note the beginning of a return from `step` to a checkpoint."""
         self.returns += 1
         self.tries += 1
         self.in_row, self.failed_at = 0, step
 
     def saved(self, step: int) -> None:
-        """A checkpoint was written after `step` good steps: what failed before it is overcome."""
+        """Note that a checkpoint was written after `step` steps: earlier failures are overcome."""
         if step > self.failed_at:
             self.tries = 0

@@ -1,4 +1,4 @@
-"""What a run that goes on may differ in from the run so far: told, or refused."""
+"""Which flags may change when a run resumes: some changes are refused, others are logged."""
 from __future__ import annotations
 
 import logging
@@ -9,7 +9,7 @@ from utils.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-#: Flags that tell what stored tensors mean; where they differ, the tensors may fit all the same.
+#: Flags that give stored tensors their meaning: with other values the tensors might still fit.
 MEANING = {
     "sdf": ("model", "model_activation_sdf", "model_hidden_layers_sdf", "model_hidden_dims_sdf",
             "model_skips_sdf", "posenc_sdf", "posenc_sdf_bands", "posenc_sdf_sigma",
@@ -17,19 +17,19 @@ MEANING = {
     "cnn": ("model_image_encoder_depth", "model_image_encoder_features", "feature_type",
             "image_encoder"),
     "views": ("feature_aggregation_method",)}
-#: Of sections that are else of no account here: what these flags change is what a step does.
+#: Of these sections, the only flags that change what a step does.
 STEP_FLAGS = {"run": ("seed", "batch_size", "image_batch_size"), "test": ()}
-BY_THE_WEIGHTS = "auto"        # a value of image_encoder: the tensors tell
+BY_THE_WEIGHTS = "auto"        # a value of image_encoder: the stored tensors decide
 
 Sections = dict[str, dict[str, Any]]
 
 
 def check_changes(before: Sections, now: Sections, path: Path) -> None:
-    """Compare the flags that a checkpoint was written with to those of the run that goes on.
+    """Compare the flags that a checkpoint was written with to those of the run that resumes.
 
     Args:
-        before, now: by section (`config_to_dict`); flags that the checkpoint lacks, as they
-            are newer than it, count as unchanged.
+        before, now: flags by section (`config_to_dict`); those that the checkpoint lacks, because
+            they are newer than it, count as unchanged.
         path: of the checkpoint, for messages.
     Raises:
         CheckpointError: flags of the architecture differ. Others are named in a warning.
@@ -42,12 +42,12 @@ def check_changes(before: Sections, now: Sections, path: Path) -> None:
                               f"{'; '.join(refused)}; give the same as before, or --restart 1 to "
                               "delete that run")
     if changed:
-        log.warning("goes on with other flags than it began with: %s",
+        log.warning("resumes with other flags than it began with: %s",
                     "; ".join(changed.values()))
 
 
 def _changed(before: Sections, now: Sections) -> dict[tuple[str, str], str]:
-    """(section, flag) to "flag old -> new", of those that matter to training."""
+    """Return "flag old -> new" by (section, flag), for changed flags that matter to training."""
     found = {}
     for section, flags in now.items():
         stored = before.get(section, {})

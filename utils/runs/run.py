@@ -1,8 +1,8 @@
-"""One run, one folder: where its files lie, and how it starts afresh or goes on."""
+"""The start of a run: its folder, device, seed and log, and the checkpoint that it resumes from."""
 from __future__ import annotations
 
 import logging
-import logging.handlers
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,25 +17,29 @@ from utils.config.parser import Config
 from utils.config.saving import save_config
 from utils.devices import pick_device
 from utils.errors import ConfigError, UserError
-from utils.fast.memory import keep_freed_memory
 from utils.paths import PROJECT_ROOT
 from utils.runs.folder import RunFolder, RunLog
 from utils.runs.lock import check_free
 from utils.runs.seeds import seed_everything
+from utils.runs.stopping import RunStopped, stopping_at_once
 
 log = logging.getLogger(__name__)
+
+STOPPED = ("started again without --restart, a training run resumes from its last checkpoint, if "
+           "it has one")
+
 
 @dataclass(frozen=True)
 class Run:
     """A run whose folder is not touched before `begin`.
 
     Attributes:
-        folder: its files.
-        start: the checkpoint that it resumes from, or that is evaluated; or None.
+        folder: of its files.
+        start: the checkpoint from which it resumes, or which is evaluated; or None.
         device: where it computes.
         generator: on the CPU; everything random is drawn from it.
         config: all flags.
-        log: goes into the folder.
+        log: what is logged; `begin` opens its file.
         is_training: False for evaluations, which never delete a run's files.
         found: the checkpoints that were there when it looked for its start.
     """
@@ -50,9 +54,9 @@ class Run:
     found: tuple[Path, ...] = ()
 
     def begin(self) -> None:
-        """Open the folder, and save the configuration there; called once all inputs are sound.
+        """Open the folder and save the configuration there; called once all inputs are checked.
 
-        An evaluation leaves the configuration that the run was trained with.
+        An evaluation keeps the configuration with which the run was trained.
 
         Raises:
             ConfigError: another run is training into it, or did so since this one looked.
@@ -63,29 +67,27 @@ class Run:
         if self.is_training:
             if not restart and self.found != tuple(checkpoints_in(self.folder.checkpoints)):
                 raise ConfigError(f"{self.folder.path}: another run has changed the checkpoints "
-                                  "since this one looked; start it again, it goes on from theirs")
+                                  "since this one looked; start it again, it resumes from theirs")
             set_aside_later(self.folder.checkpoints, self.start and self.start.path)
         path = self.folder.path / "config.txt"
         if self.is_training or not path.exists():
-            # without restart: what starts again from this file must not delete the run
+            # without restart: a run that is started from this file must not delete this one
             save_config(replace(self.config, run=replace(self.config.run, restart=0)), path)
 
 
 def start_run(config: Config, *, is_training: bool = True, is_main: bool = True) -> Run:
-    """Choose device and threads, seed everything, and look for a checkpoint to go on from.
+    """Choose device and threads, seed everything, and look for a checkpoint to resume from.
 
     Args:
-        config: of the run.
+        config: all flags of the run.
         is_training: False for evaluations.
-        is_main: False in the other processes of a run, which log warnings alone.
+        is_main: False in the other processes of a run, which log only warnings.
     Raises:
         ConfigError: another run is training into the folder; see `RunFolder`, `pick_device`.
     """
     device = pick_device(config.run.device)
     if config.run.num_threads > 0:
         torch.set_num_threads(config.run.num_threads)
-    if config.tracing is not None and config.tracing.tracer == "fast" and device.type == "cpu":
-        keep_freed_memory()
     folder = RunFolder(config.run.logging_root, config.run.experiment_name)
     run_log = RunLog()
     if is_training and is_main:            # the main rank alone opens the folder
@@ -108,7 +110,7 @@ def start_run(config: Config, *, is_training: bool = True, is_main: bool = True)
 
 
 def revision() -> str:
-    """The checkout's git revision, or "unknown"."""
+    """Return the git revision of the checkout, or "unknown"."""
     try:
         found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT_ROOT,
                                check=False, capture_output=True, text=True, timeout=5)
@@ -118,14 +120,18 @@ def revision() -> str:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main; what the user can mend is one line on stderr and exit code 2."""
+    """Run a script's main; an error that the user can fix is one line on stderr, exit code 2.
+
+    A signal that stops the script is one line too; for its exit code see `utils.runs.stopping`.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        main()
+        with stopping_at_once():
+            main()
     except (UserError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command without --restart goes on from the last "
-                         "checkpoint\n")
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        stopped = interrupt if isinstance(interrupt, RunStopped) else RunStopped(signal.SIGINT)
+        sys.stderr.write(f"stopped; {stopped.message or STOPPED}\n")
+        sys.exit(stopped.exit_code)

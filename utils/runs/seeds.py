@@ -1,43 +1,33 @@
 """One seed for everything random, and random states that checkpoints can hold."""
-
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-NUMPY_SEEDS = 2**32  # numpy's global generator takes seeds below this
+NUM_NUMPY_SEEDS = 2**32  # numpy's global generator takes seeds below this
 
 
 def seed_everything(seed: int) -> torch.Generator:
-    """Seeds python, numpy and torch.
+    """Seed the global generators of Python, numpy and torch.
 
     Args:
         seed: a whole number of at least 0.
-
     Returns:
         A CPU generator of the same seed, for samplers.
     """
     if seed < 0:
         raise ValueError(f"seed is {seed}, needed at least 0")
     random.seed(seed)
-    np.random.seed(seed % NUMPY_SEEDS)
+    np.random.seed(seed % NUM_NUMPY_SEEDS)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
-def random_state(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
-    """Gathers all random states as tensors, lists, strings and numbers.
-
-    Args:
-        generators: the run's own generators, in a fixed order.
-
-    Returns:
-        A dict that a checkpoint may hold.
-    """
+def random_state() -> dict[str, Any]:
+    """Return the states of all global generators as tensors, lists, strings and numbers."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -45,20 +35,15 @@ def random_state(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
         "numpy": [name, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "generators": [generator.get_state() for generator in generators],
+        "generators": [],            # earlier versions look for this entry
     }
 
 
-def set_random_state(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
-    """Puts back what `random_state` gathered.
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what `random_state` returned.
 
-    Args:
-        state: its result; CUDA states of another number of devices are left out.
-        generators: the same generators in the same order.
+    CUDA states of another number of devices are left out.
     """
-    if len(state["generators"]) != len(generators):
-        raise ValueError(f"the state holds {len(state['generators'])} generators, given were "
-                         f"{len(generators)}; give those of the run that was saved")
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -66,5 +51,3 @@ def set_random_state(state: dict[str, Any], generators: Sequence[torch.Generator
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
-    for generator, saved in zip(generators, state["generators"], strict=True):
-        generator.set_state(saved.cpu())

@@ -1,4 +1,4 @@
-"""Notices that the surface is not where training can reach it, and says so in words."""
+"""Warnings about a surface that training cannot reach, as sentences for the log."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ MIN_MASK_FRACTION = 0.01  # of a target's pixels: below it a target may well sho
 class SurfaceWatch:
     """How many rays of each view met the surface when it last was a target that was traced.
 
-    Counts stay on the device; they are read when notices are asked for.
+    Counts stay on the device; they are read when `warnings` is called.
 
     Args:
         names: of the V training views.
@@ -41,8 +41,8 @@ class SurfaceWatch:
         self.pixels[targets] = masks.flatten(1).sum(1).float()
         self.mask_fraction[targets] = masks.flatten(1).float().mean(1)
 
-    def notices(self, sdf: Callable[[Tensor], Tensor]) -> dict[str, str]:
-        """What is wrong with the surface now: a short name and a sentence each."""
+    def warnings(self, sdf: Callable[[Tensor], Tensor]) -> dict[str, str]:
+        """Return what is wrong with the surface now: a short name and a sentence each."""
         found = self._left_sphere(sdf)
         hits, pixels, fraction = (x.tolist() for x in (self.hits, self.pixels, self.mask_fraction))
         seen = [i for i, count in enumerate(hits)

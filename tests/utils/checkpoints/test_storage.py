@@ -1,21 +1,18 @@
-"""Atomic saving, safe loading, fitting states, random states."""
+"""Atomic saving, safe loading, fitting states."""
 from __future__ import annotations
 
 import errno
 import io
 import os
 import pickle
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from utils.checkpoints import storage as ckpt
 from utils.errors import CheckpointError, WriteError
-from utils.runs.seeds import random_state, seed_everything, set_random_state
 
 
 def folder_names(folder):
@@ -212,31 +209,3 @@ def test_only_the_latest_checkpoints_are_kept(tmp_path):
     assert folder_names(tmp_path) == ["other.txt", "step_000004.pth", "step_000005.pth"]
     with pytest.raises(ValueError, match="at least 1"):
         ckpt.keep_latest(tmp_path, 0)
-
-
-def draw(generator):
-    return (random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(),
-            torch.rand(()).item(), torch.rand((), generator=generator).item())
-
-
-def test_random_states_pass_through_a_checkpoint(tmp_path):
-    generator = seed_everything(3)
-    draw(generator)
-    ckpt.save_checkpoint(tmp_path / "r.pth", {"random": random_state([generator])})
-    first = draw(generator)
-    other = torch.Generator()
-    set_random_state(ckpt.load_checkpoint(tmp_path / "r.pth")["random"], [other])
-    assert draw(other) == first
-
-
-def test_one_seed_gives_the_same_draws_and_another_other_ones():
-    first, again, other = (draw(seed_everything(seed)) for seed in (5, 5, 6))
-    assert first == again
-    assert all(a != b for a, b in zip(first, other, strict=True))
-
-
-def test_bad_seeds_and_states():
-    with pytest.raises(ValueError, match="at least 0"):
-        seed_everything(-1)
-    with pytest.raises(ValueError, match="0 generators, given were 1"):
-        set_random_state(random_state(), [torch.Generator()])

@@ -1,17 +1,13 @@
 """Keeping freed memory, whose worth is measured elsewhere; sources that cannot fit are told."""
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.tiny_runs import call, flags_of
 
 from utils.errors import ConfigError
 from utils.fast import memory
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_both_thresholds_are_set(monkeypatch):
@@ -57,33 +53,6 @@ def test_freed_memory_goes_back_where_the_library_can(monkeypatch):
     assert memory.give_back_freed() is False
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.give_back_freed() is False
-
-
-def test_what_lives_is_passed_over_once():
-    """Garbage from before and from later is found."""
-    code = """
-import gc, weakref
-from utils.fast.memory import pass_over_what_stays
-
-class Node:
-    pass
-
-before = Node()
-before.self, found_before = before, weakref.ref(before)
-del before
-pass_over_what_stays()
-count = gc.get_freeze_count()
-assert found_before() is None and count > 1000
-later = Node()
-later.self, found_later = later, weakref.ref(later)
-pass_over_what_stays()
-assert gc.get_freeze_count() <= count
-del later
-gc.collect()
-assert found_later() is None
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")

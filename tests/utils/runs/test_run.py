@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import subprocess
 
 import numpy as np
@@ -19,6 +20,7 @@ from utils.runs import run as run_module
 from utils.runs.folder import RUN_FILES, RunFolder
 from utils.runs.lock import LOCK_NAME
 from utils.runs.run import revision, run_script, start_run
+from utils.runs.stopping import RunStopped
 
 
 def begin(root, *flags, is_training=True):
@@ -201,9 +203,11 @@ def test_the_revision_is_unknown_outside_a_checkout(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error, code, words", [
     (ConfigError("lr is odd"), 2, "error: lr is odd\n"),
     (WriteError("full"), 2, "error: full\n"),
-    (KeyboardInterrupt(), 130, "goes on from the last"),
+    (KeyboardInterrupt(), 130, "resumes from its last checkpoint, if it has one"),
+    (RunStopped(signal.SIGTERM), 143, "resumes from its last checkpoint, if it has one"),
+    (RunStopped(signal.SIGHUP, "saved in here"), 129, "stopped; saved in here\n"),
 ])
-def test_what_users_can_mend_is_one_line(capsys, error, code, words):
+def test_what_users_can_fix_is_one_line(capsys, error, code, words):
     def main():
         raise error
 

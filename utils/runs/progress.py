@@ -1,0 +1,61 @@
+"""How far a run is, in memory and in its checkpoints, and what metrics.json says of it."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from utils.checkpoints.checkpoint import Checkpoint
+from utils.errors import CheckpointError
+from utils.runs.recovery import RecoveryState
+from utils.runs.run import Run
+
+
+@dataclass
+class Progress:
+    """How far a loop is.
+
+    Attributes:
+        step: steps done.
+        seconds: spent on them.
+        curve: rows of curve.csv so far.
+        seed: that of a run that is over; None while a run is going on.
+        recovery: what was done about steps that were not finite.
+        warnings: what is wrong now, by short names.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seed: int | None = None
+    recovery: RecoveryState = field(default_factory=RecoveryState)
+    warnings: dict[str, str] = field(default_factory=dict)
+
+
+def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
+    """Return what metrics.json says of a run beside its metrics."""
+    device = str(run.device) if run.device.type == "cpu" else torch.cuda.get_device_name(run.device)
+    return {"steps": progress.step, "train_seconds": round(progress.seconds, 3),
+            "seed": run.config.run.seed if progress.seed is None else progress.seed,
+            "device": device, "threads": torch.get_num_threads(),
+            "skipped_steps": progress.recovery.skipped,
+            "notices": list(progress.warnings.values())}
+
+
+def stored_progress(checkpoint: Checkpoint) -> Progress:
+    """Return how far the run was that wrote a checkpoint; step 0 for files that do not say.
+
+    Raises:
+        CheckpointError: its entries are of another kind.
+    """
+    stored = checkpoint.content
+    try:
+        return Progress(int(stored.get("step", 0)), float(stored.get("seconds", 0.0)),
+                        list(stored.get("curve", [])),
+                        stored.get("config", {}).get("run", {}).get("seed"),
+                        RecoveryState.of(stored))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its step, seconds, curve or config is of "
+                              f"another kind ({error}); give one that a training script "
+                              "wrote") from error
