@@ -119,7 +119,8 @@ def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int
             none.
     """
     occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
-    model, views = trainer.average.averaged_model(), trainer.current_views()
+    model: Any = trainer.average.averaged_model()
+    views = trainer.current_views()
     renderer = make_renderer(model, views, occ_threshold=occ_threshold, tracer=trainer.tracer)
     if trainer.is_refined:
         scene = _with_refined(scene, list(split.train), views.cameras.to("cpu"))
@@ -128,7 +129,7 @@ def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int
     def render(cameras: Cameras, view: int | None) -> Rendering:
         return renderer(cameras, split.train.index(view) if view in split.train else None)
 
-    return TrainedScene(scene, split.train, scored, render, trainer.model.sdf, renderer.visible,
+    return TrainedScene(scene, split.train, scored, render, model.sdf, renderer.visible,
                         trainer.device)
 
 
@@ -163,7 +164,8 @@ def _view_grid(trained: TrainedScene) -> np.ndarray:
 def _source_grid(trained: TrainedScene) -> np.ndarray:
     """The source views with their weights in the first scored view."""
     scene, train, first = trained.scene, list(trained.train), trained.scored[0]
-    weights = trained.rendered(first).weights
+    weights = trained.rendered(first).weights                          # (K, H, W)
+    assert weights is not None, "they are kept for the first scored view"
     return source_grid(scene.images[train], scene.masks[train], weights[:, None],
                        [scene.view_names[view] for view in train],
                        f"source views of {scene.view_names[first]}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Rendering:
     weights: Tensor
 
 
-def make_renderer(model: nn.Module, views: TrainingViews, *, occ_threshold: float,
+def make_renderer(model: Any, views: TrainingViews, *, occ_threshold: float,
                   tracer: Tracer) -> ViewRenderer:
     """Return a renderer of new views from these, with the surface and weights of this moment."""
     with evaluating(model):
@@ -67,7 +68,7 @@ class ViewRenderer:
         tracer: finds the surface.
     """
 
-    def __init__(self, model: nn.Module, sources: Sources, *, occ_threshold: float,
+    def __init__(self, model: Any, sources: Sources, *, occ_threshold: float,
                  tracer: Tracer) -> None:
         self.model, self.sources = model, sources
         self.occ_threshold, self.tracer = occ_threshold, tracer

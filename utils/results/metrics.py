@@ -5,10 +5,11 @@ Images are (3, H, W) RGB in [0, 1]; predictions are clamped to it. Masks are (1,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -95,8 +96,9 @@ def ssim(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float | None:
         return None
     window = ({"gaussian_weights": True, "sigma": SSIM_SIGMA} if side >= SSIM_WINDOW
               else {"win_size": side - (side + 1) % 2})
-    return float(structural_similarity(*images, channel_axis=-1, data_range=1.0,
-                                       use_sample_covariance=False, **window))
+    found: Any = structural_similarity(*images, channel_axis=-1, data_range=1.0,
+                                       use_sample_covariance=False, **window)
+    return float(found)
 
 
 def mask_iou(predicted_mask: Tensor, true_mask: Tensor) -> float:
@@ -121,6 +123,6 @@ def chamfer(points_predicted: np.ndarray, points_true: np.ndarray) -> Chamfer:
     for name, points in (("predicted", points_predicted), ("true", points_true)):
         if np.ndim(points) != 2 or np.shape(points)[1] != 3 or not len(points):
             raise ValueError(f"{name} points are {np.shape(points)}, need (N, 3) with N > 0")
-    accuracy, _ = cKDTree(points_true).query(points_predicted)
-    completeness, _ = cKDTree(points_predicted).query(points_true)
-    return Chamfer(float(accuracy.mean()), float(completeness.mean()))
+    accuracy, _ = KDTree(points_true).query(points_predicted)
+    completeness, _ = KDTree(points_predicted).query(points_true)
+    return Chamfer(float(np.mean(accuracy)), float(np.mean(completeness)))

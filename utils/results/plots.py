@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
+from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from torch import Tensor
 
@@ -95,8 +97,8 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], tit
                       (OTHER_COLOUR, TRAIN_COLOUR, TEST_COLOUR)))
     figure = Figure(figsize=(13, 6.4), dpi=DPI, layout="constrained")
     for place, (name, elevation) in enumerate([("from the side", 30), ("from above", 90)], start=1):
-        panel = figure.add_subplot(1, 2, place, projection="3d", proj_type="ortho",
-                                   computed_zorder=False)
+        panel = cast(Axes3D, figure.add_subplot(1, 2, place, projection="3d", proj_type="ortho",
+                                                computed_zorder=False))
         _draw_cameras(panel, cameras, groups)
         panel.view_init(elevation, -50 if place == 1 else -90)
         panel.set_title(name)
@@ -143,8 +145,9 @@ def _evaluate(sdf: Callable[[Tensor], Tensor], points: Tensor) -> np.ndarray:
 def _draw_slice(panel: Axes, ticks: np.ndarray, values: np.ndarray):
     """Fill one slice with colours and contour lines; returns what a colour bar needs."""
     values = np.nan_to_num(values)
+    low, high = -SLICE_EXTENT, SLICE_EXTENT
     filled = panel.imshow(values, cmap="RdBu_r", vmin=-SDF_SCALE, vmax=SDF_SCALE, origin="lower",
-                          interpolation="bilinear", extent=[-SLICE_EXTENT, SLICE_EXTENT] * 2)
+                          interpolation="bilinear", extent=(low, high, low, high))
     levels = [i * CONTOUR_STEP for i in range(-NUM_CONTOURS, NUM_CONTOURS + 1) if i != 0]
     inside_range = [level for level in levels if values.min() < level < values.max()]
     if inside_range:
@@ -160,7 +163,7 @@ def _draw_slice(panel: Axes, ticks: np.ndarray, values: np.ndarray):
     return filled
 
 
-def _draw_cameras(panel: Axes, cameras: Cameras, groups: Sequence[tuple]) -> None:
+def _draw_cameras(panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> None:
     """Pyramids and numbers of the cameras (dots for the unused), unit sphere, axes of the space."""
     upright = _upright_frame(cameras)                                                  # (3, 3)
     centers = _numpy(cameras.centers_obj) @ upright.T                                  # (V, 3)
@@ -180,13 +183,14 @@ def _draw_cameras(panel: Axes, cameras: Cameras, groups: Sequence[tuple]) -> Non
         # Neighbouring views are often one of each kind: their numbers stand at two distances.
         outwards = 1.07 if colour == TRAIN_COLOUR else 1.16
         for i in indices:
-            panel.text(*(centers[i] * outwards), str(i), color=colour, fontsize=9, ha="center",
+            x, y, z = centers[i] * outwards
+            panel.text(x, y, z, str(i), color=colour, fontsize=9, ha="center",
                        va="center", zorder=4, path_effects=[LABEL_RIM])
     _draw_unit_sphere(panel, upright)
     everything = np.concatenate([1.16 * centers, corners.reshape(-1, 3), [[-1] * 3, [1] * 3]])
     low, high = everything.min(0), everything.max(0)
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
-    panel.set_box_aspect(high - low, zoom=1.3)
+    panel.set_box_aspect(high - low, zoom=1.3)  # pyright: ignore[reportArgumentType]
     panel.set_axis_off()
 
 
@@ -217,7 +221,7 @@ def _pyramid(center: np.ndarray, corners: np.ndarray) -> list[np.ndarray]:
             + [np.stack([corners[i], corners[(i + 1) % 4]]) for i in range(4)])
 
 
-def _draw_unit_sphere(panel: Axes, upright: np.ndarray) -> None:
+def _draw_unit_sphere(panel: Axes3D, upright: np.ndarray) -> None:
     """The sphere that the object lies in as thin lines, and the axes of object space in it."""
     around, down = np.meshgrid(np.linspace(0, 2 * np.pi, 25), np.linspace(0, np.pi, 13))
     panel.plot_wireframe(np.cos(around) * np.sin(down), np.sin(around) * np.sin(down),
@@ -225,7 +229,8 @@ def _draw_unit_sphere(panel: Axes, upright: np.ndarray) -> None:
     for axis, (name, colour) in enumerate([("x", "#c62828"), ("y", "#2e7d32"), ("z", "#1a237e")]):
         tip = upright[:, axis]
         panel.plot(*np.stack([np.zeros(3), tip], -1), color=colour, linewidth=2)
-        panel.text(*(tip * 1.12), name, color=colour, ha="center", va="center")
+        x, y, z = 1.12 * tip
+        panel.text(x, y, z, name, color=colour, ha="center", va="center")
 
 
 def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *, prefix: str,
@@ -257,7 +262,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().double().cpu().numpy()
 
 
-def _number(value: object) -> float | None:
+def _number(value: Any) -> float | None:
     """A finite number, or None where there is none (empty text, None, NaN, infinity)."""
     try:
         number = float(value)

@@ -87,7 +87,8 @@ def _encode_h264(path: Path, frames: Iterator[np.ndarray], size: tuple[int, int]
     """Feed ffmpeg; returns the number of frames, which are counted again in the file."""
     import imageio_ffmpeg
     writer = imageio_ffmpeg.write_frames(
-        str(path), size, fps=fps, codec="libx264", pix_fmt_in="rgb24", pix_fmt_out="yuv420p",
+        str(path), size, fps=fps,  # pyright: ignore[reportArgumentType] a fraction serves too
+        codec="libx264", pix_fmt_in="rgb24", pix_fmt_out="yuv420p",
         quality=QUALITY, macro_block_size=1, output_params=[*COLOUR_OPTIONS, *STREAM_OPTIONS])
     writer.send(None)
     num_frames = 0
@@ -107,7 +108,7 @@ def _encode_h264(path: Path, frames: Iterator[np.ndarray], size: tuple[int, int]
 def _count_frames(path: Path) -> int:
     import imageio_ffmpeg
     try:
-        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0] or 0
     except RuntimeError:
         return 0
 
@@ -116,7 +117,7 @@ def _encode_vp9(path: Path, frames: Iterator[np.ndarray], size: tuple[int, int],
                 fps: float) -> int:
     """Encode with OpenCV; returns the number of frames."""
     import cv2
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"vp09"), fps, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"vp09"), fps, size)
     if not writer.isOpened():
         if not path.exists():
             path.touch()     # no permission or no space shows itself here, as an OSError
