@@ -72,7 +72,7 @@ class Mesh:
 
 def extract_mesh(sdf: Sdf, *, resolution: int = 256, bounds: float = 1.0,
                  device: torch.device | str = "cpu") -> Mesh:
-    """The zero level of an SDF inside a sphere, by marching cubes, without floaters.
+    """Return the zero level of an SDF inside a sphere, by marching cubes, without floaters.
 
     Space outside the sphere counts as outside, so that the mesh is closed.
 
@@ -107,7 +107,7 @@ def extract_mesh(sdf: Sdf, *, resolution: int = 256, bounds: float = 1.0,
 @torch.no_grad()
 def sdf_grid(sdf: Sdf, resolution: int, half: float, *, bounds: float,
              device: torch.device | str = "cpu") -> Tensor:
-    """SDF of the cube [-half, half]^3 cut to a sphere: max(sdf(x), |x| - bounds).
+    """Return the SDF of the cube [-half, half]^3 cut to a sphere: max(sdf(x), |x| - bounds).
 
     From coarse to fine: each round halves the cells, asks the SDF at the corners of those that the
     surface can pass and interpolates the others. So values are exact near the surface and have the
@@ -140,7 +140,8 @@ def sdf_grid(sdf: Sdf, resolution: int, half: float, *, bounds: float,
 
 
 def _corners_of(cell_mask: Tensor) -> Tensor:
-    """Grid points in True cells once their sides are halved: (n,) * 3 to (2n + 1,) * 3 bool."""
+    """Return the grid points in True cells once sides are halved: (n,) * 3 to (2n + 1,) * 3 bool.
+    """
     for dim in range(3):
         cell_mask = cell_mask.repeat_interleave(2, dim)
     padded = torch.nn.functional.pad(cell_mask.float()[None], (1,) * 6)
@@ -148,7 +149,9 @@ def _corners_of(cell_mask: Tensor) -> Tensor:
 
 
 def _cut_sdf(sdf: Sdf, points_obj: Tensor, bounds: float, device: torch.device | str) -> Tensor:
-    """max(sdf(x), |x| - bounds) of (N, 3) points, (N,) on the CPU; asks sdf inside the sphere only.
+    """Return max(sdf(x), |x| - bounds) of points (N, 3), as (N,) on the CPU.
+
+    The SDF is asked inside the sphere only.
 
     Raises:
         UserError: the SDF is not finite.
@@ -165,7 +168,7 @@ def _cut_sdf(sdf: Sdf, points_obj: Tensor, bounds: float, device: torch.device |
 
 
 def without_floaters(mesh: Mesh, min_piece: float = MIN_PIECE) -> Mesh:
-    """The mesh without connected pieces that have less than this fraction of its faces."""
+    """Return the mesh without connected pieces that have less than this fraction of its faces."""
     num = len(mesh.vertices_obj)
     pairs = np.concatenate([mesh.faces[:, :2], mesh.faces[:, 1:]])
     graph = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(num, num))
@@ -188,7 +191,7 @@ def _with_normals(vertices_obj: np.ndarray, faces: np.ndarray) -> Mesh:
 
 
 def sample_surface(mesh: Mesh, num_points: int, *, seed: int = 0) -> np.ndarray:
-    """(num_points, 3) points evenly spread over the surface, object space."""
+    """Return (num_points, 3) points evenly spread over the surface, object space."""
     if mesh.is_empty:
         raise ValueError("an empty mesh has no points to sample")
     rng = np.random.default_rng(seed)
@@ -205,7 +208,7 @@ def sample_surface(mesh: Mesh, num_points: int, *, seed: int = 0) -> np.ndarray:
 def mesh_chamfer(mesh: Mesh, points_world: np.ndarray, model: Tensor, *,
                  visible: Visible | None = None, num_points: int = 50_000,
                  seed: int = 0) -> Chamfer | None:
-    """Chamfer distance of a mesh to true surface points, world units.
+    """Return the Chamfer distance of a mesh to true surface points, world units.
 
     Accuracy is taken over the part of the mesh that a view sees, completeness from the true points
     to the whole mesh: what no photograph shows does not count against the method.
@@ -232,7 +235,7 @@ def mesh_chamfer(mesh: Mesh, points_world: np.ndarray, model: Tensor, *,
 
 
 def to_world(points_obj: np.ndarray, model: Tensor) -> np.ndarray:
-    """(N, 3) points in world space; `model` is (4, 4), object to world."""
+    """Return (N, 3) points in world space; `model` is (4, 4), object to world."""
     matrix = model.detach().double().cpu().numpy()
     return points_obj @ matrix[:3, :3].T + matrix[:3, 3]
 
@@ -273,8 +276,11 @@ def colour_vertices(mesh: Mesh, images: Tensor, masks: Tensor, *, cameras: Camer
 
 def _view_colours(points_obj: Tensor, image: Tensor, mask: Tensor,
                   camera: Cameras) -> tuple[Tensor, Tensor]:
-    """Colours (N, 3) of (3, H, W) at points (N, 3), and weights (N, 1): 1 inside the mask, a little
-    at its border, 0 where the sample is not all foreground."""
+    """Return colours (N, 3) and weights (N, 1) of an image (3, H, W) at points (N, 3).
+
+    Weights are 1 inside the mask, BORDER_WEIGHT at its border and 0 where a sample is not all
+    foreground.
+    """
     xy_ndc, depth = camera.project(points_obj)
     grid = ndc_to_grid(xy_ndc, (image.shape[2], image.shape[1]))[:, None]     # (1, 1, N, 2)
     inner = -torch.nn.functional.max_pool2d(-mask.to(image), 3, stride=1, padding=1)
@@ -287,7 +293,7 @@ def _view_colours(points_obj: Tensor, image: Tensor, mask: Tensor,
 
 def _fill_unseen(vertices_obj: np.ndarray, colours: np.ndarray,
                  seen_mask: np.ndarray) -> np.ndarray:
-    """Colours (N, 3) with those of unseen vertices taken from near seen ones, or grey."""
+    """Return colours (N, 3) with those of unseen vertices taken from near seen ones, or grey."""
     colours = colours.copy()
     colours[~seen_mask] = UNSEEN_COLOUR
     if seen_mask.any() and not seen_mask.all():

@@ -1,4 +1,4 @@
-"""Evaluate a trained scene: figures, pictures, mesh, video and report of a checkpoint.
+"""Evaluate a trained scene: metrics, pictures, mesh, video and report of a checkpoint.
 
     python experiment_scripts/test_sdf_ibr.py --config_filepath configs/nlrpp_dtu.txt \
         --experiment_name skull --dataset_path DTU/scan65 --checkpoint_path_test CHECKPOINT

@@ -5,9 +5,9 @@
         --dataset_path DTU/scan65 --meta_initialization logs/meta/meta_start.pth --time_limit 60
 
 `--num_steps` or `--time_limit` (seconds of training) end it. Results are those of
-train_sdf_ibr.py; held-out figures at steps 0-5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 125, 200 and
+train_sdf_ibr.py; held-out metrics at steps 0-5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 125, 200 and
 then every 100 are in curve.csv and report.html, and their time is not counted. Started again, it
-goes on where it stopped. `--meta_initialization` takes the release's files too.
+resumes where it stopped. `--meta_initialization` takes the release's files too.
 """
 from __future__ import annotations
 

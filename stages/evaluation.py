@@ -54,7 +54,7 @@ class TrainedScene:
     _rendered: dict[int, RenderedView] = field(default_factory=dict, init=False, repr=False)
 
     def rendered(self, view: int) -> RenderedView:
-        """One view of the scene, kept from feeding itself.
+        """Return one view of the scene, kept from feeding itself.
 
         It is rendered when it is first asked for, and kept on the CPU: 29 bytes a pixel. Blending
         weights are kept for the first scored view alone, whose sources are shown.
@@ -100,7 +100,7 @@ class SceneEvaluation:
         return self._latest[1]
 
     def forget(self) -> None:
-        """Let go of all renderings: the weights change now. So the memory is a step's again."""
+        """Let go of all renderings, as the weights are about to change; this frees their memory."""
         self._latest = None
 
 
@@ -134,14 +134,14 @@ def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int
 
 
 def mean_metrics(trained: TrainedScene) -> dict[str, float]:
-    """Mean metrics of the scored views, for curves; LPIPS and pictures are left out."""
+    """Return mean metrics of the scored views, for curves; LPIPS and pictures are left out."""
     found = evaluate_views(trained.rendered, trained.scene, trained.scored)
     return {name: value for name, value in summarise(found)["mean"].items() if value is not None}
 
 
 def image_grids(trained: TrainedScene,
                 names: Sequence[str] = tuple(IMAGE_GRIDS)) -> dict[str, np.ndarray]:
-    """Image grids by name, those of IMAGE_GRIDS that are asked for."""
+    """Return image grids by name, those of IMAGE_GRIDS that are asked for."""
     draw = {"views": _view_grid, "sources": _source_grid,
             "slices": lambda trained: sdf_slices(trained.sdf, SLICE_RESOLUTION,
                                                  device=trained.device),
@@ -151,7 +151,7 @@ def image_grids(trained: TrainedScene,
 
 
 def _view_grid(trained: TrainedScene) -> np.ndarray:
-    """The first scored views beside their photographs."""
+    """Draw the first scored views beside their photographs."""
     scene, views, rows = trained.scene, trained.scored[:MAX_GRID_VIEWS], []
     for view in views:
         found = trained.rendered(view)
@@ -162,7 +162,7 @@ def _view_grid(trained: TrainedScene) -> np.ndarray:
 
 
 def _source_grid(trained: TrainedScene) -> np.ndarray:
-    """The source views with their weights in the first scored view."""
+    """Draw the source views with their weights in the first scored view."""
     scene, train, first = trained.scene, list(trained.train), trained.scored[0]
     weights = trained.rendered(first).weights                          # (K, H, W)
     assert weights is not None, "they are kept for the first scored view"
@@ -172,7 +172,7 @@ def _source_grid(trained: TrainedScene) -> np.ndarray:
 
 
 def _with_refined(scene: Any, train: list[int], refined: Cameras) -> Any:
-    """The scene with refined training cameras (V,), the others in their frame."""
+    """Return the scene with refined training cameras (V,), the others in their frame."""
     view = moved_along(scene.cameras, scene.cameras[train], refined).view
     view[train] = refined.view
     return replace(scene, cameras=replace(scene.cameras, view=view))

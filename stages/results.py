@@ -69,8 +69,7 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
 
 def _score_views(trained: TrainedScene, folder: RunFolder,
                  test: TestConfig) -> dict[str, ViewMetrics]:
-    """Metrics of the scored views by name, and their pictures as files; empty if neither is
-    asked for."""
+    """Score the views and write their pictures, as `test` asks for; empty if for neither."""
     if not (test.test_metrics or test.test_rt):
         return {}
     lpips = build_lpips(test.lpips_weights) if test.test_metrics else None
@@ -80,19 +79,19 @@ def _score_views(trained: TrainedScene, folder: RunFolder,
 
 
 def _extract(trained: TrainedScene, test: TestConfig) -> Mesh | None:
-    """The mesh, where its files are asked for or there are points to compare it with."""
+    """Return the mesh, where its files are asked for or there are points to compare it with."""
     if not mesh_formats(test.mesh_formats) and not _has_truth(trained, test):
         return None
     return extract_mesh(trained.sdf, resolution=test.mesh_resolution, device=trained.device)
 
 
 def _has_truth(trained: TrainedScene, test: TestConfig) -> bool:
-    """Whether the mesh is compared with true surface points."""
+    """Return whether the mesh is compared with true surface points."""
     return bool(test.test_metrics) and trained.scene.surface_points_world is not None
 
 
 def _distance(trained: TrainedScene, mesh: Mesh | None, test: TestConfig) -> Chamfer | None:
-    """Distance of the mesh to the scene's true surface points, where there are any."""
+    """Return the distance of the mesh to the scene's true surface points, where there are any."""
     if mesh is None or not _has_truth(trained, test):
         return None
     return mesh_chamfer(mesh, trained.scene.surface_points_world.numpy(),
@@ -112,7 +111,7 @@ def _write_mesh(trained: TrainedScene, mesh: Mesh | None, folder: RunFolder,
 
 
 def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
-    """Sentences on what the results lack or cannot say."""
+    """Return the notes: sentences on what the results lack or cannot say."""
     notes = []
     if mesh is not None and mesh.is_empty:
         notes.append("the SDF has no surface: no mesh was written")
@@ -126,7 +125,7 @@ def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
 
 
 def _visible(trained: TrainedScene) -> Callable[[Tensor], Tensor]:
-    """`trained.visible` for points on the CPU."""
+    """Return `trained.visible` for points on the CPU."""
     return lambda points: trained.visible(points.to(trained.device)).cpu()
 
 
@@ -151,7 +150,7 @@ def _write_video(trained: TrainedScene, folder: RunFolder, test: TestConfig,
     path = folder.path / "video.mp4"
 
     def frames() -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8, one a camera."""
+        """Yield (H, W, 3) uint8, one a camera."""
         for index in tqdm(range(len(cameras)), desc="video", unit="frame", dynamic_ncols=True):
             frame = _frame(trained.render(cameras[index], None), test.image_crop)
             if test.video_save_frames:
@@ -163,7 +162,7 @@ def _write_video(trained: TrainedScene, folder: RunFolder, test: TestConfig,
 
 
 def video_cameras(trained: TrainedScene, test: TestConfig, data: DataConfig) -> Cameras:
-    """The video's cameras: path by video_path_type, size im_scale times that of the views."""
+    """Return the video's cameras: path by video_path_type, im_scale times the views' size."""
     cameras = trained.scene.cameras
     reference = len(cameras) // 2 if data.reference_view < 0 else data.reference_view
     width, height = (max(round(side * data.im_scale), 1) for side in cameras.resolution)
@@ -176,7 +175,7 @@ def video_cameras(trained: TrainedScene, test: TestConfig, data: DataConfig) -> 
 
 
 def _frame(rendering: Rendering, crop: tuple[int, ...]) -> np.ndarray:
-    """(H, W, 3) uint8 on white, cut to (left, top, width, height)."""
+    """Return a frame (H, W, 3) uint8 on white, cut to (left, top, width, height)."""
     image = rendering.images[0].cpu().clamp(0, 1)
     frame = to_uint8(torch.where(rendering.hit_mask[0].cpu(), image, torch.ones(())))
     if crop:

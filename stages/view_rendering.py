@@ -93,7 +93,7 @@ class ViewRenderer:
                              view_depth(cameras, surface), weights)
 
     def visible(self, points_obj: Tensor) -> Tensor:
-        """(K, N) bool: which sources see points (N, 3) of the surface, object space."""
+        """Return (K, N) bool: which sources see points (N, 3) of the surface, object space."""
         with torch.no_grad():
             maps = points_obj.T[None, :, None]                         # (1, 3, 1, N)
             hits = torch.ones_like(maps[:, :1], dtype=torch.bool)
@@ -106,7 +106,7 @@ class ViewRenderer:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside the block; each module's former mode after it."""
+    """Put a model into evaluation mode without gradients for the block; former modes come back."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -118,7 +118,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def trace_views(sdf: nn.Module, cameras: Cameras, tracer: Tracer) -> tuple[Surface, Tensor]:
-    """Surface of V views and their ray directions (V, 3, H, W); rays in bounded chunks."""
+    """Return the surface of V views and their ray directions (V, 3, H, W), traced in chunks."""
     rays = camera_rays(cameras)
     index = torch.arange(len(rays), device=rays.t_near.device).split(TRACE_CHUNK)
     parts = [tracer.trace(sdf, rays[part]) for part in index]
@@ -132,7 +132,7 @@ def trace_views(sdf: nn.Module, cameras: Cameras, tracer: Tracer) -> tuple[Surfa
 
 
 def surface_normals(sdf: nn.Module, surface: Surface) -> Tensor:
-    """(V, 3, H, W) unit outward normals at the hits, 0 elsewhere."""
+    """Return (V, 3, H, W) unit outward normals at the hits, 0 elsewhere."""
     points = surface.points_obj.permute(0, 2, 3, 1)                    # (V, H, W, 3)
     mask = surface.hit_mask[:, 0]
     normals = torch.zeros_like(points)
@@ -143,7 +143,7 @@ def surface_normals(sdf: nn.Module, surface: Surface) -> Tensor:
 
 
 def view_depth(cameras: Cameras, surface: Surface) -> Tensor:
-    """(V, 1, H, W) distance of the hits along each camera's axis, world units, 0 elsewhere."""
+    """Return the hits' distance along each camera's axis, (V, 1, H, W) world units, 0 elsewhere."""
     row = cameras.object_to_camera[:, 2]                               # (V, 4)
     depth = -(torch.einsum("vc,vchw->vhw", row[:, :3], surface.points_obj) + row[:, 3, None, None])
     return depth[:, None] * surface.hit_mask

@@ -60,7 +60,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
 
 def latest_checkpoint(folder: str | os.PathLike) -> Checkpoint | None:
-    """The newest checkpoint that can be read; damaged ones are skipped with a warning.
+    """Return the newest checkpoint that can be read; damaged ones are skipped with a warning.
 
     Args:
         folder: where they are; it need not exist.
@@ -79,7 +79,7 @@ def latest_checkpoint(folder: str | os.PathLike) -> Checkpoint | None:
 
 
 def _of_known_format(checkpoint: Checkpoint) -> Checkpoint:
-    """The same; CheckpointError for a training run's checkpoint of a version after this one.
+    """Return the checkpoint itself; CheckpointError for a training run's of a later version.
 
     Files without a number (networks alone, releases) are taken as they are.
     """

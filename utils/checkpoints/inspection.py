@@ -4,7 +4,7 @@ the file.
 `torch.load(weights_only=True)` runs no code, but trusts what a file says of sizes: a compressed
 entry may become gigabytes, a storage may claim more bytes than its entry has (and be read beyond
 them), a tensor more numbers than its storage, and `bytearray(n)` is admitted with any n. Here the
-pickle is read with stand-ins that build nothing; what they are called with is held against the
+pickle is read with stand-ins that build nothing; what they are called with is compared with the
 entries' lengths.
 """
 from __future__ import annotations
@@ -39,7 +39,7 @@ Error = (*DAMAGE, Refused, zipfile.BadZipFile, OSError, RuntimeError, NotImpleme
 
 
 class Damaged(ValueError):
-    """The file is no checkpoint, or says of sizes what is not so."""
+    """The file is no checkpoint, or what it says of sizes is not true."""
 
 
 class _Storage:
@@ -115,7 +115,7 @@ class _Gate(PlainUnpickler):
         self.storages: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a name."""
+        """Return the stand-in for a class or function that the pickle names."""
         if (module, name) in _BUILDERS:
             return _Builder(_BUILDERS[module, name])
         if module in ("torch", "torch.storage") and name in _STORAGE_BYTES:
@@ -123,7 +123,7 @@ class _Gate(PlainUnpickler):
         return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """A storage, by ('storage', class, key, device, number of entries[, view])."""
+        """Return a storage's stand-in, by ('storage', class, key, device, count[, view])."""
         word, kind, key, _, numel, *view = pid
         if word not in ("storage", b"storage") or not isinstance(kind, _Kind) \
                 or not isinstance(key, str) or any(part is not None for part in view):
@@ -137,7 +137,8 @@ class _Gate(PlainUnpickler):
 
 
 def _checked_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Tensor:
-    """A tensor's stand-in, once all its numbers lie in its storage and are not more than that."""
+    """Return a tensor's stand-in, once all its numbers lie in its storage and are no more than it
+    has."""
     sides = (*size, *stride, offset)
     if not isinstance(storage, _Storage) or len(size) != len(stride) \
             or len(size) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in sides):
@@ -159,7 +160,7 @@ def check_checkpoint(stream: BinaryIO) -> None:
         stream: of a file, at its start; it is left anywhere.
     Raises:
         Refused: it names something that could run code; the text says what.
-        Damaged: it is no checkpoint, or some size in it is not so.
+        Damaged: it is no checkpoint, or a size that it states is not true.
         others of `Error`: it is truncated or damaged.
     """
     start = stream.read(len(_OLD_START))
@@ -173,7 +174,7 @@ def check_checkpoint(stream: BinaryIO) -> None:
 
 
 def _check_archive(stream: BinaryIO) -> None:
-    """The zip archive that torch writes: entries that are stored as they are."""
+    """Check the zip archive that torch writes: entries that are stored as they are."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(max(size - _END_BYTES, 0))
     if not stream.read(4) == _END_MARK:
@@ -203,7 +204,7 @@ def _check_archive(stream: BinaryIO) -> None:
 
 
 def _check_old(stream: BinaryIO) -> None:
-    """A file of torch before 1.6: pickles one after the other, then storages."""
+    """Check a file of torch before 1.6: pickles one after the other, then storages."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     data = stream.read(min(size, MAX_PICKLE_BYTES))
@@ -217,7 +218,7 @@ def _check_old(stream: BinaryIO) -> None:
 
 
 def _read_pickle(data: bytes) -> dict[str, int]:
-    """The storages that a pickle names, key to bytes; nothing is built."""
+    """Return the storages that a pickle names, key to bytes; nothing is built."""
     try:
         check_operations(data)
     except DAMAGE:
@@ -238,7 +239,7 @@ def _raise_first_name(data: bytes) -> None:
 
 
 def _num_parts(value: Any, most: int, done: dict[int, int], depth: int = 0) -> int:
-    """Parts of nested containers, shared ones counted wherever they are met.
+    """Return the number of parts of nested containers, shared ones counted wherever they are met.
 
     Raises Refused for more than `most`, or deep nesting: walking through them would take long.
     """

@@ -50,14 +50,14 @@ class Entry:
     licence: str
 
     def shipped_path(self, manifest: Path = MANIFEST) -> Path | None:
-        """Where the file lies if it ships with the project, else None."""
+        """Return where the file lies if it ships with the project, else None."""
         if not self.address or "://" in self.address:
             return None
         return (manifest.parent / self.address).resolve()
 
 
 def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
-    """Entries by name.
+    """Return the entries of a manifest by name.
 
     Raises:
         ConfigError: the file cannot be read, or an entry is not sound.
@@ -78,7 +78,7 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
 
 
 def _is_sound(entry: Entry, manifest: Path) -> bool:
-    """Whether an entry has what it needs, and leads to no file outside of the project."""
+    """Return whether an entry has what it needs, and leads to no file outside of the project."""
     if not all(isinstance(getattr(entry, field.name), int if field.name == "size" else str)
                for field in fields(Entry)):
         return False
@@ -96,7 +96,7 @@ def _is_sound(entry: Entry, manifest: Path) -> bool:
 
 
 def find_entry(entries: dict[str, Entry], name: str) -> Entry:
-    """The entry of a name; ConfigError for one that is not there, or that is a path."""
+    """Return the entry of a name; ConfigError for one that is not there, or that is a path."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"'{name}' is no plain name, need one of the manifest's without folders; "
                           "--list shows them, and --output DIR says where the file goes")
@@ -109,7 +109,7 @@ def find_entry(entries: dict[str, Entry], name: str) -> Entry:
 
 
 def sha256_of(path: Path) -> str:
-    """The sum of a file, 64 hexadecimal digits."""
+    """Return the SHA-256 sum of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -145,7 +145,7 @@ def obtain(entry: Entry, *, output: Path | None = None, mirror: str = "",
 
 
 def _address_of(entry: Entry, shipped: Path | None, mirror: str) -> str:
-    """The file address to copy from."""
+    """Return the file address to copy from."""
     if mirror:
         return f"{mirror.rstrip('/')}/{quote(entry.name)}"
     if shipped is not None:
@@ -157,7 +157,7 @@ def _address_of(entry: Entry, shipped: Path | None, mirror: str) -> str:
 
 
 def _path_of(address: str) -> Path:
-    """The path that a file address names; DownloadError for another address."""
+    """Return the path that a file address names; DownloadError for another address."""
     try:
         parts = urlsplit(address)
     except ValueError:                             # such as an open bracket
@@ -196,7 +196,7 @@ def copy_checked(entry: Entry, source: Path, target: Path) -> None:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """The content of a file, block by block; DownloadError where it cannot be read."""
+    """Yield the content of a file, block by block; DownloadError where it cannot be read."""
     try:
         with path.open("rb") as stream:
             while block := stream.read(BLOCK):
@@ -207,7 +207,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def describe(entries: dict[str, Entry], manifest: Path = MANIFEST) -> list[list[str]]:
-    """A row of text for each entry: name, size, whether it is there, what it is."""
+    """Return a row of text for each entry: name, size, whether it is there, what it is."""
     rows = []
     for entry in entries.values():
         path = entry.shipped_path(manifest) or manifest.parent / entry.name

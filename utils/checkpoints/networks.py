@@ -38,7 +38,7 @@ class StoredNetworks:
         return "plain" if any(MARKED_STAGE in name for name in names) else None
 
     def convolution_of(self, network: str) -> str | None:
-        """standard or partial, for encoder and decoder; partial convolutions have no bias."""
+        """Return standard or partial, for encoder and decoder; partial ones have no bias."""
         names = self.tensors.get(network, {})
         skips = [name for name in names if name.startswith("skips.") and name.endswith(".weight")]
         if not skips:
@@ -48,7 +48,7 @@ class StoredNetworks:
 
 
 def networks_in(content: dict[str, Any], path: Path) -> StoredNetworks:
-    """The networks of a checkpoint of a training run, a file of networks, or a release file.
+    """Return the networks of a checkpoint of a training run, a file of networks, or a release file.
 
     Args:
         content: what the file holds.
@@ -66,7 +66,7 @@ def networks_in(content: dict[str, Any], path: Path) -> StoredNetworks:
 
 
 def _sorted_by_network(state: dict[str, Any], path: Path) -> StoredNetworks:
-    """Tensors by network; CheckpointError where there is none."""
+    """Return the tensors by network; CheckpointError where there is none."""
     for inner in ("task", "model"):
         state = state[inner] if isinstance(state.get(inner), dict) else state
     if all(isinstance(state.get(name), dict) for name in state if name in NETWORKS) \

@@ -39,7 +39,7 @@ class ReleaseNames:
 
 
 def is_release_key(key: object) -> bool:
-    """Whether a tensor's name is one that the release gives to a network."""
+    """Return whether a tensor's name is one that the release gives to a network."""
     return isinstance(key, str) and key.removeprefix(META_PREFIX).split(".")[0] in NETWORKS
 
 
@@ -47,7 +47,7 @@ def read_release_names(keys: Iterable[str]) -> ReleaseNames:
     """Sort a release file's tensor names by our networks.
 
     Args:
-        keys: the names in the file; those of scene state are passed over.
+        keys: the names in the file; those of scene state are skipped.
     """
     keys = list(keys)
     nested = any(key.startswith("enc_net.encs.0.0.") for key in _without_prefix(keys))
@@ -76,7 +76,7 @@ def _named(network: str, modules: dict[str, str]) -> dict[str, tuple[str, str]]:
 
 
 def _mlp_modules(num_layers: int = 32) -> dict[str, tuple[str, str]]:
-    """The SDF and the aggregation: numbered linear layers, of any plausible number."""
+    """Return the modules of SDF and aggregation: numbered linear layers, more than any has."""
     names = {}
     for index in range(num_layers):
         names |= _named("decoder_sdf", {f"net.net.{index}.0": f"layers.{index}"})
@@ -85,12 +85,12 @@ def _mlp_modules(num_layers: int = 32) -> dict[str, tuple[str, str]]:
 
 
 def _block(position: int) -> str:
-    """Our name of the trunk's block 0 .. 3, two to a layer."""
+    """Return our name of the trunk's block 0 .. 3, two to a layer."""
     return f"down.layer{position // 2 + 1}.{position % 2}"
 
 
 def _flat_modules() -> dict[str, tuple[str, str]]:
-    """Flat layout of encoder and decoder."""
+    """Return the modules of encoder and decoder in the flat layout; see `_named`."""
     encoder = {"encs.0": "down.conv1", "encs.1": "down.bn1"}
     for position in range(2 * (DEPTH - 1)):
         first = 4 + 5 * position  # convolution, norm, ReLU, convolution, norm from 4 on
@@ -112,7 +112,7 @@ def _flat_modules() -> dict[str, tuple[str, str]]:
 
 
 def _nested_modules() -> dict[str, tuple[str, str]]:
-    """Nested layout of encoder and decoder."""
+    """Return the modules of encoder and decoder in the nested layout; see `_named`."""
     encoder = {"encs.0.0": "down.conv1", "encs.0.1": "down.bn1"}
     for position in range(2 * (DEPTH - 1)):
         # The first layer shares its stage with the max-pooling, which takes number 0.

@@ -29,7 +29,7 @@ CHECKPOINT_FORMAT = 1
 
 
 def checkpoint_name(step: int) -> str:
-    """The file name of the checkpoint after `step` steps."""
+    """Return the file name of the checkpoint after `step` steps."""
     return f"step_{step:06d}.pth"
 
 
@@ -121,7 +121,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,
 
 
 def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
-    """The files `step_NUMBER.pth` of a folder, oldest step first."""
+    """Return the files `step_NUMBER.pth` of a folder, oldest step first."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
@@ -155,7 +155,7 @@ def set_aside_later(folder: str | os.PathLike, start: Path | None) -> None:
 
 
 def _why_not_loaded(path: Path, error: Exception) -> str:
-    """What is wrong with a file that torch would not read."""
+    """Return what is wrong with a file that torch would not read."""
     if path.stat().st_size == 0:
         return "the file is empty; give another, or delete it so that an earlier one is used"
     with path.open("rb") as stream:
@@ -168,7 +168,7 @@ def _why_not_loaded(path: Path, error: Exception) -> str:
 
 
 def _has_zip_end(path: Path) -> bool:
-    """Whether a zip archive has an end that can be understood."""
+    """Return whether a zip archive has an end that can be understood."""
     try:
         return zipfile.is_zipfile(path)
     except (zipfile.BadZipFile, ValueError):       # an end of many disks, or of no sense
@@ -176,12 +176,12 @@ def _has_zip_end(path: Path) -> bool:
 
 
 def _shape(value: Any) -> list[int] | str:
-    """The shape of a tensor, or the kind of what is not one."""
+    """Return the shape of a tensor, or the kind of what is not one."""
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def name_some(kind: str, names: Sequence[object]) -> str:
-    """The first names of a kind, and how many more there are; all of them go to the log."""
+    """Return the first names of a kind, and how many more there are; all of them go to the log."""
     names = [str(name) for name in names]
     if len(names) > NUM_NAMED:
         log.warning("%s, all %d: %s", kind, len(names), ", ".join(names))

@@ -39,15 +39,18 @@ class InitialWeights:
     is_strict: bool = True
 
     def encoder_kind(self, cnn: CnnConfig, default: str) -> str:
-        """`--image_encoder auto`: as in the encoder's file, residual with ImageNet weights, else
-        `default`."""
+        """Return the kind of encoder, residual or plain.
+
+        `--image_encoder auto` is as in the encoder's file, else residual with ImageNet weights,
+        else `default`.
+        """
         if cnn.image_encoder != "auto":
             return cnn.image_encoder
         stored = self.sources["encoder"].encoder_kind if "encoder" in self.sources else None
         return stored or ("residual" if cnn.resnet_weights else default)
 
     def convolution_of(self, network: str) -> str:
-        """Convolutions of encoder or decoder, standard or partial, as in the file."""
+        """Return the convolutions of encoder or decoder, standard or partial, as in its file."""
         stored = self.sources.get(network)
         return (stored and stored.convolution_of(network)) or "standard"
 
@@ -75,11 +78,13 @@ class NetworkFiles(dict[Path, StoredNetworks]):
 def initial_weights(run: RunConfig, sdf: SdfConfig | None = None, *,
                     networks: Collection[str] = NETWORKS,
                     files: NetworkFiles | None = None) -> InitialWeights:
-    """What the checkpoint flags name, and the sphere for an SDF that no flag names a file for.
+    """Return the weights that the flags name.
+
+    With `init_sphere`, an SDF that no flag names a file for begins as the shipped sphere.
 
     Args:
         run: its checkpoint flags.
-        sdf: tells the sphere; None: there is no SDF.
+        sdf: the flags that tell which sphere; None: there is no SDF.
         networks: those that the model has.
         files: files that are read already; others are added.
     Raises:
@@ -96,10 +101,10 @@ def initial_weights(run: RunConfig, sdf: SdfConfig | None = None, *,
 
 
 def weight_files(run: RunConfig, files: NetworkFiles) -> dict[str, str]:
-    """Network to the file that its initial weights come from, '' for none; the flags of one
-    network win.
+    """Return the file that each network's initial weights come from, '' for none.
 
-    A file given as `checkpoint_img_encoder` also brings the decoder that was trained with it.
+    The flag of one network wins over that of a whole checkpoint. A file given as
+    `checkpoint_img_encoder` also brings the decoder that was trained with it.
     """
     paths = dict.fromkeys(NETWORKS, run.checkpoint_path)
     encoder = run.checkpoint_img_encoder
@@ -109,7 +114,7 @@ def weight_files(run: RunConfig, files: NetworkFiles) -> dict[str, str]:
 
 
 def whole_checkpoint(checkpoint: Checkpoint, run: RunConfig) -> InitialWeights:
-    """All networks from one checkpoint of a whole model, whatever the flags name.
+    """Return all networks from one checkpoint of a whole model, whatever the flags name.
 
     Raises:
         CheckpointError: it holds no network.
@@ -119,7 +124,7 @@ def whole_checkpoint(checkpoint: Checkpoint, run: RunConfig) -> InitialWeights:
 
 
 def checkpoint_to_evaluate(config: Config, latest: Checkpoint | None) -> Checkpoint:
-    """The checkpoint that `--checkpoint_path_test` names, else the run's latest.
+    """Return the checkpoint that `--checkpoint_path_test` names, else the run's latest.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
@@ -134,11 +139,11 @@ def checkpoint_to_evaluate(config: Config, latest: Checkpoint | None) -> Checkpo
 
 
 def with_meta_start(config: Config) -> tuple[Config, InitialWeights]:
-    """A configuration that starts from what `--meta_initialization` and `--meta_parts` name, and
-    the weights that it names.
+    """Return the configuration that starts from `--meta_initialization`, and its initial weights.
 
-    Takes our files and the release's. The flag of a single network, where given, wins for it; a
-    whole checkpoint (`--checkpoint_path`) stays for the other networks.
+    `--meta_parts` tells which networks it starts. Takes our files and the release's. The flag of a
+    single network, where given, wins for it; a whole checkpoint (`--checkpoint_path`) stays for the
+    other networks.
 
     Args:
         config: with the sections run, sdf and meta.
@@ -151,7 +156,7 @@ def with_meta_start(config: Config) -> tuple[Config, InitialWeights]:
         raise ConfigError("--meta_initialization is missing; give the checkpoint of a "
                           "meta-learned start, as train_sdf_ibr_meta.py writes it")
     files = NetworkFiles()
-    _ = files[Path(path)]                  # one that cannot be read is told before all others
+    _ = files[Path(path)]                  # its errors come before those of other files
     own = weight_files(replace(config.run, checkpoint_path=""), files)
     flags = {FLAG_OF[network]: path for network in META_PARTS[config.meta.meta_parts]
              if not own[network]}
@@ -202,7 +207,7 @@ def save_sphere(path: Path, sdf: nn.Module, error: dict[str, float]) -> bool:
 
 
 def shipped_sphere(sdf: SdfConfig) -> Path:
-    """The file of the sphere that fits these flags; ConfigError where none is shipped."""
+    """Return the file of the sphere that fits these flags; ConfigError where none is shipped."""
     path = sphere_asset(sdf)
     if not path.is_file():
         raise ConfigError(
@@ -214,7 +219,7 @@ def shipped_sphere(sdf: SdfConfig) -> Path:
 
 
 def sphere_asset(sdf: SdfConfig) -> Path:
-    """Where the sphere that fits these flags is shipped, or would be."""
+    """Return where the sphere that fits these flags is shipped, or would be."""
     name = f"sphere_{sdf.model}_{sdf.model_activation_sdf}_{sdf.model_hidden_dims_sdf}" \
            f"x{sdf.model_hidden_layers_sdf}"
     if sdf.posenc_sdf != "none":

@@ -24,7 +24,7 @@ TEMPORARY = re.compile(r"\.(?P<name>.+)\.\w{8}\.tmp")
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place once the block ends without an error.
+    """Yield a temporary path beside `path` that takes its place if the block ends without an error.
 
     A file that was there before stays as it was until then, and for good if the block fails. The
     suffix is the same, for libraries that choose a format by it.
@@ -66,7 +66,7 @@ def write_text_atomic(path: str | os.PathLike, text: str) -> None:
 
 
 def part_path(path: Path) -> Path:
-    """The temporary path of this process for a file; a leading dot hides it."""
+    """Return the temporary path of this process for a file; a leading dot hides it."""
     return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
@@ -92,7 +92,7 @@ def remove_parts(folder: Path, names: Collection[str] = ()) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process of this number runs here."""
+    """Return whether a process of this number runs here."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -120,7 +120,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write_error(path: Path, error: Exception) -> WriteError | None:
-    """An error of the system as one that says what to do; None for other errors.
+    """Return an error of the system as one that says what to do; None for other errors.
 
     torch reports a failed write as a RuntimeError, with or without the system's error as context.
     """
@@ -141,5 +141,5 @@ def _write_error(path: Path, error: Exception) -> WriteError | None:
 
 
 def _is_full(path: Path) -> bool:
-    """Whether less than a MiB is left where `path` is to be."""
+    """Return whether less than a MiB is left where `path` is to be."""
     return path.parent.is_dir() and shutil.disk_usage(path.parent).free < BYTES_PER_MIB

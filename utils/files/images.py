@@ -25,7 +25,7 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, Type
 @contextmanager
 def open_image(path: Path, *, decode: bool = True, formats: tuple[str, ...] = FORMATS,
                error: type[UserError]) -> Iterator[Image.Image]:
-    """The file opened (and wholly decoded) by Pillow.
+    """Open, and wholly decode, an image file by Pillow.
 
     Args:
         path: the file.
@@ -51,7 +51,7 @@ def open_image(path: Path, *, decode: bool = True, formats: tuple[str, ...] = FO
 
 
 def _opened(path: Path, decode: bool, formats: tuple[str, ...]) -> Image.Image:
-    """The image, its size checked before it is decoded; raises as Pillow does."""
+    """Return the image, its size checked before it is decoded; raises as Pillow does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")            # of Pillow, about damaged metadata and size
         has_end = check_chunks(path)
@@ -71,7 +71,7 @@ def _opened(path: Path, decode: bool, formats: tuple[str, ...]) -> Image.Image:
 
 
 def check_chunks(path: Path) -> bool:
-    """Whether a PNG has its end chunk, which Pillow does not miss; True for other files.
+    """Return whether a PNG has its end chunk, which Pillow does not miss; True for other files.
 
     Raises:
         OSError: a chunk of a PNG that says it is longer than what is left of the file: Pillow

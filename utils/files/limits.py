@@ -1,8 +1,8 @@
-"""How large what comes from a file may be: every reader holds a file against these first.
+"""How large what comes from a file may be: every reader checks a file against these first.
 
 A limit is far above what scenes, weights and results need, and so low that reading any file that
 is within it stays below about 1 GB beside the pixels and numbers that are kept. A size that a
-file's head states is also held against the length of the file.
+file's head states is also compared with the length of the file.
 """
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ MAX_COORDINATE = 1e15
 MAX_NAMED = 200
 #: Frames of a capture.
 MAX_FRAMES = 100_000
-#: Share of the free memory that the pixels of a scene may take.
-MEMORY_SHARE = 0.9
+#: Fraction of the free memory that the pixels of a scene may take.
+MEMORY_FRACTION = 0.9
 
 
-def check_size(path: Path, most: int, mend: str, *, error: type[UserError]) -> int:
-    """The length of a file in bytes.
+def check_size(path: Path, most: int, fix: str, *, error: type[UserError]) -> int:
+    """Return the length of a file in bytes.
 
     Args:
         path: the file.
         most: bytes that it may have.
-        mend: what to do if it has more.
+        fix: what to do if it has more.
         error: class of the error that is raised.
     Raises:
         error: it has more, or cannot be looked at.
@@ -65,12 +65,12 @@ def check_size(path: Path, most: int, mend: str, *, error: type[UserError]) -> i
         raise error(f"{path}: cannot be read ({problem.strerror}), need a readable file; check "
                     "the path and its permissions") from problem
     if size > most:
-        raise error(f"{path}: {size:,} bytes, need at most {most:,}; {mend}")
+        raise error(f"{path}: {size:,} bytes, need at most {most:,}; {fix}")
     return size
 
 
 def read_text(path: Path, most: int, *, error: type[UserError]) -> str:
-    """A text file (UTF-8) of at most `most` bytes; raises `error`."""
+    """Return a text file (UTF-8) of at most `most` bytes; raises `error`."""
     check_size(path, most, "check that this is the right file", error=error)
     try:
         return path.read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def read_text(path: Path, most: int, *, error: type[UserError]) -> str:
 
 
 def each_line(path: Path, most: int, *, error: type[UserError]) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file, one after the other; raises `error` as `read_text`."""
+    """Yield the numbered lines of a text file, from 1; raises `error` as `read_text`."""
     check_size(path, most, "check that this is the right file", error=error)
     try:
         with path.open(encoding="utf-8") as file:
@@ -97,7 +97,7 @@ def each_line(path: Path, most: int, *, error: type[UserError]) -> Iterator[tupl
 
 
 def read_json(path: Path, *, error: type[UserError], most: int = MAX_JSON_BYTES) -> Any:
-    """The content of a JSON file of at most `most` bytes; raises `error`."""
+    """Return the content of a JSON file of at most `most` bytes; raises `error`."""
     text = read_text(path, most, error=error)
     try:
         return json.loads(text)
@@ -106,19 +106,19 @@ def read_json(path: Path, *, error: type[UserError], most: int = MAX_JSON_BYTES)
                     "again") from problem
 
 
-def check_memory(num_bytes: int, what: str, mend: str, *, error: type[UserError]) -> None:
+def check_memory(num_bytes: int, what: str, fix: str, *, error: type[UserError]) -> None:
     """Raise `error` where `what` needs more bytes than the machine has free; nothing is allocated.
 
     Does nothing where the free memory is not known.
     """
     free = free_memory()
-    if free is not None and num_bytes > MEMORY_SHARE * free:
+    if free is not None and num_bytes > MEMORY_FRACTION * free:
         raise error(f"{what}: {num_bytes / 2**30:.1f} GiB of memory needed, {free / 2**30:.1f} GiB "
-                    f"are free; {mend}")
+                    f"are free; {fix}")
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
+    """Return the bytes that can be had without swapping; None where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             found = next(line for line in file if line.startswith("MemAvailable:"))
@@ -132,7 +132,7 @@ def free_memory() -> int | None:
 
 
 def short(value: Any) -> str:
-    """A value from a file for a message, cut where it is long."""
+    """Return a value from a file for a message, cut where it is long."""
     try:
         return reprlib.repr(value)
     except ValueError:                 # Python writes no whole number of more than 4,300 digits

@@ -54,11 +54,11 @@ class PlainUnpickler(_PythonUnpickler):
     dispatch = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name in the pickle stands for."""
+        """Refuse a name in the pickle; subclasses return what those that they admit stand for."""
         raise Refused(f"the global '{module}.{name}'")
 
     def persistent_load(self, pid: Any) -> Any:
-        """What a persistent id stands for."""
+        """Refuse a persistent id; subclasses may return what it stands for."""
         raise Refused("a persistent id")
 
     def _set_item(self) -> None:
@@ -140,7 +140,7 @@ class _Constructor:
 
 def _build_array(shape: Any, dtype: Any, data: Any,
                  order: Literal["C", "F"] = "C") -> np.ndarray:
-    """Array of a pickled state; the data must fill the shape, which bounds its size."""
+    """Return the array of a pickled state; the data must fill the shape, which bounds its size."""
     if not isinstance(dtype, _Dtype):
         raise Refused("an array without a plain type")
     if not all(type(side) is int and side >= 0 for side in shape):
@@ -171,14 +171,14 @@ def _build_from_buffer(data: Any, dtype: Any, shape: Any, order: Literal["C", "F
 
 
 def _encode_latin1(text: Any, encoding: Any = "") -> bytes:
-    """How protocols 0 to 2 write bytes; any other codec is refused."""
+    """Return bytes as protocols 0 to 2 write them; any other codec is refused."""
     if not isinstance(text, str) or encoding != "latin1":
         raise Refused(f"a call of codec {str(encoding)[:40]!r}")
     return text.encode("latin1")
 
 
 def _empty_bytes(*arguments: Any) -> bytes:
-    """How protocols 0 to 2 write bytes of no length."""
+    """Return no bytes, as protocols 0 to 2 write them; a call with anything is refused."""
     if arguments:
         raise Refused("a call of bytes")
     return b""
@@ -233,7 +233,7 @@ class _Plain:
         self.done: dict[int, tuple[Any, int]] = {}
 
     def of(self, value: Any, depth: int = 0) -> tuple[Any, int]:
-        """The plain value and the number of its parts; shared parts stay shared."""
+        """Return the value without stand-ins and its number of parts; shared parts stay shared."""
         if depth > MAX_DEPTH:
             raise Refused(f"more than {MAX_DEPTH} nested levels")
         if isinstance(value, (str, bytes)):
@@ -286,7 +286,9 @@ def _read_bounded(source: BinaryIO | str | Path, what: str, max_bytes: int,
 
 
 def _read_up_to(stream: BinaryIO, num_bytes: int) -> bytes:
-    """The stream's next bytes, in blocks: asked for all of them at once, Python makes room first.
+    """Return the stream's next bytes, read in blocks.
+
+    Asked for all of them at once, Python would make room for all of them first.
     """
     data = bytearray()
     while block := stream.read(min(MIB, num_bytes - len(data))):
@@ -311,7 +313,7 @@ def _unpickle(data: bytes, what: str, error: type[UserError]) -> Any:
 def load_restricted_pickle(source: BinaryIO | str | Path, what: str = "", *,
                            max_bytes: int = MAX_PICKLE_BYTES,
                            error: type[UserError] = UserError) -> Any:
-    """Content of a pickle that holds numpy arrays, dicts, lists, strings and numbers only.
+    """Return what a pickle holds: numpy arrays, dicts, lists, strings and numbers, nothing else.
 
     Args:
         source: path, or a binary file at the start of the pickle.
@@ -327,7 +329,9 @@ def load_restricted_pickle(source: BinaryIO | str | Path, what: str = "", *,
 
 def load_pickled_npy(path: str | Path, *, max_bytes: int = MAX_PICKLE_BYTES,
                      error: type[UserError] = UserError) -> Any:
-    """Content of an `.npy` file: a pickled object (`np.save` of a dict), an array, or a pickle.
+    """Return what an `.npy` file holds: a pickled object (`np.save` of a dict), or an array.
+
+    A bare pickle under that name is read too.
 
     Returns:
         the dict (or other object) of a 0-d object array, otherwise the array or bare object.
@@ -352,7 +356,7 @@ def load_pickled_npy(path: str | Path, *, max_bytes: int = MAX_PICKLE_BYTES,
 
 
 def array_of_npy(data: bytes) -> np.ndarray:
-    """The array of an `.npy` file's content; what its head says is held against its length.
+    """Return the array of an `.npy` file's content; what its head says is compared with its length.
 
     Raises:
         ValueError, or another of `DAMAGE`: damaged, truncated, or a pickled object.
@@ -364,7 +368,7 @@ def array_of_npy(data: bytes) -> np.ndarray:
 
 
 def _parse_npy(data: bytes) -> tuple[np.ndarray | None, bytes]:
-    """The array, or None for one of objects; and the bytes behind the head."""
+    """Return the array, or None for one of objects; and the bytes behind the head."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0,

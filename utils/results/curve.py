@@ -39,7 +39,9 @@ def write_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 
 def read_curve(path: Path) -> list[tuple[int, float, float]]:
-    """(step, seconds, PSNR) of the scored rows, finite; none where the file is absent or damaged.
+    """Return (step, seconds, PSNR) of the scored rows, those that are finite.
+
+    A file that is absent or damaged has none.
     """
     try:
         rows = [(int(row["step"]), float(row["seconds"]), float(row["psnr"]))
@@ -50,7 +52,7 @@ def read_curve(path: Path) -> list[tuple[int, float, float]]:
 
 
 def psnr_by_step(path: Path) -> dict[int, float]:
-    """Step to held-out PSNR, dB, of the scored rows.
+    """Return held-out PSNR in dB by step, of the scored rows.
 
     Raises:
         UserError: the file is absent, too long, no table, or has a cell that is no number.
@@ -65,7 +67,7 @@ def psnr_by_step(path: Path) -> dict[int, float]:
 
 
 def at_time(curve: Sequence[tuple[int, float, float]], seconds: float) -> float | None:
-    """PSNR after a training time, linear between two scores; None outside of them.
+    """Return the PSNR after a training time, linear between two scores; None outside of them.
 
     Args:
         curve: as `read_curve` gives it.
@@ -77,7 +79,11 @@ def at_time(curve: Sequence[tuple[int, float, float]], seconds: float) -> float 
 
 
 def _scored_rows(path: Path) -> list[dict[str, str]]:
-    """Text by column of the rows at which held-out views were scored; UserError where the file
-    cannot be read, csv.Error where it is no table."""
+    """Return the rows at which held-out views were scored, as text by column.
+
+    Raises:
+        UserError: the file cannot be read.
+        csv.Error: it is no table.
+    """
     text = read_text(path, MAX_TABLE_BYTES, error=UserError)
     return [row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("psnr")]

@@ -1,7 +1,7 @@
-"""Scores of rendered views: measures and pictures per view, means, JSON, CSV and a printed table.
+"""Scores of rendered views: metrics and pictures of each, means, JSON, CSV and a printed table.
 
-Masked measures follow METHOD 8. A figure that is not available is None: null in JSON, an empty cell
-in CSV, n/a in print.
+Metrics of masked images follow docs/method.md, section 8. A metric that is not available is None:
+null in JSON, an empty cell in CSV, n/a in print.
 """
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def evaluate_views(rendered: Callable[[int], RenderedView], scene: Any, views: I
 @torch.no_grad()
 def score_view(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask: Tensor,
                lpips: LPIPS | None = None) -> ViewMetrics:
-    """Figures of one view.
+    """Return the metrics of one view.
 
     Args:
         prediction: (3, H, W), not clamped.
@@ -96,13 +96,13 @@ def score_view(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask
         standard = [2 * image - 1 for image in pair]
         distances = (float(lpips(*standard)), float(lpips(*pair)))
     images = (prediction, photograph, mask)
-    figures = ViewMetrics(psnr(*images), psnr_foreground(*images), ssim(*images), *distances,
-                          mask_iou(hit_mask, mask))
-    return ViewMetrics(**{name: finite(value) for name, value in asdict(figures).items()})
+    found = ViewMetrics(psnr(*images), psnr_foreground(*images), ssim(*images), *distances,
+                        mask_iou(hit_mask, mask))
+    return ViewMetrics(**{name: finite(value) for name, value in asdict(found).items()})
 
 
 def file_name(view_name: str) -> str:
-    """A view's name with everything but letters, digits, dot, dash and underscore replaced."""
+    """Return a view's name as a file's: letters, digits, dots and dashes stay, _ for all else."""
     return re.sub(r"[^\w.-]", "_", view_name).lstrip(".") or "view"
 
 
@@ -121,16 +121,16 @@ def _write_pictures(stem: Path, shown: RenderedView, photograph: Tensor, mask: T
 
 def summarise(views: Mapping[str, ViewMetrics], *, chamfer: Chamfer | None = None,
               **facts: Any) -> dict[str, Any]:
-    """What `metrics.json` holds.
+    """Return what `metrics.json` holds.
 
     Args:
-        views: figures by view name.
+        views: metrics by view name.
         chamfer: distances of the mesh to the true points, world units.
         facts: further top-level entries: steps, train_seconds, seed and so on. Tensors are not
             admitted; numbers that are not finite become None, at any depth.
     Returns:
         {"mean": {...}, "views": {name: {...}}, "chamfer": {...} or None, **facts}. Means run over
-        the views where a figure is available.
+        the views where a metric is available.
     """
     mean: dict[str, float | None] = {}
     for field in fields(ViewMetrics):
@@ -145,7 +145,7 @@ def summarise(views: Mapping[str, ViewMetrics], *, chamfer: Chamfer | None = Non
 
 
 def _for_json(value: Any) -> Any:
-    """The same content with None for every number that is not finite."""
+    """Return the same content with None for every number that is not finite."""
     if isinstance(value, Mapping):
         return {str(key): _for_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -182,7 +182,7 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """The metrics as lines of text: a row for each view, the mean, and what the run took.
+    """Return the metrics as lines of text: a row for each view, the mean, and what the run took.
 
     Args:
         metrics: from `summarise`.
@@ -198,7 +198,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 
 
 def _cell(metrics: Mapping[str, Any], key: str, name: str) -> str:
-    """One metric as text; the Chamfer distance belongs to the mesh, not to a view."""
+    """Return one metric as text; the Chamfer distance belongs to the mesh, not to a view."""
     if key == "chamfer" and name != "mean":
         return ""
     return METRICS[key].text(metrics.get(key))

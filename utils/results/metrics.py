@@ -34,12 +34,12 @@ class Chamfer:
 
     @property
     def mean(self) -> float:
-        """The symmetric Chamfer distance."""
+        """The symmetric Chamfer distance: the mean of both directions."""
         return (self.accuracy + self.completeness) / 2
 
 
 def masked(image: Tensor, mask: Tensor) -> Tensor:
-    """Image clamped to [0, 1] and times the mask: what every masked measure here looks at."""
+    """Return the image clamped to [0, 1], times the mask: what metrics of masked images look at."""
     if image.ndim != 3 or mask.shape != (1, *image.shape[1:]):
         raise ValueError(f"image {tuple(image.shape)} and mask {tuple(mask.shape)} do not fit; "
                          "need (3, H, W) and (1, H, W)")
@@ -47,10 +47,11 @@ def masked(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def psnr(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float:
-    """The paper's PSNR: both images times the true mask, mean over ALL pixels (METHOD 8).
+    """Return the paper's PSNR (docs/method.md, section 8).
 
-    PSNR = -10 log10 mean((mask * prediction - mask * photograph)^2). The empty background counts
-    as right, so that this is higher than `psnr_foreground` by -10 log10 of the covered share.
+    PSNR = -10 log10 mean((mask * prediction - mask * photograph)^2), mean over ALL pixels. The
+    empty background counts as right, so that this is higher than `psnr_foreground` by -10 log10 of
+    the covered fraction.
 
     Args:
         prediction, photograph: (3, H, W), RGB.
@@ -62,7 +63,7 @@ def psnr(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float:
 
 
 def psnr_foreground(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float | None:
-    """PSNR whose mean runs over the foreground pixels alone; arguments as in `psnr`.
+    """Return the PSNR whose mean runs over the foreground pixels alone; arguments as in `psnr`.
 
     Returns:
         decibels, at most 100; None where the mask is empty.
@@ -79,7 +80,7 @@ def _decibels(squared_error: Tensor) -> float:
 
 
 def ssim(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float | None:
-    """SSIM of the masked images with the settings of Wang et al. 2004, mean over RGB.
+    """Return the SSIM of the masked images with the settings of Wang et al. 2004, mean over RGB.
 
     Images with a side below 11 pixels get the largest odd uniform window that fits.
 
@@ -102,7 +103,7 @@ def ssim(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float | None:
 
 
 def mask_iou(predicted_mask: Tensor, true_mask: Tensor) -> float:
-    """Intersection over union of two bool masks of one shape; 1 where both are empty."""
+    """Return the intersection over union of two bool masks of one shape; 1 where both are empty."""
     if predicted_mask.shape != true_mask.shape:
         raise ValueError(f"masks of shape {tuple(predicted_mask.shape)} and "
                          f"{tuple(true_mask.shape)} cannot be compared")
@@ -112,11 +113,11 @@ def mask_iou(predicted_mask: Tensor, true_mask: Tensor) -> float:
 
 
 def chamfer(points_predicted: np.ndarray, points_true: np.ndarray) -> Chamfer:
-    """Mean distances to the nearest neighbour, both ways (not squared).
+    """Return the mean distances to the nearest neighbour, both ways (not squared).
 
     Args:
-        points_predicted: (N, 3), any space, the same as
-        points_true: (M, 3).
+        points_predicted: (N, 3), any space.
+        points_true: (M, 3), the same space.
     Raises:
         ValueError: a set is empty or not (N, 3).
     """

@@ -1,4 +1,4 @@
-"""Pictures of results: colour maps, labelled sheets, PNG files.
+"""Pictures of results: colour maps, labelled image grids, PNG files.
 
 Tensors come in channels first, as the rest of the system has them; what leaves is (H, W, 3) uint8
 RGB, ready for a file, a video or a summary. Nothing here is differentiable.
@@ -26,16 +26,16 @@ ERROR_SCALE = 0.2
 #: Blending weight that gets the brightest colour: seven equal sources have 0.14 each.
 WEIGHT_SCALE = 0.5
 ERROR_COLOURS, WEIGHT_COLOURS, DEPTH_COLOURS = "inferno", "inferno", "viridis"
-#: Share of the depths left out at each end, so that a few stray hits do not take up the scale.
+#: Fraction of the depths left out at each end, so that a few stray hits do not take up the scale.
 DEPTH_TAIL = 0.01
 OUTLINE_COLOUR = (0, 230, 64)
-#: Width of a sheet's cell in pixels: smaller images are enlarged in whole steps, others shrunk.
+#: Width of a grid's cell in pixels: smaller images are enlarged in whole steps, others shrunk.
 MIN_CELL, MAX_CELL = 192, 480
-#: Blank pixels between the parts of a sheet.
+#: Blank pixels between the parts of a grid.
 GAP = 8
 DPI = 100
 LABEL_POINTS, TITLE_POINTS = 10, 13
-#: Source views side by side in one row of a sheet.
+#: Source views side by side in one row of a grid.
 SOURCES_PER_ROW = 7
 
 
@@ -51,7 +51,7 @@ class ViewPictures:
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
-    """An image as bytes.
+    """Return an image as bytes.
 
     Args:
         image: (3, H, W) RGB in [0, 1]; what lies outside is clamped, NaN becomes black.
@@ -65,10 +65,12 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def error_map(pred: Tensor, target: Tensor) -> np.ndarray:
-    """Absolute difference of two images, mean of the channels, from black (0) to `ERROR_SCALE`.
+    """Return the absolute difference of two images, mean of the channels, as colours.
+
+    Black is 0, the brightest colour ERROR_SCALE and more.
 
     Args:
-        pred: (3, H, W) RGB, clamped to [0, 1] as in the figures.
+        pred: (3, H, W) RGB, clamped to [0, 1] as for the metrics.
         target: (3, H, W) RGB in [0, 1].
     Returns:
         (H, W, 3) uint8.
@@ -80,7 +82,7 @@ def error_map(pred: Tensor, target: Tensor) -> np.ndarray:
 
 
 def normals_to_rgb(normals: Tensor, mask: Tensor) -> np.ndarray:
-    """Unit normals as colours: x, y, z from -1 to 1 become red, green, blue from 0 to 1.
+    """Return unit normals as colours: x, y, z from -1 to 1 become red, green, blue from 0 to 1.
 
     Args:
         normals: (3, H, W), unit length, any space.
@@ -92,7 +94,7 @@ def normals_to_rgb(normals: Tensor, mask: Tensor) -> np.ndarray:
 
 
 def depth_to_rgb(depth: Tensor, mask: Tensor) -> np.ndarray:
-    """Depth as colours, near bright and far dark, stretched over what is seen.
+    """Return depth as colours, near bright and far dark, stretched over what is seen.
 
     Args:
         depth: (1, H, W), any unit.
@@ -110,7 +112,7 @@ def depth_to_rgb(depth: Tensor, mask: Tensor) -> np.ndarray:
 
 
 def on_white(image: Tensor, mask: Tensor) -> np.ndarray:
-    """An image before a white background.
+    """Return an image before a white background.
 
     Args:
         image: (3, H, W) RGB in [0, 1].
@@ -122,7 +124,7 @@ def on_white(image: Tensor, mask: Tensor) -> np.ndarray:
 
 
 def with_outline(image: Tensor, mask: Tensor) -> np.ndarray:
-    """An image with the inner border of a mask drawn in green.
+    """Return an image with the inner border of a mask drawn in green.
 
     Args:
         image: (3, H, W) RGB in [0, 1].
@@ -141,10 +143,10 @@ def with_outline(image: Tensor, mask: Tensor) -> np.ndarray:
 
 def view_pictures(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask: Tensor,
                   normals: Tensor, depth: Tensor) -> ViewPictures:
-    """All pictures of one view.
+    """Return all pictures of one view.
 
     The prediction keeps its own silhouette and the photograph the true one, so that a wrong outline
-    is seen; the error follows METHOD 8, both images times the true mask.
+    is seen; the error is of both images times the true mask (docs/method.md, section 8).
 
     Args:
         prediction, photograph: (3, H, W) RGB in [0, 1].
@@ -163,31 +165,29 @@ def view_pictures(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_m
     )
 
 
-def view_grid(views: Sequence[ViewPictures], row_labels: Sequence[str],
-               title: str = "") -> np.ndarray:
-    """One row a view: prediction, photograph, error, normals, depth.
+def view_grid(views: Sequence[ViewPictures], row_labels: Sequence[str]) -> np.ndarray:
+    """Return one row a view: prediction, photograph, error, normals, depth.
 
     Args:
         views: what `view_pictures` returned, one a view.
-        row_labels: one a view, such as its name and figures; may have several lines.
-        title: a line above all.
+        row_labels: one a view, such as its name and metrics; may have several lines.
     Returns:
         (H, W, 3) uint8.
     """
     columns = ["prediction", "photograph", f"error, black 0\nto yellow {ERROR_SCALE:g} and more",
                "normals\n(x, y, z as r, g, b)", "depth,\nyellow near, violet far"]
     rows = [[v.prediction, v.photograph, v.error, v.normals, v.depth] for v in views]
-    return image_grid(rows, row_labels, columns, title)
+    return image_grid(rows, row_labels, columns)
 
 
 def source_grid(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence[str],
                  title: str = "source views") -> np.ndarray:
-    """Each source view with its mask's outline, and below it its blending weights.
+    """Return each source view with its mask's outline, and below it its blending weights.
 
     Args:
         images: (V, 3, H, W) RGB in [0, 1], the source views.
         masks: (V, 1, H, W) bool.
-        weights: (V, 1, H', W') in [0, 1]: each source's share in the pixels of one target view.
+        weights: (V, 1, H', W') in [0, 1]: each source's part in the pixels of one target view.
         names: V names of the sources.
         title: a line above all.
     Returns:
@@ -198,20 +198,20 @@ def source_grid(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence[
         raise ValueError(f"{len(images)} images, {len(masks)} masks, {len(weights)} weight maps, "
                          f"{len(names)} names; need one of each a view")
     photographs = [with_outline(image, mask) for image, mask in zip(images, masks)]
-    shares = [_coloured(weight[0] / WEIGHT_SCALE, WEIGHT_COLOURS) for weight in weights]
+    parts = [_coloured(weight[0] / WEIGHT_SCALE, WEIGHT_COLOURS) for weight in weights]
     labels = ["photograph,\nmask outlined", f"its weight in\nthe target,\nblack 0, yellow\n"
               f"{WEIGHT_SCALE:g} and more"]
     blocks = []
     for start in range(0, len(names), SOURCES_PER_ROW):
         part = slice(start, start + SOURCES_PER_ROW)
-        blocks.append(image_grid([photographs[part], shares[part]], labels, names[part],
+        blocks.append(image_grid([photographs[part], parts[part]], labels, names[part],
                             title if start == 0 else ""))
     return stack_vertically(blocks)
 
 
 def image_grid(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str] = (),
           column_labels: Sequence[str] = (), title: str = "") -> np.ndarray:
-    """A grid of pictures with labels, all fitted into cells of one size.
+    """Return a grid of pictures with labels, all fitted into cells of one size.
 
     Args:
         rows: pictures (H, W, 3) uint8, of any sizes; None leaves a cell empty.
@@ -252,7 +252,7 @@ def image_grid(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence
 
 
 def stack_vertically(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures (H, W, 3) uint8 one below the other, white to the right of narrow ones."""
+    """Return pictures (H, W, 3) uint8 one below the other, white to the right of narrow ones."""
     width = max(picture.shape[1] for picture in pictures)
     return np.concatenate([np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)),
                                   constant_values=255) for picture in pictures])
@@ -271,22 +271,22 @@ def save_png(path: Path | str, array: np.ndarray) -> None:
 
 
 def _coloured(values: Tensor, name: str) -> np.ndarray:
-    """(H, W) values in [0, 1] (clamped, NaN as 0) through a colour map: (H, W, 3) uint8."""
+    """Return (H, W) values in [0, 1] (clamped, NaN as 0) through a colour map: (H, W, 3) uint8."""
     levels = values.detach().float().nan_to_num(0.0).clamp(0, 1).cpu().numpy()
     return colormaps[name](levels, bytes=True)[..., :3].copy()
 
 
 def _white_outside(picture: np.ndarray, mask: Tensor) -> np.ndarray:
-    """The picture, white where the (1, H, W) mask is False."""
+    """Return the picture, white where the (1, H, W) mask is False."""
     picture[~mask[0].numpy()] = 255
     return picture
 
 
 def _cell_size(rows: Sequence[Sequence[np.ndarray | None]]) -> tuple[int, int]:
-    """(width, height) of the cells: the largest picture, brought between the limits."""
+    """Return (width, height) of the cells: the largest picture, brought between the limits."""
     shapes = [picture.shape for row in rows for picture in row if picture is not None]
     if not shapes:
-        raise ValueError("there is no picture for the sheet, need at least one")
+        raise ValueError("there is no picture for the grid, need at least one")
     height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
     scale = math.ceil(MIN_CELL / width) if width < MIN_CELL else min(1.0, MAX_CELL / width)
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -306,7 +306,7 @@ def _paste(canvas: np.ndarray, picture: np.ndarray | None, corner: tuple[int, in
 
 
 def _text_size(text: str, points: float) -> tuple[int, int]:
-    """(width, height) in pixels that a text of one or several lines takes up."""
+    """Return (width, height) in pixels that a text of one or several lines takes up."""
     figure = Figure(dpi=DPI)
     canvas = FigureCanvasAgg(figure)
     drawn = figure.text(0, 0, text, fontsize=points, parse_math=False)
@@ -315,7 +315,7 @@ def _text_size(text: str, points: float) -> tuple[int, int]:
 
 
 def _text_layer(texts: Sequence[tuple], shape: tuple[int, int]) -> np.ndarray:
-    """Black texts on white, (H, W, 3) uint8.
+    """Draw black texts on white, (H, W, 3) uint8.
 
     Args:
         texts: (x, y from the top, text, size in points, horizontal, vertical alignment) each.

@@ -35,7 +35,7 @@ SDF_SCALE = 0.9
 #: The slices show [-SLICE_EXTENT, SLICE_EXTENT]^2: the unit sphere and a rim, object units.
 SLICE_EXTENT = 1.1
 SLICE_TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-#: Length of a drawn camera pyramid as a share of the median distance to the origin.
+#: Length of a drawn camera pyramid as a fraction of the median distance to the origin.
 FRUSTUM_LENGTH = 0.15
 #: Keeps a view's number readable on top of lines.
 LABEL_RIM = withStroke(linewidth=2.5, foreground="white")
@@ -47,14 +47,13 @@ MARKERS_UP_TO = 40
 
 
 def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
-               device: torch.device | str = "cpu", title: str = "") -> np.ndarray:
-    """The SDF on the planes x = 0, y = 0 and z = 0, with contour lines; the surface is black.
+               device: torch.device | str = "cpu") -> np.ndarray:
+    """Plot the SDF on the planes x = 0, y = 0 and z = 0 with contour lines; the surface is black.
 
     Args:
         sdf: (N, 3) object space to (N,), negative inside; called without gradients.
         resolution: points along each side of a slice.
         device: where the points are made.
-        title: a line above all.
     Returns:
         (H, W, 3) uint8.
     """
@@ -70,19 +69,17 @@ def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
         names = "xyz"
         panel.set(title=f"{names[fixed]} = 0", xlabel=names[right], ylabel=names[up])
     figure.colorbar(filled, ax=axes, label="SDF, object units (blue inside)", extend="both")
-    if title:
-        figure.suptitle(title, parse_math=False)
     return _to_array(figure)
 
 
 def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], title: str = "", *,
-                names: tuple[str, str, str] = ("not used", "training", "withheld")) -> np.ndarray:
-    """All cameras around the unit sphere, object space, from the side and from above.
+                names: tuple[str, str, str] = ("not used", "training", "held-out")) -> np.ndarray:
+    """Plot all cameras around the unit sphere, object space, from the side and from above.
 
     Args:
         cameras: V cameras.
         train: indices of the training views (blue).
-        test: indices of the withheld views (orange); the rest is grey.
+        test: indices of the held-out views (orange); the rest is grey.
         title: a line above all.
         names: in the legend, of the rest and of both groups.
     Returns:
@@ -109,14 +106,13 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], tit
     return _to_array(figure)
 
 
-def curve_plot(rows: Sequence[Mapping[str, object]], title: str = "") -> np.ndarray:
-    """Losses and PSNR against the step and against the time.
+def curve_plot(rows: Sequence[Mapping[str, object]]) -> np.ndarray:
+    """Plot losses and PSNR against the step and against the time.
 
     Args:
         rows: one mapping a logged step with `step`, `seconds` and any of the columns that begin
             with `loss` or `psnr`; numbers or their text. What is empty, None or not finite is
             left out.
-        title: a line above all.
     Returns:
         (H, W, 3) uint8.
     """
@@ -131,13 +127,11 @@ def curve_plot(rows: Sequence[Mapping[str, object]], title: str = "") -> np.ndar
             panel = axes[line, column]
             _draw_curves(panel, rows, key, prefix=prefix, unit=unit)
             panel.set(xlabel=axis_label, ylabel=label)
-    if title:
-        figure.suptitle(title, parse_math=False)
     return _to_array(figure)
 
 
 def _evaluate(sdf: Callable[[Tensor], Tensor], points: Tensor) -> np.ndarray:
-    """(N,) SDF values of (N, 3) points, in chunks and without gradients."""
+    """Return (N,) SDF values of (N, 3) points, in chunks and without gradients."""
     with torch.no_grad():
         return torch.cat([sdf(chunk).float() for chunk in points.split(SDF_CHUNK)]).cpu().numpy()
 
@@ -164,7 +158,7 @@ def _draw_slice(panel: Axes, ticks: np.ndarray, values: np.ndarray):
 
 
 def _draw_cameras(panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> None:
-    """Pyramids and numbers of the cameras (dots for the unused), unit sphere, axes of the space."""
+    """Draw pyramids and numbers of the cameras (dots for the unused), unit sphere and axes."""
     upright = _upright_frame(cameras)                                                  # (3, 3)
     centers = _numpy(cameras.centers_obj) @ upright.T                                  # (V, 3)
     length = FRUSTUM_LENGTH * float(np.median(np.linalg.norm(centers, axis=-1)))
@@ -195,7 +189,9 @@ def _draw_cameras(panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> N
 
 
 def _upright_frame(cameras: Cameras) -> np.ndarray:
-    """Rotation from object space to the plot: the cameras' mean up is z, their mean place is -y.
+    """Return the rotation from object space to the plot, (3, 3).
+
+    The cameras' mean up direction becomes z, their mean position lies towards -y.
 
     The space's own axes can point anywhere; so the picture stands as the photographs do.
     """
@@ -209,20 +205,20 @@ def _upright_frame(cameras: Cameras) -> np.ndarray:
 
 
 def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """The (3,) vector at length 1; where it has next to none, the other one at length 1."""
+    """Return the (3,) vector at length 1; where it has next to none, the other one at length 1."""
     if np.linalg.norm(vector) < 1e-3:
         vector = otherwise
     return vector / np.linalg.norm(vector)
 
 
 def _pyramid(center: np.ndarray, corners: np.ndarray) -> list[np.ndarray]:
-    """The eight edges of a camera's pyramid, each (2, 3), from its centre and (4, 3) corners."""
+    """Return the eight edges (2, 3) of a camera's pyramid from its centre and corners (4, 3)."""
     return ([np.stack([center, corner]) for corner in corners]
             + [np.stack([corners[i], corners[(i + 1) % 4]]) for i in range(4)])
 
 
 def _draw_unit_sphere(panel: Axes3D, upright: np.ndarray) -> None:
-    """The sphere that the object lies in as thin lines, and the axes of object space in it."""
+    """Draw the sphere that the object lies in as thin lines, and the axes of object space."""
     around, down = np.meshgrid(np.linspace(0, 2 * np.pi, 25), np.linspace(0, np.pi, 13))
     panel.plot_wireframe(np.cos(around) * np.sin(down), np.sin(around) * np.sin(down),
                          np.cos(down), color="0.7", linewidth=0.4)
@@ -235,7 +231,7 @@ def _draw_unit_sphere(panel: Axes3D, upright: np.ndarray) -> None:
 
 def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *, prefix: str,
                  unit: float) -> None:
-    """All columns that begin with `prefix` against column `key`, divided by `unit`."""
+    """Plot all columns that begin with `prefix` against column `key`, divided by `unit`."""
     names = sorted({name for row in rows for name in row if name.startswith(prefix)})
     drawn = []
     for name in names:
@@ -258,12 +254,12 @@ def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *,
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
-    """A tensor's values as float64."""
+    """Return a tensor's values as float64."""
     return tensor.detach().double().cpu().numpy()
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, or None where there is none (empty text, None, NaN, infinity)."""
+    """Return a finite number, or None where there is none (empty text, None, NaN, infinity)."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -272,7 +268,7 @@ def _number(value: Any) -> float | None:
 
 
 def _to_array(figure: Figure) -> np.ndarray:
-    """The drawn figure as (H, W, 3) uint8."""
+    """Return the drawn figure as (H, W, 3) uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

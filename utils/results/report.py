@@ -1,7 +1,7 @@
-"""One self-contained web page of a run: figures, curves, pictures, video, configuration.
+"""One self-contained web page of a run: metrics, curves, pictures, video, configuration.
 
 Pictures and video are inside the file, styles too, and no script is needed: the page can be mailed,
-and asks nobody for anything. It reads on a phone; wide sheets and tables scroll sideways.
+and loads nothing from elsewhere. It reads on a phone; wide image grids and tables scroll sideways.
 """
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
     Args:
         folder: the run's folder.
         title: heading of the page.
-        metrics: content of metrics.json: `mean` and `views` (name to figures), each figure a number
+        metrics: content of metrics.json: `mean` and `views` (name to metrics), each metric a number
             or None, and anything else about the run.
         curve: rows of curve.csv, as `utils.results.plots.curve_plot` takes them.
         pictures: caption and PNG or JPEG file of each; one that cannot be read is named as missing.
@@ -88,7 +88,7 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
 
 
 def _page(title: str, body: str) -> str:
-    """The whole document; its policy forbids the browser to load anything from outside."""
+    """Return the whole document; its policy forbids the browser to load anything from outside."""
     policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -99,13 +99,13 @@ def _page(title: str, body: str) -> str:
 
 
 def _notes(notes: Sequence[str]) -> str:
-    """The notes as a list."""
+    """Return the notes as a list."""
     items = "".join(f"<li>{html.escape(str(note))}</li>" for note in notes)
     return f"<ul>{items}</ul>" if items else ""
 
 
 def _metrics_table(metrics: Mapping[str, Any]) -> str:
-    """One row a view and their mean, one column a metric, and a legend of the metrics."""
+    """Return one row a view and their mean, one column a metric, and a legend of the metrics."""
     mean, views = metrics.get("mean") or {}, metrics.get("views") or {}
     rows = [*views.items(), ("mean", mean)]
     present = list(dict.fromkeys(key for _, found in rows for key in found))
@@ -125,7 +125,7 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
 
 
 def _metric(value: object, key: str) -> str:
-    """A metric with its digits, or what stands for none; text, such as the empty one, as it is."""
+    """Return a metric with its digits, or what stands for none; text as it is."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if key in METRICS:
             return METRICS[key].text(value)
@@ -134,7 +134,7 @@ def _metric(value: object, key: str) -> str:
 
 
 def _facts(metrics: Mapping[str, Any]) -> str:
-    """What else the metrics hold: steps, times, sizes."""
+    """Return what else the metrics hold: steps, times, sizes."""
     facts = {key: value for key, value in metrics.items() if key not in ("mean", "views")}
     items = "".join(f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{_fact(key, value)}</dd>"
                     for key, value in facts.items())
@@ -142,7 +142,7 @@ def _facts(metrics: Mapping[str, Any]) -> str:
 
 
 def _fact(key: str, value: object) -> str:
-    """One value as text; durations above two minutes also in minutes."""
+    """Return one value as text; durations above two minutes also in minutes."""
     if value is None:
         return NOT_AVAILABLE
     if isinstance(value, Mapping):
@@ -157,7 +157,7 @@ def _fact(key: str, value: object) -> str:
 
 
 def _picture(caption: str, path: Path) -> str:
-    """A picture with its caption, or a line that says that it is missing."""
+    """Return a picture with its caption, or a line that says that it is missing."""
     try:
         content = path.read_bytes()
         height, width = iio.improps(content).shape[:2]
@@ -170,7 +170,7 @@ def _picture(caption: str, path: Path) -> str:
 
 
 def _figure_element(caption: str, address: str, size: tuple[int, int]) -> str:
-    """The element of a picture of `size` (width, height) in pixels."""
+    """Return the element of a picture of `size` (width, height) in pixels."""
     wide = ' class="wide"' if size[0] > WIDE_PICTURE else ""
     text = html.escape(caption)
     return (f'<figure><figcaption>{text}</figcaption><div class="scroll"><img{wide} '
@@ -178,7 +178,7 @@ def _figure_element(caption: str, address: str, size: tuple[int, int]) -> str:
 
 
 def _video(path: Path | None) -> str:
-    """The video inside the page, or a line that says why there is none."""
+    """Return the video inside the page, or a line that says why there is none."""
     if path is None:
         return "<p>No video was made.</p>"
     try:
@@ -192,7 +192,7 @@ def _video(path: Path | None) -> str:
 
 
 def _curve(curve: Sequence[Mapping[str, Any]]) -> str:
-    """The plotted curves and, folded up, the numbers behind them."""
+    """Return the plotted curves and, folded up, the numbers behind them."""
     if not curve:
         return "<p>No curve was logged.</p>"
     plot = curve_plot(curve)
@@ -209,22 +209,22 @@ def _curve(curve: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _curve_cell(value: object) -> str:
-    """A logged value, short."""
+    """Return a logged value as text, numbers with five digits."""
     if value is None:
         return ""
     return f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
 
 
 def _table(lines: Sequence[str]) -> str:
-    """Rows as a table that scrolls sideways on its own."""
+    """Return rows as a table that scrolls sideways on its own."""
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def _png(picture: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as the content of a PNG file."""
+    """Return (H, W, 3) uint8 as the content of a PNG file."""
     return iio.imwrite("<bytes>", picture, extension=".png")
 
 
 def _data_address(content: bytes, kind: str) -> str:
-    """The content as an address that holds it."""
+    """Return the content as an address that holds it."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

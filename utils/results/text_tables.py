@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 def format_rows(rows: Sequence[Sequence[str]], *, num_left: int = 1,
                 rules_before: Collection[int] = ()) -> str:
-    """Rows of text as a table with aligned columns, without blanks at the end of lines.
+    """Return rows of text as a table with aligned columns, without blanks at the end of lines.
 
     Args:
         rows: cells, as many in each row.
@@ -26,7 +26,7 @@ def format_rows(rows: Sequence[Sequence[str]], *, num_left: int = 1,
 
 
 def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as a Markdown table whose first row is its head."""
+    """Return rows of text as a Markdown table whose first row is its head."""
     widths = _widths(rows)
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -34,5 +34,5 @@ def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Characters of the longest cell of each column."""
+    """Return the number of characters of the longest cell of each column."""
     return [max(map(len, column)) for column in zip(*rows, strict=True)]

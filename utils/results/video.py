@@ -57,7 +57,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
 
 
 def _even_frames(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Checked frames with even sides."""
+    """Yield the frames, checked, with sides padded to even numbers."""
     shape = None
     for frame in frames:
         frame = np.asarray(frame)
@@ -71,7 +71,7 @@ def _even_frames(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _has_ffmpeg() -> bool:
-    """Whether imageio-ffmpeg and its program are here; says so in the log where not."""
+    """Return whether imageio-ffmpeg and its program are here; says so in the log where not."""
     try:
         import imageio_ffmpeg
         imageio_ffmpeg.get_ffmpeg_exe()
@@ -106,6 +106,7 @@ def _encode_h264(path: Path, frames: Iterator[np.ndarray], size: tuple[int, int]
 
 
 def _count_frames(path: Path) -> int:
+    """Return the number of frames in a video file; 0 for one that cannot be read."""
     import imageio_ffmpeg
     try:
         return imageio_ffmpeg.count_frames_and_secs(str(path))[0] or 0

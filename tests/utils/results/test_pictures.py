@@ -151,7 +151,7 @@ def test_grid_names_what_does_not_fit():
 
 def test_view_grid_has_five_columns():
     view = pictures.ViewPictures(*[_flat((i + 1, 0, 0), 200, 100) for i in range(5)])
-    found = pictures.view_grid([view, view], ["view 3\n25.1 dB", "view 4"], "after 50 steps")
+    found = pictures.view_grid([view, view], ["view 3\n25.1 dB", "view 4"])
     for i in range(5):
         assert (found == (i + 1, 0, 0)).all(-1).sum() == 2 * 200 * 100
 

@@ -62,9 +62,9 @@ def test_sdf_slices_evaluate_the_three_planes_in_small_chunks_without_gradients(
 
 @pytest.mark.parametrize("offset", [0.3, float("nan")])
 def test_sdf_slices_without_a_surface_say_so(offset):
-    found = plots.sdf_slices(lambda p: p.norm(dim=-1) + offset, 16, title="none")
+    found = plots.sdf_slices(lambda p: p.norm(dim=-1) + offset, 16)
     assert found.dtype == np.uint8 and found.ndim == 3
-    plain = plots.sdf_slices(lambda p: p.norm(dim=-1) - 0.5, 16, title="none")
+    plain = plots.sdf_slices(lambda p: p.norm(dim=-1) - 0.5, 16)
     white = [int((picture == 255).all(-1)[150:300, 100:1100].sum()) for picture in (found, plain)]
     assert white[0] > white[1]                          # the box behind the words
 
@@ -115,7 +115,7 @@ def test_curve_plot_draws_what_is_there_and_skips_what_is_not():
     rows = [{"step": i, "seconds": 2.0 * i, "loss": 1 / (1 + i), "loss_mask": "", "psnr": None}
             for i in range(20)]
     rows[10]["psnr"], rows[15]["psnr"] = "21.5", float("nan")
-    found = plots.curve_plot(rows, "run")
+    found = plots.curve_plot(rows)
     first, second = "#1f77b4", "#ff7f0e"                # matplotlib's own order of colours
     upper, lower = np.array_split(found, 2)
     assert _count(upper, first) > 500 and _count(upper, second) == 0
