@@ -75,7 +75,9 @@ def blend_samples(features: Tensor, correspondence: Correspondence,
     none = sampled.new_zeros(num_pixels)
     if is_normalised:
         total = none.index_add(0, pixel, found)
-        found = found / torch.where(total > 0, total, torch.ones_like(total))[pixel]
+        total = torch.where(total > 0, total, torch.ones_like(total))
+        # an index in brackets would pass its gradient back in an order that threads decide
+        found = found / total.index_select(0, pixel)
     blended = none[:, None].repeat(1, features.shape[1])
     blended = blended.index_add(0, pixel, sampled * found[:, None])
     blended = blended.reshape(*shape[1:], -1).permute(0, 3, 1, 2)
