@@ -101,14 +101,14 @@ class PlainExecution:
 
     def aggregate(self, network: nn.Module, features: Tensor, dirs: Tensor, *,
                   is_training: bool) -> Tensor:
-        """See `Execution.aggregate`."""
+        """Return G of features and directions, all samples at once."""
         return network(features, dirs)
 
     def lay_out(self, *networks: nn.Module) -> None:
         """Leave the weights as they are."""
 
     def is_sparse(self, like: Tensor, occlusion: str) -> bool:
-        """Every sample is taken."""
+        """Tell that every sample is taken."""
         return False
 
     def surface_hits(self, targets: Targets) -> tuple[Surface, Tensor, Tensor | None]:
@@ -257,6 +257,7 @@ class ImageBasedModel(ImageNetworks):
         shape, kind = (len(features), *dirs.shape[:3]), self.settings.aggregation
 
         def weigh(sampled: Tensor, source: Tensor, pixel: Tensor) -> Tensor:
+            """Return the weights (N,) of samples, not normalised."""
             if kind in ("sum", "mean"):
                 return torch.ones_like(sampled[:, 0])
             if kind == "learned":

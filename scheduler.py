@@ -1,4 +1,4 @@
-"""From the number of the training step to the settings of that step (METHOD 7). Pure functions."""
+"""From the number of the training step to its settings (docs/method.md, section 7), pure functions."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -95,6 +95,7 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
     trained_parts(model, config.parts)
 
     def plan(step: int) -> StepPlan:
+        """Return the settings of a step, adjusted where that is asked for."""
         found = plan_step(step, config.rates, config.tracing,
                           dataset_name=config.data.dataset_name,
                           steps_per_epoch=steps_per_epoch(config.views, len(views)),

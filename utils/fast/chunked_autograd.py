@@ -27,7 +27,7 @@ def total_in_chunks(function: Callable[..., Tensor], inputs: Sequence[Tensor],
     Args:
         function: chunks of the inputs to a scalar, a sum over their rows.
         inputs: tensors (N, ...) that need no gradient.
-        parameters: what the result is differentiated by; those without gradient are passed over.
+        parameters: what the result is differentiated by; those without gradient are skipped.
     Returns:
         Scalar; no second derivatives.
     """
@@ -68,7 +68,7 @@ def map_in_chunks(function: Callable[[Tensor], Tensor], evaluate: Callable[[Tens
         function: points (N, 3) to (N,), differentiable.
         evaluate: the same without gradient, as fast as it goes.
         points: (N, 3).
-        parameters: of the function; those without gradient are passed over.
+        parameters: of the function; those without gradient are skipped.
     Returns:
         (N,); no second derivatives.
     """
@@ -80,7 +80,7 @@ class _Map(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, function, evaluate, points, *parameters):
-        """The values alone."""
+        """Return the values; the backward pass computes them anew."""
         ctx.function = function
         ctx.save_for_backward(points, *parameters)
         return evaluate(points.detach())

@@ -45,7 +45,7 @@ class PoseRefinement(nn.Module):
 
     @property
     def given(self) -> Cameras:
-        """The cameras before refinement."""
+        """Return the cameras as they were given."""
         return Cameras(self.view, self.projection, self.model, self.resolution)
 
     def forward(self) -> Cameras:
@@ -60,7 +60,7 @@ class PoseRefinement(nn.Module):
         return replace(self.given, view=change @ self.view)
 
     def refined(self) -> Cameras:
-        """The refined cameras, constants."""
+        """Return the refined cameras as constants."""
         with torch.no_grad():
             return self()
 

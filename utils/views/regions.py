@@ -30,12 +30,12 @@ class Region:
 
     @property
     def shape(self) -> Size:
-        """(h, w)."""
+        """Return the region's height and width."""
         return self.bottom - self.top, self.right - self.left
 
     @property
     def num_pixels(self) -> int:
-        """h * w."""
+        """Return how many pixels the region holds."""
         return self.shape[0] * self.shape[1]
 
     def grown(self, by: int) -> Region:

@@ -122,7 +122,7 @@ class SurfaceBuffer:
         return Surface(points, self.hit_mask[index])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For checkpoints."""
+        """Return distances and hits, for checkpoints."""
         return {"t": self.t.clone(), "hit_mask": self.hit_mask.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -59,19 +59,19 @@ class WholeTargets:
         self.buffer, self.index = buffer, index
 
     def cut(self, maps: Tensor) -> Tensor:
-        """The maps themselves."""
+        """Return the maps as they are."""
         return maps
 
     def rays(self) -> Rays:
-        """See `TargetPixels`."""
+        """Return the rays through the pixels, flat; see `TargetPixels`."""
         return self.buffer.rays(self.index)
 
     def store(self, t: Tensor, hit_mask: Tensor) -> None:
-        """See `TargetPixels`."""
+        """Put distances and hits of the pixels into the buffer."""
         self.buffer.store(self.index, t, hit_mask)
 
     def surface(self) -> Surface:
-        """See `TargetPixels`."""
+        """Return the buffered surface at the pixels, no gradient."""
         return self.buffer.surface(self.index)
 
 
@@ -154,16 +154,16 @@ class CroppedTargets:
         return maps.permute(0, 2, 3, 1)[target, rows, columns].permute(0, 3, 1, 2)
 
     def rays(self) -> Rays:
-        """See `TargetPixels`."""
+        """Return the rays through the pixels, flat; see `TargetPixels`."""
         parts = (self.cut(x[self.index]) for x in (self.buffer.origins, self.buffer.dirs))
         return make_rays(*(part.permute(0, 2, 3, 1).reshape(-1, 3) for part in parts))
 
     def store(self, t: Tensor, hit_mask: Tensor) -> None:
-        """See `TargetPixels`."""
+        """Put distances and hits of the pixels into the buffer."""
         self.buffer.store_pixels(self._pixels().reshape(-1), t, hit_mask)
 
     def surface(self) -> Surface:
-        """See `TargetPixels`."""
+        """Return the buffered surface at the pixels, no gradient."""
         found = self.buffer.surface(self.index)
         return Surface(self.cut(found.points_obj), self.cut(found.hit_mask))
 

@@ -78,12 +78,12 @@ class FastExecution:
         return self.is_compact and occlusion == "raytrace" and like.device.type == "cpu"
 
     def surface_hits(self, targets: Targets) -> tuple[Surface, Tensor, Tensor | None]:
-        """See `sparse_blending.surface_hits`."""
+        """Return the pixels that see the surface; see `sparse_blending.surface_hits`."""
         return surface_hits(targets)
 
     def blend_samples(self, features: Tensor, correspondence: Correspondence, weigh,
                       *, shape: tuple[int, ...], is_normalised: bool) -> tuple[Tensor, Tensor]:
-        """See `sparse_blending.blend_samples`."""
+        """Blend the samples that count alone; see `sparse_blending.blend_samples`."""
         return blend_samples(features, correspondence, weigh, shape=shape,
                              is_normalised=is_normalised)
 

@@ -62,7 +62,7 @@ class JoinedConvolution:
         self._weights: list[Tensor] = []                   # by tap, and of the skip
 
     def __call__(self, coarse: Part, skip: Part) -> Tensor:
-        """See `convolve_resized`."""
+        """Return the convolution of joined maps; see `convolve_resized`."""
         if type(self.convolution) is not nn.Conv2d:
             return convolve_resized(self.convolution, coarse, skip)
         channels = coarse.maps.shape[1]

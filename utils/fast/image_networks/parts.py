@@ -34,7 +34,7 @@ class Part:
                                  own.top - region.top, region.bottom - own.bottom))
 
     def split(self) -> list[Part]:
-        """Of each map."""
+        """Return the part of each map by itself."""
         return [Part(maps, self.region) for maps in self.maps.split(1)]
 
     def padded(self) -> Tensor:

@@ -69,7 +69,7 @@ class _WeightedRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, weights: Tensor, index: Tensor,
                 transposed: Rows | None) -> Tensor:
-        """The sums."""
+        """Return the weighted sums of rows."""
         ctx.transposed, ctx.num_rows = transposed, len(table)
         kept = table if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(kept, weights, index)

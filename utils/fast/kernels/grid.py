@@ -52,7 +52,7 @@ def interpolate(grid: np.ndarray, points: np.ndarray, values: np.ndarray) -> Non
 
 @njit(nogil=True, cache=True, inline="always")
 def _on_line(grid: np.ndarray, line: np.ndarray, t: np.float32) -> np.float32:
-    """Value at a distance."""
+    """Return the interpolated value at a distance along a line."""
     return _value(grid, line[0] + t * line[3], line[1] + t * line[4], line[2] + t * line[5])
 
 

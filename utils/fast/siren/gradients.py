@@ -214,7 +214,7 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sdf: nn.Module, siren: ChunkedSiren, points: Tensor, known: Tensor,
                 *parameters: Tensor) -> Tensor:
-        """The values alone."""
+        """Return the known values; nothing is evaluated here."""
         ctx.sdf, ctx.siren = sdf, siren
         ctx.save_for_backward(points)
         return known.clone()

@@ -217,7 +217,7 @@ class DeviceTracer(NetworkPasses):
         return self._nodes[place]
 
     def _threads(self, sdf: Sdf) -> AbstractContextManager:
-        """The device's own."""
+        """Leave threads as they are: the device does the work."""
         return nullcontext()
 
     def _indices(self, mask: Tensor) -> Tensor:

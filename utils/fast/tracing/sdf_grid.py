@@ -66,7 +66,7 @@ class SdfGrid:
         return found
 
     def node_values(self) -> np.ndarray:
-        """(FINE, FINE, FINE) values."""
+        """Return the values at the nodes, (FINE, FINE, FINE), x last."""
         return self.values[0, 0].numpy()
 
     def refined(self, points_obj: Tensor) -> Tensor:

@@ -228,7 +228,7 @@ def small_network() -> SirenSDF:
 
 
 class OpenChain(SirenSDF):
-    """The same network, whose gradients nothing knows to be written out."""
+    """The same network, whose gradients nothing knows to be analytic."""
 
     is_chain = property(lambda self: False, lambda self, value: None)
 
@@ -247,7 +247,7 @@ def tanh_of(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("count", [0, 1, 700, 5000])
 def test_evaluations_for_losses_match_those_of_the_plain_tracer(kind, count):
     """Values, slopes, sums of values and of gradients, and what they pass back, in float64 to 1e-9:
-    other orders of addition, and gradients written out in place of automatic differentiation. 5,000
+    other orders of addition, and gradients analytic in place of automatic differentiation. 5,000
     points fill several chunks of each thread, 700 not one."""
     torch.manual_seed(4)
     net = kind(SdfArchitecture(hidden_layers=2, hidden_dims=8, feature_vector=2)).double()
