@@ -256,8 +256,8 @@ def test_updates_that_are_not_finite_never_reach_the_slow_weights(tiny_scenes, t
     before, make = clones(trainer.slow), trainer.make_task
     spoiled = trainer.pool.entries[trainer.scene_of(0, 1)].outline.path.name
 
-    def making(model, scene, generator):
-        task = make(model, scene, generator)
+    def making(model, scene, generator, adjust):
+        task = make(model, scene, generator, adjust)
         if scene.name == spoiled:
             spoil(model, task)
         return task
