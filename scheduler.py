@@ -1,4 +1,4 @@
-"""From the number of the training step to its settings (docs/method.md, section 7), pure functions."""
+"""Pure functions from the number of a step to its settings (docs/method.md, section 7)."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

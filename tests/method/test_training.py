@@ -1,21 +1,28 @@
 """Training of a tiny scene: the same to the bit after a kill, by seed, and with every loss."""
 from __future__ import annotations
 
+import ast
+import inspect
 import shutil
+import weakref
 
 import numpy as np
 import pytest
 import torch
-from support.tiny_runs import config_of, differing, final_state, flags_of, script, start
+from support.tiny_runs import ROOT, config_of, differing, final_state, flags_of, script, start
 from support.trainers import STEPS, trainer_of
 
 from data_processing.scenes.opening import CLOUD_FILE, open_scene
 from data_processing.scenes.scene import SURFACE_POINTS
+from sdf_rendering import ReferenceTracer
 from stages import scene as scene_run
 from training import SceneTrainer
 from utils.checkpoints.storage import checkpoints_in, load_checkpoint
 from utils.config.sections import TrainedPartsConfig
 from utils.errors import CheckpointError
+from utils.fast.tracing.cpu_tracer import FastTracer
+from utils.fast.tracing.gpu_tracer import DeviceTracer
+from utils.geometry.rays import Tracer
 from utils.optimization.finite import check_finite
 from utils.optimization.parameter_groups import trained_parts
 from utils.runs.task import loop_options, steps_per_epoch
@@ -320,3 +327,38 @@ def test_an_epoch_is_as_many_draws_as_the_flag_says():
     views = config_of("--experiment_name", "x", "--total_number_source_views", 49).views
     assert steps_per_epoch(views, 7) == 49
     assert steps_per_epoch(config_of("--experiment_name", "x").views, 7) == 7
+
+
+def test_a_trainer_is_complete_when_it_is_made(tiny_scene, tiny_sphere):
+    """Seven arguments at most, and no library or script assigns to what it holds."""
+    assert len(inspect.signature(SceneTrainer).parameters) <= 7
+    names, held = {"trainer", "task"}, set(vars(trainer_of(tiny_scene, tiny_sphere)))
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("stages/*.py"), *ROOT.glob("utils/**/*.py"),
+                 *ROOT.glob("experiment_scripts/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            targets = node.targets if isinstance(node, ast.Assign) else \
+                [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else []
+            set_from_outside = [target for target in targets if isinstance(target, ast.Attribute)
+                                and target.attr in held and isinstance(target.value, ast.Name)
+                                and target.value.id in names]
+            assert not set_from_outside, f"{path}:{node.lineno}"
+
+
+def test_a_trainer_is_freed_without_garbage_collection(tiny_scene, tiny_sphere):
+    """Nothing that it owns refers to it."""
+    trainer = trainer_of(tiny_scene, tiny_sphere)
+    gone = weakref.ref(trainer)
+    del trainer
+    assert gone() is None
+
+
+def test_a_tracer_has_five_methods():
+    """Both fast ones and the reference answer all of the protocol, and nothing else but `forget`,
+    which measurements need."""
+    def public(kind):
+        return {name for name in dir(kind)
+                if not name.startswith("_") and callable(getattr(kind, name))}
+
+    protocol = {"trace", "hits", "minimum_sdf", "sum_of_values", "sum_of_gradients"}
+    assert public(Tracer) == public(ReferenceTracer) == protocol
+    assert public(FastTracer) == public(DeviceTracer) == protocol | {"forget"}
