@@ -104,8 +104,10 @@ def plan_step(step: int, rates: RatesConfig, tracing: TracingConfig, *, dataset_
         train_shape=is_shape_step(step, schedule),
         alpha=mask_alpha(step, tracing.rt_mask_alpha, period, tracing.rt_mask_alpha_period_max),
         occ_threshold=occlusion_threshold(step, tracing.occ_threshold, tracing.occ_threshold_steps),
-        lr_sdf=rates.lr_sdf * learning_rate_factor(step, rates.lr_sdf_decay_steps, decay),
-        lr=rates.lr * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay),
+        lr_sdf=rates.lr_sdf * warmup_factor(step, rates.lr_sdf_warmup_steps)
+        * learning_rate_factor(step, rates.lr_sdf_decay_steps, decay),
+        lr=rates.lr * warmup_factor(step, rates.lr_image_warmup_steps)
+        * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay),
         lr_cameras=0.0 if step < schedule.warmup else
         lr_cameras * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay),
         average_decay=rates.average_decay)

@@ -18,7 +18,7 @@ from sdf_rendering import make_tracer
 from stages.evaluation import SceneEvaluation
 from stages.models import model_of
 from stages.results import write_results
-from stages.shape_fitting import SurfaceStart
+from stages.surface_start import SurfaceStart
 from training import Evaluation, SceneTrainer, ShapeSupervision
 from utils.checkpoints.weights import InitialWeights
 from utils.config.parser import Config
@@ -48,18 +48,18 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
     """
     scene, split = open_scene(config.data, config.run.seed)
     run = start_run(config)
-    start = SurfaceStart(scene, split, config, is_new=run.start is None)
+    start = SurfaceStart(scene, split, config, is_new=run.start is None, device=run.device)
     model = model_of(config, run.device, initial)
     evaluation = SceneEvaluation(scene, split, all_views=bool(config.test.benchmark_all_views))
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator,
                                   cloud=load_point_cloud(scene, config.data),
-                                  evaluation=evaluation)
+                                  evaluation=evaluation, adjust=start.adjust)
     check_memory(trainer)
     epoch = steps_per_epoch(config.views, len(split.train))
     loop = Loop(trainer, run, loop_options(config.run, epoch))
     loop.progress.seconds = start.seconds
-    progress = loop.run(partial(start.begin, trainer))
+    progress = loop.run(partial(start.begin, trainer, run.folder.pictures))
     return write_results(evaluation.trained_scene(trainer, progress.step), run.folder,
                          test=config.test, data=config.data, curve=progress.curve,
                          facts=run_facts(run, progress))

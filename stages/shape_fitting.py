@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_processing.scenes.scene import Scene
-from data_processing.scenes.splits import Split
 from loss_functions import (
     CLOUD_WEIGHTS,
     eikonal_terms,
@@ -22,7 +20,6 @@ from loss_functions import (
 )
 from modules_sdf import build_sdf
 from stages.models import sdf_architecture
-from training import SceneTrainer
 from utils.checkpoints.storage import load_state
 from utils.checkpoints.weights import save_sphere, sphere_asset
 from utils.config.parser import Config
@@ -244,7 +241,7 @@ def _value_and_normal(hull: Hull, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def carve_start(cameras: Cameras, masks: Tensor, where: str, *,
-                resolution: int = HULL_RESOLUTION) -> Hull:
+                resolution: int = HULL_RESOLUTION, init: str = "hull") -> Hull:
     """Return the visual hull that a surface may start as, cut to the ball of HULL_RADIUS.
 
     Args:
@@ -252,6 +249,7 @@ def carve_start(cameras: Cameras, masks: Tensor, where: str, *,
         masks: (V, 1, H, W) bool.
         where: name of the scene, for messages.
         resolution: grid points along a side.
+        init: value of the flag that asks for it, for messages.
     Raises:
         SceneError: the masks agree on no point.
     """
@@ -261,22 +259,23 @@ def carve_start(cameras: Cameras, masks: Tensor, where: str, *,
     radius = (x.square() + y.square() + z.square()).sqrt()
     hull = replace(hull, distance=torch.maximum(hull.distance, radius - HULL_RADIUS))
     if hull.is_empty or not len(surface_points(hull)[0]):
-        raise SceneError(f"{where}: --init hull: the masks of the {len(cameras)} training views "
+        raise SceneError(f"{where}: --init {init}: the masks of the {len(cameras)} training views "
                          "agree on no point inside the unit sphere, need an object that all of "
                          "them show; experiment_scripts/check_scene.py says what is wrong with "
                          "masks or cameras; or give --init sphere")
     return hull
 
 
-def fit_hull(sdf: nn.Module, hull: Hull, generator: torch.Generator) -> None:
-    """Fit Phi to a hull, starting from its present weights; this takes seconds."""
+def fit_hull(sdf: nn.Module, hull: Hull, generator: torch.Generator,
+             kind: str = "visual hull") -> None:
+    """Fit Phi to a distance grid from its present weights; seconds. `kind` is for the log."""
     start = time.perf_counter()
     task = HullTask(sdf, hull, generator=generator)
     for step in range(NUM_HULL_STEPS):
         task.train_step(step)
     errors = task.score(NUM_HULL_STEPS)
-    log.info("surface: visual hull, fitted in %.1f s; mean |SDF| on it %.4f, mean deviation of "
-             "its gradient's length from 1 %.3f", time.perf_counter() - start,
+    log.info("surface: %s, fitted in %.1f s; mean |SDF| on it %.4f, mean deviation of "
+             "its gradient's length from 1 %.3f", kind, time.perf_counter() - start,
              errors["mean_error"], errors["gradient_error"])
 
 
@@ -299,38 +298,3 @@ def fit_sphere(config: Config) -> str:
     errors = task.score(progress.step)
     save_sphere(sphere_asset(config.sdf), sdf, errors)
     return f"{sphere_asset(config.sdf)}: {errors}"
-
-
-class SurfaceStart:
-    """The surface with which the training of a scene starts (`--init`).
-
-    A hull is carved here, in the constructor, so that unusable masks are reported before anything
-    is written. A run that resumes has its surface already.
-
-    Args:
-        scene: whose surface it is.
-        split: the hull is carved from the training views.
-        config: of a training script.
-        is_new: whether the run does not resume from a checkpoint.
-    Raises:
-        SceneError: a hull is asked for, and the scene has no masks, or none that agree.
-    """
-
-    def __init__(self, scene: Scene, split: Split, config: Config, *, is_new: bool) -> None:
-        begin, self.config, self.hull = time.perf_counter(), config, None
-        if config.sdf.init == "hull":
-            where = scene.path or scene.name
-            if not scene.has_masks:
-                raise SceneError(f"{where}: --init hull: the scene has no masks, need them to "
-                                 "carve a hull; add them (experiment_scripts/import_scene.py "
-                                 "makes them of a plain background), or give --init sphere")
-            if is_new:
-                train = list(split.train)
-                self.hull = carve_start(scene.cameras[train], scene.masks[train], where)
-        self.seconds = time.perf_counter() - begin     # counts as training time
-
-    def begin(self, trainer: SceneTrainer) -> None:
-        """Fit Phi to the hull, if there is one, and trace the surface."""
-        if self.hull is not None:
-            fit_hull(trainer.model.sdf, self.hull, trainer.generator)
-        trainer.trace_first(self.config.data)

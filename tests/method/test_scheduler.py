@@ -135,3 +135,11 @@ def test_an_inner_step_always_trains_the_shape():
 def test_the_rate_of_the_first_steps_rises_evenly():
     assert [warmup_factor(step, 4) for step in (0, 1, 3, 4, 100)] == [0.25, 0.5, 1, 1, 1]
     assert warmup_factor(0, 0) == 1
+
+
+def test_rates_warm_up_each_by_its_own_steps():
+    rates = RatesConfig(lr=1.0, lr_sdf=2.0, lr_image_warmup_steps=4, lr_sdf_warmup_steps=2)
+    plans = [plan_step(step, rates, TracingConfig(), dataset_name="dtu", steps_per_epoch=7)
+             for step in range(5)]
+    assert [plan.lr for plan in plans] == [0.25, 0.5, 0.75, 1, 1]
+    assert [plan.lr_sdf for plan in plans] == [1, 2, 2, 2, 2]

@@ -11,7 +11,7 @@ from support.tiny_runs import call, config_of, differing, final_state, flags_of
 
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
-from stages import scene as scene_run, shape_fitting
+from stages import scene as scene_run, shape_fitting, surface_start
 from stages.shape_fitting import HullTask, SphereTask, carve_start, surface_points
 from utils.config.sections import LossConfig
 from utils.errors import ConfigError, SceneError
@@ -107,15 +107,15 @@ def test_init_hull_starts_a_run_and_does_not_fit_again(tiny_scene, tiny_sphere, 
                                                        monkeypatch):
     monkeypatch.setattr(scene_run, "write_results", lambda *args, **kwargs: "")
     monkeypatch.setattr(shape_fitting, "NUM_HULL_STEPS", 5)
-    monkeypatch.setattr(shape_fitting, "carve_start", partial(carve_start, resolution=32))
+    monkeypatch.setattr(surface_start, "carve_start", partial(carve_start, resolution=32))
     flags = flags_of(tmp_path, tiny_scene, "--init", "hull", "--steps_til_ckpt", 1,
                      sphere=tiny_sphere)
     scene_run.train_scene(config_of(*flags, "--num_steps", 4))
     whole = final_state(tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step_000004.pth").unlink()
     (tmp_path / "run" / "checkpoints" / "step_000003.pth").unlink()
-    monkeypatch.setattr(shape_fitting, "fit_hull", lambda *args: pytest.fail("fitted again"))
-    monkeypatch.setattr(shape_fitting, "carve_start", lambda *args: pytest.fail("carved again"))
+    monkeypatch.setattr(surface_start, "fit_hull", lambda *args: pytest.fail("fitted again"))
+    monkeypatch.setattr(surface_start, "carve_start", lambda *args: pytest.fail("carved again"))
     scene_run.train_scene(config_of(*flags, "--num_steps", 4))
     assert differing(whole["task"], final_state(tmp_path / "run")["task"]) == []
 

@@ -28,7 +28,7 @@ from data_processing.synthetic.camera_arrangements import camera_dirs
 from stages.evaluation import exhibit_of, mean_figures
 from stages.models import model_of
 from stages.scene import build_scene_trainer, check_memory
-from stages.shape_fitting import SurfaceStart
+from stages.surface_start import SurfaceStart
 from support.tiny_runs import config_of, flags_of
 from training import SceneTrainer
 from utils.config.parser import Config

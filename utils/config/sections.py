@@ -64,6 +64,10 @@ class RatesConfig:
     lr_decay_factor: float = flag(0.5, "factor of each decay of the learning rates", minimum=0)
     lr_sdf_decay_steps: int = flag(0, "decay interval of lr_sdf; 0: none", unit="steps", minimum=0)
     lr_encdec_decay_steps: int = flag(0, "decay interval of lr; 0: none", unit="steps", minimum=0)
+    lr_image_warmup_steps: int = flag(0, "first steps over which lr rises from 0; 0: none",
+                                      unit="steps", minimum=0)
+    lr_sdf_warmup_steps: int = flag(0, "first steps over which lr_sdf rises from 0; 0: none",
+                                    unit="steps", minimum=0)
     lr_alternating_interval: int = flag(0, "steps between shape and image training",
                                         unit="steps", minimum=0)
     average_decay: float = flag(0.9, "decay of the moving average of encoder, aggregation and "
@@ -96,9 +100,10 @@ class SdfConfig:
     posenc_sdf_sigma: float = flag(1.0, "spread of the random frequencies (ff)", minimum=0)
     posenc_sdf_expbands: int = switch(0, "1: the bands grow as powers of two")
     init_sphere: int = switch(0, "1: start from the shipped sphere of radius 0.5")
-    init: str = flag("sphere", "what the surface starts as: the sphere, as init_sphere says, or "
-                     "the visual hull of the training masks, which the SDF is fitted to first",
-                     choices=("sphere", "hull"))
+    init: str = flag("sphere", "what the surface starts as: the sphere, as init_sphere says; the "
+                     "visual hull of the training masks; a surface by stereo inside the hull; or "
+                     "auto: the best of these by rendering the training views from each other",
+                     choices=("sphere", "hull", "stereo", "auto"))
     init_regularized: int = switch(0, "1: start from weights that were fitted with regularisation")
     fit_sphere: int = switch(0, "1: fit the SDF to the sphere, nothing else")
     init_plane: int = switch(0, "1: start from a plane")
@@ -191,6 +196,9 @@ class TracingConfig:
     rt_num_mask_steps: int = flag(100, "points of a ray searched for the minimum SDF of the soft "
                                   "mask", minimum=2)
     rt_mask_alpha: float = flag(50.0, "sharpness of the soft mask at the start", minimum=0)
+    start_mask_alpha: float = flag(0.0, "minimum sharpness where the surface starts as hull or "
+                                   "stereo, which rt_mask_alpha would blur; 0: as rt_mask_alpha",
+                                   minimum=0)
     rt_mask_alpha_period: int = flag(5000, "steps between doublings of the sharpness",
                                      unit="steps", minimum=1)
     rt_mask_alpha_period_epochs: int = flag(-1, "the same in epochs, instead of "

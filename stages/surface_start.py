@@ -1,0 +1,139 @@
+"""What a scene's surface starts as (`--init`): sphere, visual hull, stereo, or the best of them."""
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from data_processing.scenes.scene import Scene
+from data_processing.scenes.splits import Split
+from data_processing.stereo.fusion import ball
+from data_processing.stereo.pictures import stereo_sheet
+from data_processing.stereo.stereo_start import (
+    SurfaceChoice,
+    choose_surface,
+    stereo_surface,
+    why_no_stereo,
+)
+from scheduler import StepPlan
+from stages.shape_fitting import SPHERE_RADIUS, carve_start, fit_hull
+from training import SceneTrainer
+from utils.config.parser import Config
+from utils.errors import SceneError
+from utils.geometry.visual_hull import Hull
+from utils.results.pictures import save_png
+from utils.views.training_views import TrainingViews, views_of
+
+log = logging.getLogger(__name__)
+
+#: Image grid of the start, in the run's folder of pictures, and its caption in the report.
+PICTURE_FILE = "start.png"
+PICTURE_CAPTION = "What the surface started as, seen by the training views"
+KIND_NAMES = {"hull": "visual hull", "stereo": "stereo of the training views"}
+
+
+class SurfaceStart:
+    """What a scene's surface starts as, before its first step (`--init`).
+
+    Hull and stereo are computed when this is made, so that input which does not serve is told
+    before anything is written; a run that goes on has its surface already.
+
+    Args:
+        scene, split: what is carved and matched are the training views.
+        config: of a training script.
+        is_new: the run does not go on from a checkpoint.
+        device: on which stereo is computed.
+    Raises:
+        SceneError: `--init` is hull or stereo, and the scene has no masks, or none that agree, or
+            no two views near enough to each other.
+    """
+
+    def __init__(self, scene: Scene, split: Split, config: Config, *, is_new: bool,
+                 device: torch.device | str = "cpu") -> None:
+        begin, self.config = time.perf_counter(), config
+        self.choice: SurfaceChoice | None = None
+        self.views: TrainingViews | None = None
+        init, where = config.sdf.init, str(scene.path or scene.name)
+        if init in ("hull", "stereo") and not scene.has_masks:
+            raise SceneError(f"{where}: --init {init}: the scene has no masks, need them to "
+                             "carve a hull; add them (experiment_scripts/import_scene.py "
+                             "makes them of a plain background), or give --init sphere")
+        # a run that goes on chooses again where its plan depends on the choice
+        if init != "sphere" and (is_new or config.tracing.start_mask_alpha > 0):
+            self.views = views_of(scene, split.train, device)
+            self.choice = _choice(init, self.views, scene.has_masks, where)
+            _tell(self.choice)
+        self.seconds = time.perf_counter() - begin     # part of the training's time
+
+    def adjust(self, plan: StepPlan) -> StepPlan:
+        """The plan of a step as a surface from masks needs it (`--start_mask_alpha`)."""
+        if self.choice is None or self.choice.kind == "sphere":
+            return plan
+        return replace(plan, alpha=max(plan.alpha, self.config.tracing.start_mask_alpha))
+
+    def begin(self, trainer: SceneTrainer, pictures: Path | None = None) -> None:
+        """Fit the surface where it does not start as it is, trace it, and draw what it starts as.
+
+        Args:
+            trainer: of the run.
+            pictures: folder for the image grid; None: none is drawn.
+        """
+        choice = self.choice
+        if choice is not None and choice.kind != "sphere":
+            grid = replace(choice.grid, distance=choice.grid.distance.cpu(),
+                           center=choice.grid.center.cpu())
+            fit_hull(trainer.model.sdf, grid, trainer.generator, KIND_NAMES[choice.kind])
+        trainer.trace_first(self.config.data)
+        if choice is not None and pictures is not None:
+            views = self.views
+            save_png(pictures / PICTURE_FILE, stereo_sheet(
+                views.cameras, views.images, views.masks, choice.grid, maps=choice.maps,
+                names=views.names, title=f"start: {KIND_NAMES.get(choice.kind, choice.kind)}"))
+
+
+def _choice(init: str, views: TrainingViews, has_masks: bool, where: str) -> SurfaceChoice:
+    """What `--init` hull, stereo or auto starts from."""
+    if init == "hull":
+        return SurfaceChoice("hull", carve_start(views.cameras, views.masks, where))
+    hull, reason = None, "the scene has no masks"
+    if has_masks:
+        try:
+            hull = _on_device(carve_start(views.cameras, views.masks, where, init=init), views)
+        except SceneError:
+            if init == "stereo":
+                raise
+            reason = "the masks of the training views agree on no point inside the unit sphere"
+    if init == "auto":
+        like = hull or _on_device(Hull(torch.zeros(64, 64, 64), torch.zeros(3), 1.0), views)
+        return choose_surface(views.cameras, views.images, views.masks, hull,
+                              sphere=ball(SPHERE_RADIUS, like), reason=reason)
+    reason = why_no_stereo(views.cameras, hull)
+    if reason:
+        raise SceneError(f"{where}: --init stereo: {reason}, need sources that show the same "
+                         "patches; give more training views, or --init auto, which takes the "
+                         "visual hull then")
+    found = stereo_surface(views.cameras, views.images, views.masks, hull)
+    if not bool((found.grid.distance <= 0).any()):
+        raise SceneError(f"{where}: --init stereo: nothing is left of the surface, need "
+                         "photographs that agree with each other; give --init auto")
+    return SurfaceChoice("stereo", found.grid, maps=found.maps)
+
+
+def _on_device(hull: Hull, views: TrainingViews) -> Hull:
+    """The hull where the views are."""
+    device = views.images.device
+    return replace(hull, distance=hull.distance.to(device), center=hull.center.to(device))
+
+
+def _tell(choice: SurfaceChoice) -> None:
+    """Log what the surface starts as, and why it is not a better kind."""
+    tested = ", ".join(f"{kind} {value:.1f}" for kind, value in choice.psnr.items())
+    if choice.reason:
+        log.warning("surface: starts as the %s, as %s", KIND_NAMES.get(choice.kind, choice.kind),
+                    choice.reason)
+    if tested:
+        log.info("surface: %s (training views rendered from each other, dB: %s)",
+                 KIND_NAMES.get(choice.kind, choice.kind), tested)
