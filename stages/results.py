@@ -12,7 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdf_meshing import Mesh, colour_vertices, extract_mesh, mesh_chamfer, write_mesh
+from stages.baselines import baseline_metrics
 from stages.evaluation import IMAGE_GRIDS, TrainedScene, image_grids
+from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE
 from stages.view_rendering import Rendering
 from utils.config.sections import DataConfig
 from utils.config.stage_sections import TestConfig
@@ -22,7 +24,7 @@ from utils.geometry.camera_paths import make_path
 from utils.geometry.cameras import Cameras
 from utils.results.curve import write_curve
 from utils.results.evaluation import evaluate_views, format_table, summarise, write_metrics
-from utils.results.lpips import build_lpips
+from utils.results.lpips import LPIPS, build_lpips
 from utils.results.metric_table import ViewMetrics
 from utils.results.metrics import Chamfer
 from utils.results.pictures import save_png, to_uint8
@@ -47,7 +49,11 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
     Returns:
         The table of metrics and the paths of all files, as text.
     """
-    scored = _score_views(trained, folder, test)
+    lpips = build_lpips(test.lpips_weights) if test.test_metrics else None
+    lpips = lpips and lpips.to(trained.device)
+    scored = _score_views(trained, folder, test, lpips)
+    if test.baseline:
+        facts = {**facts, "baselines": baseline_metrics(trained, lpips)}
     mesh = _extract(trained, test)
     mesh_files = _write_mesh(trained, mesh, folder, test)
     notes = _notes(trained, mesh)
@@ -68,14 +74,12 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
 
 
 def _score_views(trained: TrainedScene, folder: RunFolder,
-                 test: TestConfig) -> dict[str, ViewMetrics]:
+                 test: TestConfig, lpips: LPIPS | None) -> dict[str, ViewMetrics]:
     """Score the views and write their pictures, as `test` asks for; empty if for neither."""
     if not (test.test_metrics or test.test_rt):
         return {}
-    lpips = build_lpips(test.lpips_weights) if test.test_metrics else None
     return evaluate_views(trained.rendered, trained.scene, trained.scored,
-                          folder.views if test.test_rt else None,
-                          lpips=lpips and lpips.to(trained.device))
+                          folder.views if test.test_rt else None, lpips=lpips)
 
 
 def _extract(trained: TrainedScene, test: TestConfig) -> Mesh | None:
@@ -140,7 +144,8 @@ def _write_grids(trained: TrainedScene, folder: RunFolder,
         path = folder.pictures / f"{name}.png"
         save_png(path, picture)
         found.append((IMAGE_GRIDS[name], path))
-    return found
+    start = folder.pictures / PICTURE_FILE
+    return found + ([(PICTURE_CAPTION, start)] if start.is_file() else [])
 
 
 def _write_video(trained: TrainedScene, folder: RunFolder, test: TestConfig,

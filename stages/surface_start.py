@@ -11,7 +11,7 @@ import torch
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.splits import Split
 from data_processing.stereo.fusion import ball
-from data_processing.stereo.pictures import stereo_sheet
+from data_processing.stereo.pictures import stereo_grid
 from data_processing.stereo.stereo_start import (
     SurfaceChoice,
     choose_surface,
@@ -89,7 +89,7 @@ class SurfaceStart:
         trainer.trace_first(self.config.data)
         if choice is not None and pictures is not None:
             views = self.views
-            save_png(pictures / PICTURE_FILE, stereo_sheet(
+            save_png(pictures / PICTURE_FILE, stereo_grid(
                 views.cameras, views.images, views.masks, choice.grid, maps=choice.maps,
                 names=views.names, title=f"start: {KIND_NAMES.get(choice.kind, choice.kind)}"))
 

@@ -15,8 +15,8 @@ from utils.geometry.rays import Surface
 from utils.geometry.visual_hull import Hull
 from utils.results.pictures import (
     depth_to_rgb,
+    image_grid,
     on_white,
-    sheet,
     stack_vertically,
     to_uint8,
     with_outline,
@@ -28,7 +28,7 @@ LIGHT_CAM = (-0.4, 0.5, 0.77)
 AMBIENT = 0.15
 
 
-def stereo_sheet(cameras: Cameras, images: Tensor, masks: Tensor, grid: Hull, *,
+def stereo_grid(cameras: Cameras, images: Tensor, masks: Tensor, grid: Hull, *,
                  maps: DepthMaps | None, names: Sequence[str], title: str = "") -> np.ndarray:
     """A column for each view, in blocks of VIEWS_PER_ROW.
 
@@ -57,7 +57,7 @@ def stereo_sheet(cameras: Cameras, images: Tensor, masks: Tensor, grid: Hull, *,
     blocks = []
     for start in range(0, len(names), VIEWS_PER_ROW):
         part = slice(start, start + VIEWS_PER_ROW)
-        blocks.append(sheet([cells[part] for _, cells in rows], [label for label, _ in rows],
+        blocks.append(image_grid([cells[part] for _, cells in rows], [label for label, _ in rows],
                             list(names[part]), title if start == 0 else ""))
     return stack_vertically(blocks)
 

@@ -65,6 +65,8 @@ class TestConfig:
     test_spacetime_video: int = switch(1, "1: a video of new views")
     test_cameras: int = switch(1, "1: a plot of the cameras")
     test_metrics: int = switch(1, "1: the table of metrics")
+    baseline: int = switch(0, "1: score hull and stereo surfaces with blended source colours, no "
+                           "network, on the same views")
     benchmark_all_views: int = switch(0, "1: metrics of all views, not of the held-out views alone",
                                       aliases=("benchark_all_views",))
     lpips_weights: str = flag("", "file of LPIPS weights; empty: those of the lpips extra")

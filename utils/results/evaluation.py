@@ -190,7 +190,10 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     rows = [["view", *(metric.title for metric in METRICS.values())]]
     for name, found in _rows(metrics):
         rows.append([name, *(_cell(found, key, name) for key in METRICS)])
-    lines = [format_rows(rows, rules_before=(1, len(rows) - 1))]
+    last = len(rows) - 1
+    rows += [[name, *(_cell(found, key, name) for key in METRICS)]
+             for name, found in metrics.get("baselines", {}).items()]
+    lines = [format_rows(rows, rules_before=(1, last))]
     steps, seconds = metrics.get("steps"), metrics.get("train_seconds")
     facts = [f"{steps} steps"] if steps is not None else []
     facts += [f"{seconds:.0f} s of training"] if seconds is not None else []

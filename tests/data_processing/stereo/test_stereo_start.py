@@ -9,7 +9,7 @@ from support.ball_scene import ball_scene
 
 from data_processing.stereo.depth_maps import SweepSettings, find_depths, front_depths
 from data_processing.stereo.fusion import ball
-from data_processing.stereo.pictures import stereo_sheet
+from data_processing.stereo.pictures import stereo_grid
 from data_processing.stereo.plane_sweep import depth_in
 from data_processing.stereo.stereo_start import (
     choose_surface,
@@ -61,7 +61,7 @@ def test_auto_takes_the_best_and_says_why(dented):
     assert set(choice.psnr) == {"stereo", "hull", "sphere"}
     assert (hull.distance[choice.grid.distance <= 0] < hull.cell).all()
     assert bool(choice.reason) == (choice.kind != "stereo")
-    image = stereo_sheet(*views, choice.grid, maps=choice.maps, names=scene.view_names[:7])
+    image = stereo_grid(*views, choice.grid, maps=choice.maps, names=scene.view_names[:7])
     assert image.ndim == 3 and image.dtype.name == "uint8"
 
 

@@ -1,0 +1,91 @@
+"""What a scene's surface starts as, and the baselines that need no network."""
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from support.ball_scene import ball_scene
+from support.tiny_runs import config_of, flags_of
+
+from data_processing.scenes.splits import Split
+from scheduler import StepPlan
+from stages import baselines, scene as scene_run, shape_fitting, surface_start
+from stages.baselines import HULL, STEREO
+from stages.shape_fitting import carve_start
+from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE, SurfaceStart
+from utils.errors import SceneError
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Coarse grids and short fits."""
+    for module in (surface_start, baselines):
+        monkeypatch.setattr(module, "carve_start", partial(carve_start, resolution=32))
+    monkeypatch.setattr(shape_fitting, "NUM_HULL_STEPS", 3)
+
+
+def test_a_run_starts_from_photographs(tiny_scene, tiny_sphere, tmp_path, quick):
+    """It draws its start, scores the baselines, and both are in the results."""
+    flags = flags_of(tmp_path, tiny_scene, "--init", "stereo", "--baseline", 1, "--num_steps", 0,
+                     "--test_metrics", 1, "--mesh_formats", "none", "--test_spacetime_video", 0, "--test_plot", 0,
+                     "--test_cameras", 0, sphere=tiny_sphere)
+    said = scene_run.train_scene(config_of(*flags))
+    folder = tmp_path / "run"
+    assert (folder / "pictures" / PICTURE_FILE).stat().st_size > 1000
+    assert PICTURE_CAPTION in (folder / "report.html").read_text()
+    found = json.loads((folder / "metrics.json").read_text())["baselines"]
+    assert set(found) <= {HULL, STEREO} and found[HULL]["psnr"] > 5
+    assert HULL in said
+
+
+def ball_start(tmp_path, tiny_scene, *flags, scene=None, is_new=True):
+    scene = scene or ball_scene(0.6, resolution=(48, 40), num_views=12)
+    config = config_of(*flags_of(tmp_path, tiny_scene, *flags))
+    return SurfaceStart(scene, Split((0, 1, 2, 3), (4,)), config, is_new=is_new)
+
+
+def test_views_far_apart_are_refused_by_stereo_and_told_by_auto(tiny_scene, tmp_path, quick,
+                                                                caplog):
+    scene = ball_scene(0.6, resolution=(48, 40), num_views=4)          # 90 degrees and more
+    with pytest.raises(SceneError, match="--init stereo: no two of the 4 training views are with"):
+        ball_start(tmp_path, tiny_scene, "--init", "stereo", scene=scene)
+    with caplog.at_level(logging.INFO):
+        start = ball_start(tmp_path, tiny_scene, "--init", "auto", scene=scene)
+    assert start.choice.kind in ("hull", "sphere")
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 1 and "no two of the 4 training views" in told[0].message
+
+
+def test_masks_that_disagree_leave_the_sphere(tiny_scene, tmp_path, quick):
+    scene = ball_scene(0.6, resolution=(48, 40), num_views=12)
+    masks = torch.zeros_like(scene.masks)
+    for view in range(4):
+        masks[view, :, 2 + 9 * view:6 + 9 * view, :6] = True           # different corners
+    start = ball_start(tmp_path, tiny_scene, "--init", "auto", scene=replace(scene, masks=masks))
+    assert start.choice.kind == "sphere" and "agree on no point" in start.choice.reason
+
+
+def test_without_masks_auto_is_the_sphere(tiny_scene, tmp_path, quick):
+    folder = shutil.copytree(tiny_scene, tmp_path / "scene")
+    for mask in folder.glob("*_mask.png"):
+        mask.unlink()
+    with pytest.raises(SceneError, match="--init stereo: the scene has no masks"):
+        scene_run.train_scene(config_of(*flags_of(tmp_path, folder, "--init", "stereo")))
+
+
+def test_only_a_good_start_sharpens_the_soft_mask(tiny_scene, tmp_path, quick):
+    plan = StepPlan(True, 50.0, 1e-3, 1e-4, 5e-4)
+    sharp = ("--start_mask_alpha", 200)
+    hull = ball_start(tmp_path, tiny_scene, "--init", "hull", *sharp)
+    assert hull.adjust(plan).alpha == 200 and hull.adjust(replace(plan, alpha=400)).alpha == 400
+    sphere = ball_start(tmp_path, tiny_scene, "--init", "sphere", *sharp)
+    assert sphere.adjust(plan) is plan
+    resumed = ball_start(tmp_path, tiny_scene, "--init", "hull", *sharp, is_new=False)
+    assert resumed.adjust(plan).alpha == 200
+    untouched = ball_start(tmp_path, tiny_scene, "--init", "hull")
+    assert untouched.adjust(plan).alpha == 50
