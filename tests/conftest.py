@@ -1,6 +1,7 @@
 """What all tests share: one thread, logging as it was, and scenes that are made once."""
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -15,6 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Sums of floats depend on how they are split over threads: one thread gives the same everywhere.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports and test items hold out of garbage collections, of which runs ask."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -103,7 +103,6 @@ WITHOUT_TWIN = {
     "memory.give_back_freed": A_SETTING,
     "memory.keep_freed_memory": A_SETTING,
     "memory.machine_memory": A_SETTING,
-    "memory.pass_over_what_stays": A_SETTING,
     "tracing.gpu_tracer.DeviceGrid": A_BUNDLE,
     "tracing.gpu_tracer.has_triton": A_CHOICE,
     "tracing.grid_march.GridMarch": A_BUNDLE,

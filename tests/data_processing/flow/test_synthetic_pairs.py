@@ -1,4 +1,4 @@
-"""Synthetic pairs: exact flow and occlusion both ways, against slow twins and by moving the pictures."""
+"""Synthetic pairs: exact flow and occlusion both ways, against slow twins and moved pictures."""
 from __future__ import annotations
 
 import json
