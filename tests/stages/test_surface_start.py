@@ -32,8 +32,8 @@ def quick(monkeypatch):
 def test_a_run_starts_from_photographs(tiny_scene, tiny_sphere, tmp_path, quick):
     """It draws its start, scores the baselines, and both are in the results."""
     flags = flags_of(tmp_path, tiny_scene, "--init", "stereo", "--baseline", 1, "--num_steps", 0,
-                     "--test_metrics", 1, "--mesh_formats", "none", "--test_spacetime_video", 0, "--test_plot", 0,
-                     "--test_cameras", 0, sphere=tiny_sphere)
+                     "--test_metrics", 1, "--mesh_formats", "none", "--test_spacetime_video", 0,
+                     "--test_plot", 0, "--test_cameras", 0, sphere=tiny_sphere)
     said = scene_run.train_scene(config_of(*flags))
     folder = tmp_path / "run"
     assert (folder / "pictures" / PICTURE_FILE).stat().st_size > 1000
