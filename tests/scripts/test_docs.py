@@ -14,7 +14,8 @@ from utils.config.parser import REQUIRED, build_parser, parse_config
 from utils.config.released_flags import flags_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(path.relative_to(ROOT) for pattern in ("*.md", "docs/**/*.md", "checkpoints/*.md")
+PAGES = sorted(path.relative_to(ROOT)
+               for pattern in ("*.md", "docs/**/*.md", "checkpoints/*.md", "tests/*.md")
                for path in ROOT.glob(pattern))
 #: [text](target), with an optional title, and [name]: target at the start of a line.
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\]]+\]:\s*(\S+)", re.M)

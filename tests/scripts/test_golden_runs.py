@@ -10,10 +10,10 @@ from stages import pretraining
 
 
 @pytest.fixture(scope="session")
-def golden_scenes(tmp_path_factory):
+def golden_scenes(shared_folder):
     """The golden runs' scenes; nobody writes into them."""
-    return golden_runs.make_scenes(tmp_path_factory.mktemp("golden") / "scenes",
-                                   lambda script, flags: call(script, *flags))
+    return shared_folder.once("golden", lambda folder: golden_runs.make_scenes(
+        folder / "scenes", lambda script, flags: call(script, *flags))) / "scenes"
 
 
 @pytest.fixture

@@ -131,6 +131,12 @@ def test_a_package_says_what_lives_in_it_and_imports_nothing(folder):
     assert IMPORTS[path] == []
 
 
+def test_tests_lie_in_the_folders_of_what_they_test():
+    folders = {path.parent.relative_to(ROOT / "tests") for package in PACKAGES
+               for path in (ROOT / "tests" / package).rglob("test_*.py")}
+    assert folders <= set(FOLDERS), "folders of tests without code"
+
+
 def test_summaries_are_written_by_the_loop_alone():
     writers = [path.as_posix() for path in FILES
                if any("tensorboard" in name for name, _ in IMPORTS[path])]

@@ -29,18 +29,19 @@ def train(root, scene, sphere, *flags, name="run"):
     return final_state(root / name)["task"]
 
 
-@pytest.fixture(scope="module")
-def whole(tiny_scene, tiny_sphere, tmp_path_factory):
+@pytest.fixture(scope="session")
+def whole(shared_folder, tiny_scene, tiny_sphere):
     """The state after four steps without a stop."""
-    return train(tmp_path_factory.mktemp("whole"), tiny_scene, tiny_sphere, "--num_steps", 4)
+    folder = shared_folder.once("whole_run", lambda root: train(
+        root, tiny_scene, tiny_sphere, "--num_steps", 4))
+    return final_state(folder / "run")["task"]
 
 
-@pytest.fixture(scope="module")
-def stopped(tiny_scene, tiny_sphere, tmp_path_factory):
+@pytest.fixture(scope="session")
+def stopped(shared_folder, tiny_scene, tiny_sphere):
     """The folder of a run that stopped after two."""
-    root = tmp_path_factory.mktemp("stopped")
-    train(root, tiny_scene, tiny_sphere, "--num_steps", 2)
-    return root / "run"
+    return shared_folder.once("stopped_run", lambda root: train(
+        root, tiny_scene, tiny_sphere, "--num_steps", 2)) / "run"
 
 
 @pytest.fixture

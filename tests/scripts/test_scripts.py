@@ -61,16 +61,16 @@ class RunsCode:
         return os.mkdir, (self.path,)
 
 
-@pytest.fixture(scope="module")
-def finished(tiny_scene, tiny_sphere, tmp_path_factory):
+@pytest.fixture(scope="session")
+def finished(shared_folder, tiny_scene, tiny_sphere):
     """A run of two steps with all results, from a folder that is not the project's."""
-    root = tmp_path_factory.mktemp("elsewhere")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        scene = os.path.relpath(tiny_scene, root)
-        call("train_sdf_ibr", *flags_of("logs", scene, "--num_steps", 2, *ALL_RESULTS,
-                                        sphere=tiny_sphere))
-    return root / "logs" / "run"
+    def train(root):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            scene = os.path.relpath(tiny_scene, root)
+            call("train_sdf_ibr", *flags_of("logs", scene, "--num_steps", 2, *ALL_RESULTS,
+                                            sphere=tiny_sphere))
+    return shared_folder.once("elsewhere", train) / "logs" / "run"
 
 
 @pytest.fixture

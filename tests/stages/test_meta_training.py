@@ -85,6 +85,15 @@ def meta_train(tiny_scenes, tiny_sphere, tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def finished(shared_folder, tiny_scenes, tiny_sphere):
+    """The folder of a run of two outer steps; nobody writes into it."""
+    def train(folder):
+        call("train_sdf_ibr_meta", *flags_of(folder, tiny_scenes, *TWO, name="run",
+                                             sphere=tiny_sphere))
+    return shared_folder.once("meta_run", train) / "run"
+
+
 def test_every_scene_comes_as_often_as_the_others(tiny_scenes, tiny_sphere):
     trainer = trainer_of(tiny_scenes, tiny_sphere, "--meta_batch_size", 2)
     drawn = [trainer.scene_of(step, position) for step in range(6) for position in range(2)]
@@ -151,9 +160,9 @@ def test_running_statistics_move_with_the_encoder(tiny_scenes, tiny_sphere):
 
 
 @pytest.mark.parametrize("algorithm", ["reptile", "fomaml"])
-def test_a_resumed_run_ends_as_one_never_stopped(meta_train, algorithm):
+def test_a_resumed_run_ends_as_one_never_stopped(meta_train, finished, algorithm):
     flags = ["--meta_algorithm", algorithm]
-    whole = final_state(meta_train("whole", *flags))
+    whole = final_state(finished if algorithm == "reptile" else meta_train("whole", *flags))
     meta_train("parts", *flags, "--num_steps", 1)
     parts = final_state(meta_train("parts", *flags))
     assert (whole["step"], parts["step"]) == (2, 2)
@@ -166,30 +175,29 @@ def read_first(meta_train, flags):
     return final_state(meta_train("fresh", *flags, "--num_steps", 0))["task"]["model"]
 
 
-def test_a_run_leaves_a_start_that_is_its_last_state(meta_train):
-    folder = meta_train("run")
-    stored = open_checkpoint(folder / "meta_start.pth").networks.tensors
-    state = final_state(folder)
+def test_a_run_leaves_a_start_that_is_its_last_state(finished):
+    stored = open_checkpoint(finished / "meta_start.pth").networks.tensors
+    state = final_state(finished)
     assert tuple(stored) == NETWORKS
     flat = {f"{network}.{name}": value for network, values in stored.items()
             for name, value in values.items()}
     assert differing(dict(sorted(flat.items())),
                      dict(sorted(state["task"]["model"].items()))) == []
     assert any("running_mean" in name for name in flat)
-    header, *rows = (folder / "curve.csv").read_text().splitlines()
+    header, *rows = (finished / "curve.csv").read_text().splitlines()
     assert {"step", "seconds", "loss_total", "loss_image_first"} <= set(header.split(","))
     assert len(rows) == 2
 
 
-def test_two_processes_do_as_one_and_a_lost_one_ends_the_run(meta_train, tiny_scenes, tiny_sphere,
-                                                             tmp_path):
+def test_two_processes_do_as_one_and_a_lost_one_ends_the_run(meta_train, finished, tiny_scenes,
+                                                             tiny_sphere, tmp_path):
     """Real processes, so slower. Halves are added, which is exact in floating point."""
     flags = {name: flags_of(tmp_path, tiny_scenes, *TWO, "--meta_batch_size", 0, name=name,
                             sphere=tiny_sphere) for name in ("well", "lost")}
     ended = start_as_ranks("-c", TWO_RUNS, ROOT, json.dumps(list(flags.values())), cwd=tmp_path)
     assert [code for code, _ in ended] == [2, 9], ended
     assert "error: rank 1 of 2 is gone" in ended[0][1] and "Traceback" not in ended[0][1]
-    whole, well = final_state(meta_train("one")), final_state(tmp_path / "well")
+    whole, well = final_state(finished), final_state(tmp_path / "well")
     assert final_state(tmp_path / "lost")["step"] == 1
     again = final_state(meta_train("lost", "--meta_batch_size", 0))
     for state in (well, again):          # of two ranks; of two ranks, then one
@@ -279,14 +287,14 @@ def test_a_part_that_is_not_trained_keeps_its_start(tiny_scenes, tiny_sphere):
         assert moved == set(NETWORKS) - {"encoder"}
 
 
-def test_held_out_scenes_are_scored_before_and_after(meta_train, tiny_scenes, tmp_path):
+def test_held_out_scenes_are_scored_before_and_after(meta_train, finished, tiny_scenes, tmp_path):
     tried = ["--meta_eval_path", tiny_scenes / "a_blobs", "--meta_eval_steps", 2,
              "--eval_steps", "0"]
     rows = final_state(meta_train("tried", *tried))["curve"]
     assert [row["step"] for row in rows if "start_psnr" in row] == [0, 2]
     assert all(5 < row[name] < 60 for row in rows if "psnr" in row
                for name in ("psnr", "start_psnr"))
-    plain = final_state(meta_train("plain"))["task"]
+    plain = final_state(finished)["task"]
     assert differing(plain, final_state(tmp_path / "tried")["task"]) == []
 
 
@@ -315,11 +323,10 @@ def test_tasks_let_go_of_their_scenes(tiny_scenes, tiny_sphere):
         gc.enable()
 
 
-def test_a_start_is_specialised(meta_train, tiny_scene, tmp_path):
+def test_a_start_is_specialised(finished, tiny_scene, tmp_path):
     """Both our file and a checkpoint serve; step 0 of the curve is the start's own score."""
-    folder = meta_train("meta")
     flags = flags_of(tmp_path, tiny_scene, "--num_steps", 2, "--test_metrics", 1,
-                     "--meta_initialization", folder / "meta_start.pth", name="special")
+                     "--meta_initialization", finished / "meta_start.pth", name="special")
     call("test_sdf_ibr_meta", *flags)
     state = final_state(tmp_path / "special")
     assert state["step"] == 2 and (tmp_path / "special" / "report.html").is_file()
@@ -327,13 +334,13 @@ def test_a_start_is_specialised(meta_train, tiny_scene, tmp_path):
     assert all("psnr" in row for row in state["curve"])
     assert state["config"]["tracing"]["occ_threshold_steps"] == [3000, 8000]
     again = flags_of(tmp_path, tiny_scene, "--num_steps", 0, "--test_metrics", 1,
-                     "--meta_initialization", folder / "checkpoints" / "step_000002.pth",
+                     "--meta_initialization", finished / "checkpoints" / "step_000002.pth",
                      name="other")
     call("test_sdf_ibr_meta", *again)
     other = final_state(tmp_path / "other")
     assert other["curve"][0]["psnr"] == state["curve"][0]["psnr"]
     assert differing(other["task"]["model"],
-                     load_checkpoint(folder / "checkpoints" / "step_000002.pth")["task"]["model"]
+                     load_checkpoint(finished / "checkpoints" / "step_000002.pth")["task"]["model"]
                      ) == []
 
 
@@ -347,10 +354,10 @@ def test_defaults_of_the_curve_are_the_releases_steps():
                                                      "x").tracing.occ_threshold
 
 
-def test_a_table_has_runs_from_scratch_and_from_the_start(meta_train, tiny_scene, tiny_sphere,
+def test_a_table_has_runs_from_scratch_and_from_the_start(finished, tiny_scene, tiny_sphere,
                                                           tmp_path, capsys):
     """run_table.py runs both scripts, each in a process of its own, and finds their results."""
-    start_file = meta_train("meta") / "meta_start.pth"
+    start_file = finished / "meta_start.pth"
     pairs = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
     lines = [f"{flag[2:]} = {value}" for flag, value in pairs.items()]
     (tmp_path / "plain.txt").write_text("\n".join([*lines, f"checkpoint_sdf = {tiny_sphere}"]))
