@@ -85,7 +85,8 @@ def write_flo(path: Path, flow: np.ndarray, known_mask: np.ndarray | None = None
     if known_mask is not None:
         values[~known_mask] = UNKNOWN_VALUE
     head = np.array([FLO_MAGIC], "<f4").tobytes() + np.array(flow.shape[1::-1], "<i4").tobytes()
-    write_atomic(path, lambda stream: stream.write(head + values.tobytes()))
+    content = head + values.tobytes()
+    write_atomic(path, lambda stream: stream.write(content), is_flushed=False)
 
 
 def read_pfm(path: Path, num_channels: int = 1) -> np.ndarray:
@@ -123,7 +124,7 @@ def write_pfm(path: Path, values: np.ndarray) -> None:
     kind = "PF" if values.ndim == 3 else "Pf"
     head = f"{kind}\n{values.shape[1]} {values.shape[0]}\n-1\n".encode()
     content = head + values[::-1].astype("<f4").tobytes()
-    write_atomic(path, lambda stream: stream.write(content))
+    write_atomic(path, lambda stream: stream.write(content), is_flushed=False)
 
 
 def read_picture(path: Path) -> np.ndarray:

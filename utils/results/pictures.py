@@ -267,7 +267,7 @@ def save_png(path: Path | str, array: np.ndarray) -> None:
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise ValueError(f"array is {array.shape} {array.dtype}, need (H, W, 3) or (H, W) uint8")
     content = iio.imwrite("<bytes>", array, extension=".png")
-    write_atomic(path, lambda stream: stream.write(content))
+    write_atomic(path, lambda stream: stream.write(content), is_flushed=False)
 
 
 def _coloured(values: Tensor, name: str) -> np.ndarray:

@@ -57,6 +57,8 @@ def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_
             events.append(name), inner(*args)))
     write_text_atomic(tmp_path / "result.txt", "new")
     assert events == ["fsync", "replace", "fsync"]
+    write_atomic(tmp_path / "picture.png", lambda stream: stream.write(b"new"), is_flushed=False)
+    assert events[3:] == ["replace"]
 
 
 @pytest.mark.parametrize("number, words", [
