@@ -1,22 +1,20 @@
-"""Networks' weights in files, ours and the release's."""
+"""The weights that a model starts from, by the flags; and the spheres that are shipped."""
 from __future__ import annotations
 
 import logging
 
 import pytest
 import torch
-from support import golden_files
+from support.network_files import Four, file_of, release_file
 from support.tiny_runs import config_of
-from torch import nn
 
-from modules import AggregationMLP, SdfArchitecture
+from modules import SdfArchitecture
 from modules_sdf import build_sdf
 from modules_unet import FeatureDecoder, ImageEncoder
 from stages.models import build_model
 from utils.checkpoints import weights
 from utils.checkpoints.checkpoint import open_checkpoint
 from utils.checkpoints.networks import NETWORKS
-from utils.checkpoints.released_names import read_release_names
 from utils.checkpoints.storage import load_checkpoint, save_checkpoint
 from utils.checkpoints.weights import (
     NetworkFiles,
@@ -33,81 +31,15 @@ from utils.errors import CheckpointError, ConfigError
 NARROW = ["--experiment_name", "x", "--model_hidden_dims_sdf", 8, "--model_hidden_layers_sdf", 1]
 
 
-class Four(nn.Module):
-    """Four networks under the model's names, each one tensor."""
-
-    def __init__(self, value: float = 0.0, size: int = 2) -> None:
-        super().__init__()
-        for name in NETWORKS:
-            layer = nn.Linear(size, 1, bias=False)
-            nn.init.constant_(layer.weight, value)
-            setattr(self, name, layer)
-
-    def values(self) -> dict[str, float]:
-        return {name: getattr(self, name).weight.mean().item() for name in NETWORKS}
-
-
-def file_of(path, **values):
-    """A file of networks, each filled with one value."""
-    save_networks(path, **{name: Four(value).get_submodule(name)
-                           for name, value in values.items()})
-    return path
-
-
 def load(model, *flags):
     config = config_of("--experiment_name", "x", *flags)
     initial_weights(config.run, config.sdf).load_into(model)
     return model.values()
 
 
-def release_file(path, layout, networks):
-    """A file with the release's names and shapes that holds our networks' tensors."""
-    names = read_release_names(golden_files.layout(layout))
-    state = {key: torch.zeros(shape) for key, shape in golden_files.layout(layout).items()}
-    for network, table in names.networks.items():
-        own = networks[network].state_dict()
-        state |= {key: own[name] for name, key in table.items()}
-    torch.save(state, path)
-    return path
-
-
 def same(module, other):
     one, two = module.state_dict(), other.state_dict()
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-
-
-@pytest.mark.parametrize("wrap", [
-    lambda state: state,
-    lambda state: {"model": state},
-    lambda state: {"task": {"model": state, "optimizer": {}}, "step": 3},
-])
-def test_our_checkpoints_are_read_at_any_depth(tmp_path, wrap):
-    model = Four(3.0)
-    save_checkpoint(tmp_path / "a.pth", wrap(model.state_dict()))
-    stored = open_checkpoint(tmp_path / "a.pth").networks
-    assert set(stored.tensors) == set(NETWORKS)
-    assert torch.equal(stored.tensors["encoder"]["weight"], model.encoder.weight)
-
-
-def test_saved_networks_are_read_again(tmp_path):
-    file_of(tmp_path / "two.pth", sdf=1, decoder=2)
-    stored = open_checkpoint(tmp_path / "two.pth").networks
-    assert {name: state["weight"][0, 0].item() for name, state in stored.tensors.items()} \
-        == {"sdf": 1, "decoder": 2}
-
-
-@pytest.mark.parametrize("layout, kind", [("sdfibrnet_dtu", "plain"), ("reptile_dtu", "plain"),
-                                          ("pretrain_standard", "residual")])
-def test_release_files_are_read_by_their_names(tmp_path, layout, kind):
-    networks = {"encoder": ImageEncoder(kind=kind), "decoder": FeatureDecoder(),
-                "sdf": build_sdf(SdfArchitecture(hidden_dims=128)),
-                "aggregation": AggregationMLP()}
-    stored = open_checkpoint(release_file(tmp_path / "release.pth", layout, networks)).networks
-    assert stored.encoder_kind == kind and stored.unknown == ()
-    for name, state in stored.tensors.items():
-        own = networks[name].state_dict()
-        assert state.keys() == own.keys()
-        assert all(torch.equal(state[key], own[key]) for key in own)
 
 
 def test_encoder_and_decoder_of_a_release_pretraining_start_a_model(tmp_path):
@@ -182,17 +114,6 @@ def test_tensors_of_a_misspelt_network_are_named(tmp_path, arrange, caplog):
         load(Four(), "--checkpoint_sdf", path)
     assert load(Four(), "--checkpoint_sdf", path, "--checkpoint_strict", 0)["sdf"] == 3
     assert "encodr.weight" in caplog.text
-
-
-@pytest.mark.parametrize("content, words", [
-    ({"weights": torch.ones(1), "epoch": 3}, ["found epoch, weights", "sdf", "training run"]),
-    ({}, ["found", "needed tensors"]),
-])
-def test_files_without_networks_say_what_they_hold(tmp_path, content, words):
-    save_checkpoint(tmp_path / "odd.pth", content)
-    with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(tmp_path / "odd.pth").networks
-    assert all(word in str(caught.value) for word in ["odd.pth", *words])
 
 
 def test_encoder_kind_follows_flag_then_file_then_weights(tmp_path):
