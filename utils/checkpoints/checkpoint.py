@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.checkpoints.networks import StoredNetworks, networks_in
-from utils.checkpoints.storage import CHECKPOINT_FORMAT, checkpoints_in, load_checkpoint
+from utils.checkpoints.storage import CHECKPOINT_FORMAT, checkpoints_in, read_checkpoint
 from utils.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,12 @@ class Checkpoint:
         path: where it was read.
         content: all that it holds, tensors on the CPU: of a training run format, task, random,
             step, seconds, setbacks, curve and config; of other files networks by name.
+        sha256: of the file, 64 hexadecimal digits; it stands in the results.
     """
 
     path: Path
     content: dict[str, Any] = field(repr=False)
+    sha256: str = ""
 
     @property
     def task(self) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     Raises:
         CheckpointError: missing, damaged, holding code, not a checkpoint, or of a later version.
     """
-    return _of_known_format(Checkpoint(Path(path), load_checkpoint(path)))
+    return _of_known_format(Checkpoint(Path(path), *read_checkpoint(path)))
 
 
 def latest_checkpoint(folder: str | os.PathLike) -> Checkpoint | None:
@@ -70,11 +72,11 @@ def latest_checkpoint(folder: str | os.PathLike) -> Checkpoint | None:
     """
     for path in reversed(checkpoints_in(folder)):
         try:
-            content = load_checkpoint(path)
+            content, digest = read_checkpoint(path)
         except CheckpointError as error:
             log.warning("skipped: %s", error)
         else:
-            return _of_known_format(Checkpoint(path, content))
+            return _of_known_format(Checkpoint(path, content, digest))
     return None
 
 

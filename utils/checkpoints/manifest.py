@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from utils.errors import ConfigError, DownloadError
-from utils.files.atomic import whole_file
+from utils.errors import CheckpointError, ConfigError, DownloadError
+from utils.files.atomic import whole_file, write_text_atomic
 from utils.files.limits import MAX_CONFIG_BYTES, read_json, short
 from utils.paths import PROJECT_ROOT
 
@@ -112,6 +113,46 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 sum of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_shipped(path: Path, found: str, manifest: Path = MANIFEST) -> None:
+    """Raise CheckpointError where a file that ships with the project has another sum.
+
+    Args:
+        path: of a file, anywhere.
+        found: its SHA-256 sum.
+        manifest: that lists what ships.
+    """
+    entry = _shipped_entry(path, manifest)
+    if entry is not None and found != entry.sha256:
+        raise CheckpointError(f"checkpoint {path}: it ships with the project with the sum "
+                              f"{entry.sha256}, found {found}; restore it with `git checkout -- "
+                              f"{path.name}` in its folder, or keep your own under another name")
+
+
+def update_sum(path: Path, manifest: Path = MANIFEST) -> bool:
+    """Write size and sum of a shipped file that was made anew into the manifest.
+
+    Returns:
+        Whether the manifest lists the file.
+    """
+    entry = _shipped_entry(path, manifest)
+    if entry is None:
+        return False
+    entries = read_manifest(manifest)
+    entries[entry.name] = replace(entry, size=path.stat().st_size, sha256=sha256_of(path))
+    content = {"files": [asdict(one) for one in entries.values()]}
+    write_text_atomic(manifest, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return True
+
+
+def _shipped_entry(path: Path, manifest: Path) -> Entry | None:
+    """Return the entry of a file that lies where the manifest says that it ships, else None."""
+    place = path.resolve()
+    if not place.is_relative_to(manifest.parent.resolve().parent) or not manifest.is_file():
+        return None
+    return next((entry for entry in read_manifest(manifest).values()
+                 if entry.shipped_path(manifest) == place), None)
 
 
 def obtain(entry: Entry, *, output: Path | None = None, mirror: str = "",

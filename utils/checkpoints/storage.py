@@ -5,18 +5,20 @@ Loading admits tensors, numbers, strings, lists and dicts.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoints.inspection import Error, check_checkpoint
+from utils.checkpoints.inspection import Altered, Error, check_checkpoint
+from utils.checkpoints.manifest import check_shipped
 from utils.errors import CheckpointError
 from utils.files.atomic import write_atomic
 from utils.files.pickles import Refused
@@ -33,8 +35,24 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:06d}.pth"
 
 
-def save_checkpoint(path: str | os.PathLike, payload: dict[str, Any]) -> None:
-    """Write a checkpoint in one go.
+class _Summing:
+    """A stream to write to that sums what goes through it, so that no file is read for its sum."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.digest = stream, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """Write all of the data, and return its number of bytes."""
+        self.digest.update(data)
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        """Pass on what is buffered."""
+        self.stream.flush()
+
+
+def save_checkpoint(path: str | os.PathLike, payload: dict[str, Any]) -> str:
+    """Write a checkpoint in one go; return the SHA-256 sum of the file.
 
     Args:
         path: the file; its folder is made where absent.
@@ -43,12 +61,26 @@ def save_checkpoint(path: str | os.PathLike, payload: dict[str, Any]) -> None:
     Raises:
         WriteError: no permission, or no space; an earlier file of this name stays as it was.
     """
-    write_atomic(path, lambda stream: torch.save(payload, stream))
+    sums: list[str] = []
+
+    def write(stream: BinaryIO) -> None:
+        summing = _Summing(stream)
+        torch.save(payload, summing)
+        sums.append(summing.digest.hexdigest())
+
+    write_atomic(path, write)
+    return sums[0]
 
 
 def load_checkpoint(path: str | os.PathLike,
                     map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed.
+    """Read a checkpoint, as `read_checkpoint` does; return what was saved."""
+    return read_checkpoint(path, map_location)[0]
+
+
+def read_checkpoint(path: str | os.PathLike,
+                    map_location: str | torch.device = "cpu") -> tuple[dict[str, Any], str]:
+    """Read a checkpoint; nothing in it is executed, and a file whose bits have changed is refused.
 
     The file is opened once: what was checked is what is loaded, even if the file is replaced
     meanwhile. Who needs a checkpoint in several places passes a `Checkpoint` on.
@@ -58,10 +90,11 @@ def load_checkpoint(path: str | os.PathLike,
         map_location: the device that tensors are put on.
 
     Returns:
-        What was saved.
+        What was saved, and the SHA-256 sum of the file in 64 hexadecimal digits.
 
     Raises:
-        CheckpointError: missing, damaged, holding code, or not a checkpoint.
+        CheckpointError: missing, damaged, holding code, not a checkpoint, or another file than the
+            one that ships with the project.
     """
     path = Path(path)
     if not os.path.isfile(path):      # False, not an error, for names that are too long
@@ -71,6 +104,9 @@ def load_checkpoint(path: str | os.PathLike,
     try:
         with path.open("rb") as stream:
             check_checkpoint(stream)
+            stream.seek(0)
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            check_shipped(path, digest)
             stream.seek(0)
             payload = torch.load(stream, map_location=map_location, weights_only=True)
     except PermissionError as error:
@@ -85,7 +121,7 @@ def load_checkpoint(path: str | os.PathLike,
     if not isinstance(payload, dict):
         raise CheckpointError(f"checkpoint {path}: holds a {type(payload).__name__}, needed a "
                               f"dict of tensors; give a file that a training script wrote")
-    return payload
+    return payload, digest
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], what: str, *,
@@ -158,6 +194,9 @@ def _why_not_loaded(path: Path, error: Exception) -> str:
     """Return what is wrong with a file that torch would not read."""
     if path.stat().st_size == 0:
         return "the file is empty; give another, or delete it so that an earlier one is used"
+    if isinstance(error, Altered):
+        return (f"its bits have changed since it was written ({error}); copy it again, or delete "
+                "it so that an earlier one is used")
     with path.open("rb") as stream:
         looks_zipped = stream.read(2) == b"PK"
     if looks_zipped and not _has_zip_end(path):

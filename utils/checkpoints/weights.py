@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from utils.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from utils.checkpoints.manifest import update_sum
 from utils.checkpoints.networks import NETWORKS, StoredNetworks
 from utils.checkpoints.storage import load_checkpoint, load_state, name_some, save_checkpoint
 from utils.config.parser import Config
@@ -191,6 +192,8 @@ def save_networks(path: str | Path, **networks: nn.Module) -> None:
 def save_sphere(path: Path, sdf: nn.Module, error: dict[str, float]) -> bool:
     """Write a fitted sphere with its errors, unless the one that is there is better.
 
+    The manifest, where it lists the file, gets its new sum.
+
     Args:
         path: see `sphere_asset`.
         error: mean_error decides.
@@ -203,6 +206,7 @@ def save_sphere(path: Path, sdf: nn.Module, error: dict[str, float]) -> bool:
                     stored["mean_error"], error["mean_error"])
         return False
     save_checkpoint(path, {"sdf": sdf.state_dict(), "error": error})
+    update_sum(path)
     return True
 
 

@@ -97,6 +97,10 @@ def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
     seconds = [run.metrics.get("train_seconds") for run in runs]
     rows.append(["training, s", *(NOT_AVAILABLE if value is None else f"{value:.0f}"
                                   for value in seconds)])
+    sums = [run.metrics.get("checkpoint_sha256") for run in runs]
+    if any(sums):
+        rows.append(["checkpoint, sha256", *(str(one)[:12] if one else NOT_AVAILABLE
+                                             for one in sums)])
     return format_rows(rows)
 
 

@@ -193,7 +193,9 @@ def as_json(found: Table) -> str:
                     | {name: asdict(cell) for name, cell in cells.items()}
                     for config, cells in found.cells.items()},
         "runs": [{"config": run.config, "scene": run.scene, "seed": run.seed,
-                  "folder": run.folder.name, "figures": row} for run, row in found.metrics],
+                  "folder": run.folder.name, "figures": row,
+                  "checkpoint_sha256": (run.last_metrics() or {}).get("checkpoint_sha256", "")}
+                 for run, row in found.metrics],
         "missing": found.gaps, "machines": found.machines, "how": HOW}
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 

@@ -238,7 +238,7 @@ class Loop:
     def save(self) -> Path:
         """Write a checkpoint of the present state, and delete old ones."""
         path = self.folder.checkpoints / checkpoint_name(self.progress.step)
-        save_checkpoint(path, {
+        self.progress.checkpoint_sha256 = save_checkpoint(path, {
             "format": CHECKPOINT_FORMAT, **self._state(), "seconds": self.progress.seconds,
             **self.progress.recovery.as_entry(), "config": self.config})
         keep_latest(self.folder.checkpoints, self.options.keep)

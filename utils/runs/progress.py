@@ -23,6 +23,7 @@ class Progress:
         seed: that of a run that is over; None while a run is going on.
         recovery: what was done about steps that were not finite.
         warnings: what is wrong now, by short names.
+        checkpoint_sha256: of the file that holds these weights; "" before it is written.
     """
 
     step: int = 0
@@ -31,6 +32,7 @@ class Progress:
     seed: int | None = None
     recovery: RecoveryState = field(default_factory=RecoveryState)
     warnings: dict[str, str] = field(default_factory=dict)
+    checkpoint_sha256: str = ""
 
 
 def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
@@ -40,7 +42,8 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
             "seed": run.config.run.seed if progress.seed is None else progress.seed,
             "device": device, "threads": torch.get_num_threads(),
             "skipped_steps": progress.recovery.skipped,
-            "notices": list(progress.warnings.values())}
+            "notices": list(progress.warnings.values()),
+            "checkpoint_sha256": progress.checkpoint_sha256}
 
 
 def stored_progress(checkpoint: Checkpoint) -> Progress:
@@ -54,7 +57,7 @@ def stored_progress(checkpoint: Checkpoint) -> Progress:
         return Progress(int(stored.get("step", 0)), float(stored.get("seconds", 0.0)),
                         list(stored.get("curve", [])),
                         stored.get("config", {}).get("run", {}).get("seed"),
-                        RecoveryState.of(stored))
+                        RecoveryState.of(stored), checkpoint_sha256=checkpoint.sha256)
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.path}: its step, seconds, curve or config is of "
                               f"another kind ({error}); give one that a training script "

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,16 @@ from support.tiny_runs import ROOT, start
 
 from utils.checkpoints.manifest import (
     Entry,
+    check_shipped,
     describe,
     find_entry,
     obtain,
     read_manifest,
     sha256_of,
+    update_sum,
 )
 from utils.checkpoints.storage import load_checkpoint
-from utils.errors import ConfigError, DownloadError, WriteError
+from utils.errors import CheckpointError, ConfigError, DownloadError, WriteError
 
 CONTENT = bytes(range(256)) * 1024                   # several blocks
 MAX_SHIPPED = 40e6                                   # bytes of all weights together
@@ -162,3 +165,21 @@ def test_the_script_verifies_lists_and_refuses(tmp_path):
     assert name in ended.stdout and (tmp_path / f"{name}.pth").is_file()
     ended = start(script, "../x", cwd=tmp_path)
     assert ended.returncode == 2 and ended.stderr.startswith("error: '../x' is no plain name")
+
+
+def test_a_shipped_file_is_compared_with_its_sum(tmp_path):
+    """Another sound file in the place of a shipped one is refused, until the manifest has it."""
+    manifest, path = tmp_path / "checkpoints" / "manifest.json", tmp_path / "checkpoints" / "a.pth"
+    manifest.parent.mkdir()
+    path.write_bytes(b"as shipped")
+    entry = Entry("a.pth", "weights", sha256_of(path), 10, "a.pth", "make", "MIT")
+    manifest.write_text(json.dumps({"files": [asdict(entry)]}))
+    check_shipped(path, sha256_of(path), manifest)
+    path.write_bytes(b"of someone else")
+    with pytest.raises(CheckpointError, match=f"{entry.sha256}, found {sha256_of(path)}; restore"):
+        check_shipped(path, sha256_of(path), manifest)
+    check_shipped(tmp_path / "elsewhere.pth", "another", manifest)
+    assert update_sum(path, manifest)
+    check_shipped(path, sha256_of(path), manifest)
+    assert read_manifest(manifest)["a.pth"].size == 15
+    assert not update_sum(tmp_path / "elsewhere.pth", manifest)

@@ -209,3 +209,36 @@ def test_only_the_latest_checkpoints_are_kept(tmp_path):
     assert folder_names(tmp_path) == ["other.txt", "step_000004.pth", "step_000005.pth"]
     with pytest.raises(ValueError, match="at least 1"):
         ckpt.keep_latest(tmp_path, 0)
+
+
+def test_no_flipped_bit_gives_other_numbers(tmp_path, project_root):
+    """One bit of a copy is flipped at a time: it is refused, or loads with the same numbers (a bit
+    of the archive's padding, dates or modes), and most are refused."""
+    whole = (project_root / "assets" / "base" / "sphere_ours_sine_128x3.pth").read_bytes()
+    path, generator = tmp_path / "flipped.pth", torch.Generator().manual_seed(0)
+    path.write_bytes(whole)
+    truth = ckpt.load_checkpoint(path)
+    num_refused = 0
+    for bit in torch.randint(8 * len(whole), (200,), generator=generator).tolist():
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            loaded = ckpt.load_checkpoint(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            num_refused += 1
+            continue
+        assert loaded["error"] == truth["error"]
+        assert all(torch.equal(loaded["sdf"][name], value) for name, value in truth["sdf"].items())
+    assert num_refused > 180
+
+
+def test_a_flipped_bit_is_told_with_its_cure(tmp_path):
+    path = tmp_path / "step_000001.pth"
+    ckpt.save_checkpoint(path, {"w": torch.ones(1000)})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\0\0\x80\x3f" * 10) + 3] ^= 0x40            # 1 becomes infinite or tiny
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="bits have changed.*copy it again, or delete it"):
+        ckpt.load_checkpoint(path)
