@@ -17,12 +17,13 @@ from stages.benchmark import run_benchmark
 from utils.benchmarking.report import report
 from utils.config.parser import parse_config
 from utils.config.tool_sections import BenchmarkConfig
+from utils.files.text import show
 from utils.runs.run import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure what the flags ask for and print the table."""
-    print(report(run_benchmark(parse_config([BenchmarkConfig], argv).benchmark)))
+    show(report(run_benchmark(parse_config([BenchmarkConfig], argv).benchmark)))
 
 
 if __name__ == "__main__":

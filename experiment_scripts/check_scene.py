@@ -17,6 +17,7 @@ from data_processing.checks.sheet import check_folder, check_text
 from utils.config.parser import parse_config
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import CheckConfig
+from utils.files.text import show
 from utils.runs.run import run_script
 
 
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         argv.insert(0, "--dataset_path")
     config = parse_config([DataConfig, CheckConfig], argv)
     result, path = check_folder(config.data, config.check)
-    print(f"{check_text(result)}picture: {path}")
+    show(f"{check_text(result)}picture: {path}")
     if result.has_errors:
         sys.exit(1)
 

@@ -15,13 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.comparison.side_by_side import write_comparison
 from utils.config.parser import parse_config
 from utils.config.tool_sections import CompareConfig
+from utils.files.text import show
 from utils.runs.run import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, compare, write."""
     compare = parse_config([CompareConfig], argv).compare
-    print(write_comparison(compare.runs, compare.comparison, compare.labels))
+    show(write_comparison(compare.runs, compare.comparison, compare.labels))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_processing.captures.importing import import_scene
 from utils.config.parser import parse_config
 from utils.config.tool_sections import ImportConfig
+from utils.files.text import show
 from utils.runs.run import run_script
 
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, import, print the report."""
     config = parse_config([ImportConfig], argv)
     report, has_errors = import_scene(config.importing)
-    print(report, end="")
+    show(report.rstrip("\n"))
     if has_errors:
         sys.exit(1)
 

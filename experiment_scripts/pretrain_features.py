@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from stages.pretraining import pretrain
 from utils.config.parser import PRETRAIN_SECTIONS, parse_config
+from utils.files.text import show
 from utils.runs.distributed import joined_ranks
 from utils.runs.run import run_script
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config(PRETRAIN_SECTIONS, argv, defaults=DEFAULTS)
     with joined_ranks(config.run.device) as ranks:
         if text := pretrain(config, ranks):
-            print(text)
+            show(text)
 
 
 if __name__ == "__main__":

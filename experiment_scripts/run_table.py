@@ -21,6 +21,7 @@ from utils.comparison.run_lists import command_lines, list_runs
 from utils.comparison.tables import write_table
 from utils.config.parser import parse_config
 from utils.config.tool_sections import RunTableConfig
+from utils.files.text import show
 from utils.runs.run import run_script
 
 
@@ -29,13 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     table = parse_config([RunTableConfig], argv).table
     runs = list_runs(table)
     if table.print_commands:
-        print("\n".join(command_lines(runs)))
+        show("\n".join(command_lines(runs)))
         return
     num_failed = 0
     try:
         num_failed = 0 if table.table_only else execute(runs)
     finally:                                      # an interrupt leaves a table too
-        print(write_table(runs, table))
+        show(write_table(runs, table))
     if num_failed:
         sys.exit(1)
 

@@ -21,6 +21,7 @@ from stages.results import write_results  # noqa: E402
 from stages.scene import build_scene_trainer  # noqa: E402
 from utils.checkpoints.weights import checkpoint_to_evaluate, whole_checkpoint  # noqa: E402
 from utils.config.parser import TRAIN_SECTIONS, parse_config  # noqa: E402
+from utils.files.text import show  # noqa: E402
 from utils.runs.progress import run_facts, stored_progress  # noqa: E402
 from utils.runs.run import run_script, start_run  # noqa: E402
 from utils.views.training_views import views_of  # noqa: E402
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     trained = trained_scene_of(trainer, scene, split, step=progress.step,
                                all_views=bool(config.test.benchmark_all_views))
     run.begin()
-    print(write_results(trained, run.folder, test=config.test, data=config.data,
+    show(write_results(trained, run.folder, test=config.test, data=config.data,
                         curve=progress.curve, facts=run_facts(run, progress)))
 
 

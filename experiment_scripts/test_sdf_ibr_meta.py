@@ -20,13 +20,14 @@ from stages.scene import train_scene  # noqa: E402
 from utils.checkpoints.weights import with_meta_start  # noqa: E402
 from utils.config.parser import META_SECTIONS, parse_config  # noqa: E402
 from utils.config.stage_sections import SPECIALISE_DEFAULTS  # noqa: E402
+from utils.files.text import show  # noqa: E402
 from utils.runs.run import run_script  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, then train the scene from the meta-learned start."""
     config = parse_config(META_SECTIONS, argv, defaults=SPECIALISE_DEFAULTS)
-    print(train_scene(*with_meta_start(config)))
+    show(train_scene(*with_meta_start(config)))
 
 
 if __name__ == "__main__":

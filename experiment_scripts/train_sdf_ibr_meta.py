@@ -20,6 +20,7 @@ from stages.meta_training import check_meta, meta_train
 from utils.checkpoints.weights import with_meta_start
 from utils.config.parser import META_SECTIONS, parse_config
 from utils.config.stage_sections import META_DEFAULTS
+from utils.files.text import show
 from utils.runs.distributed import joined_ranks
 from utils.runs.run import run_script
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     config, initial = with_meta_start(config) if config.meta.meta_initialization else (config, None)
     with joined_ranks(config.run.device) as ranks:
         if text := meta_train(config, ranks, initial):
-            print(text)
+            show(text)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from data_processing.scenes.scene import Scene, load_scene
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import CheckConfig
 from utils.errors import ConfigError
+from utils.files.text import visible_message
 from utils.results.pictures import image_grid, save_png, stack_vertically, with_outline
 from utils.results.plots import camera_plot
 
@@ -48,7 +49,7 @@ def check_folder(data: DataConfig, check: CheckConfig) -> tuple[CheckResult, Pat
 def check_text(result: CheckResult, notes: tuple[str, ...] = ()) -> str:
     """Return facts and findings, a line each."""
     findings = [str(finding) for finding in result.findings] or ["no findings"]
-    return "\n".join([*notes, *result.facts, *findings]) + "\n"
+    return "\n".join(map(visible_message, [*notes, *result.facts, *findings])) + "\n"
 
 
 def check_sheet(scene: Scene, result: CheckResult) -> np.ndarray:

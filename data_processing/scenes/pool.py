@@ -23,6 +23,7 @@ from data_processing.scenes.splits import MIN_TRAIN_VIEWS, Split, meta_views, re
 from utils.config.sections import DataConfig
 from utils.config.stage_sections import MetaConfig
 from utils.errors import ConfigError, SceneError, UserError
+from utils.files.text import visible
 from utils.views.training_views import TrainingViews, views_of
 
 log = logging.getLogger(__name__)
@@ -205,7 +206,7 @@ def check_scenes(folders: Sequence[Path], data: DataConfig, meta: MetaConfig, *,
             text = str(error)
             problems.append(text if str(folder) in text else f"{folder}: {text}")
     if problems:
-        shown = "\n  ".join(problems[:NUM_NAMED])
+        shown = "\n  ".join(map(visible, problems[:NUM_NAMED]))
         more = f"\n  and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
         raise SceneError(f"{len(problems)} of {len(folders)} scene folders cannot be used; fix "
                          f"them or move them elsewhere:\n  {shown}{more}")

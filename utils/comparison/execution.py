@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from utils.comparison.run_lists import FAILED, ListedRun, last_lines
 from utils.errors import WriteError
+from utils.files.text import visible
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 15.0           # between two requests to end a process
@@ -38,7 +39,7 @@ def execute(runs: Sequence[ListedRun]) -> int:
                 _run(run, bar)
             if run.metrics() is None:
                 num_failed += 1
-                bar.write(f"{run.folder.name}: {run.gap()}", file=sys.stderr)
+                bar.write(visible(f"{run.folder.name}: {run.gap()}"), file=sys.stderr)
             bar.update()
     return num_failed
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from utils.comparison.run_lists import ListedRun
 from utils.config.tool_sections import RunTableConfig
 from utils.files.atomic import write_text_atomic
+from utils.files.text import csv_cell, visible
 from utils.results.curve import at_time, read_curve
 from utils.results.metric_table import METRICS, NOT_AVAILABLE, finite
 from utils.results.text_tables import markdown_rows
@@ -159,7 +160,7 @@ def as_markdown(found: Table) -> str:
         lines += ["", "Ran on: " + "; ".join(found.machines) + "."]
     if found.gaps:
         lines += ["", f"Missing, {len(found.gaps)} of {len(found.metrics)} runs:", ""]
-        lines += [f"- {name}: {reason}" for name, reason in found.gaps.items()]
+        lines += [f"- {visible(name)}: {visible(reason)}" for name, reason in found.gaps.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -181,7 +182,7 @@ def as_csv(found: Table) -> str:
     for config, cells in found.cells.items():
         values = [value for name in found.columns
                   for value in (cells[name].mean, cells[name].spread, cells[name].count)]
-        writer.writerow([config, *found.counts[config],
+        writer.writerow([csv_cell(config), *found.counts[config],
                          *("" if value is None else value for value in values)])
     return text.getvalue()
 

@@ -67,8 +67,11 @@ def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any], *,
 
 
 def write_text_atomic(path: str | os.PathLike, text: str) -> None:
-    """Write a text file (UTF-8, line ends as they are) in one go; errors as `whole_file`."""
-    write_atomic(path, lambda stream: stream.write(text.encode("utf-8")))
+    """Write a text file (UTF-8, line ends as they are) in one go; errors as `whole_file`.
+
+    Bytes of file names that are not UTF-8 are written as escapes, which JSON reads again.
+    """
+    write_atomic(path, lambda stream: stream.write(text.encode("utf-8", "backslashreplace")))
 
 
 def part_path(path: Path) -> Path:

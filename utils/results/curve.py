@@ -16,6 +16,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.files.atomic import write_text_atomic
 from utils.files.limits import MAX_TABLE_BYTES, read_text
+from utils.files.text import csv_cell
 
 
 def write_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -31,9 +32,9 @@ def write_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """
     columns = list(dict.fromkeys(key for row in curve for key in row)) or ["step", "seconds"]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(curve)
+    writer = csv.writer(text)
+    writer.writerow([csv_cell(column) for column in columns])
+    writer.writerows([csv_cell(row.get(column, "")) for column in columns] for row in curve)
     write_text_atomic(path, text.getvalue())
     return path
 

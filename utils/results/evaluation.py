@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from utils.files.atomic import write_text_atomic
+from utils.files.text import csv_cell
 from utils.results.lpips import LPIPS
 from utils.results.metric_table import METRICS, ViewMetrics, finite
 from utils.results.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
@@ -171,7 +172,7 @@ def write_metrics(metrics: Mapping[str, Any], folder: str | Path) -> tuple[Path,
     writer = csv.writer(table)
     writer.writerow(["view", *METRICS])
     for name, found in _rows(metrics):
-        writer.writerow([name, *("" if found.get(key) is None else found[key]
+        writer.writerow([csv_cell(name), *("" if found.get(key) is None else found[key]
                                  for key in METRICS)])
     write_text_atomic(csv_path, table.getvalue())
     return json_path, csv_path

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from utils.files.text import visible
+
 
 def format_rows(rows: Sequence[Sequence[str]], *, num_left: int = 1,
                 rules_before: Collection[int] = ()) -> str:
@@ -13,6 +15,7 @@ def format_rows(rows: Sequence[Sequence[str]], *, num_left: int = 1,
         num_left: columns that are aligned to the left; the others are to the right.
         rules_before: numbers of the rows that a line of dashes goes before.
     """
+    rows = _visible(rows)
     widths = _widths(rows)
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     lines = []
@@ -27,10 +30,16 @@ def format_rows(rows: Sequence[Sequence[str]], *, num_left: int = 1,
 
 def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of text as a Markdown table whose first row is its head."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in _visible(rows)]
     widths = _widths(rows)
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def _visible(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the cells with their control characters made visible."""
+    return [[visible(cell) for cell in row] for row in rows]
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:

@@ -9,6 +9,7 @@ from utils.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from utils.checkpoints.storage import checkpoints_in
 from utils.errors import CheckpointError, ConfigError, WriteError
 from utils.files.atomic import remove_parts
+from utils.files.text import VisibleFormatter
 from utils.runs.lock import LOCK_NAME, RunLock
 
 #: All that a run writes into its folder; `--restart 1` deletes these and nothing else.
@@ -133,7 +134,7 @@ class RunLog(logging.handlers.MemoryHandler):
 
     def write_to(self, file: logging.Handler) -> None:
         """Write what was kept so far, and all that is logged from now on, into a file."""
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(message)s"))
         self.setTarget(file)
         self.flush()
 

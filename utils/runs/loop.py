@@ -24,6 +24,7 @@ from utils.checkpoints.storage import (
 from utils.config.saving import config_to_dict
 from utils.errors import CheckpointError
 from utils.fast.memory import give_back_freed
+from utils.files.text import visible
 from utils.runs.progress import Progress
 from utils.runs.recovery import MAX_SKIPPED_IN_ROW, MAX_TRIES, LostStepsError, RecoveryState
 from utils.runs.reporting import NUM_CURVE_ROWS, Reporter, summary_writer
@@ -96,7 +97,7 @@ class Loop:
         options, progress, folder = self.options, self.progress, self.folder
         with (summary_writer(folder.summaries, progress.step + 1) as writer,
               tqdm(total=options.num_steps, initial=progress.step, unit="step",
-                   desc=folder.path.name, dynamic_ncols=True) as bar):
+                   desc=visible(folder.path.name), dynamic_ncols=True) as bar):
             reporter = Reporter(self.task, options, progress, folder=folder.summaries,
                                 writer=writer)
             if progress.step == 0:

@@ -1,6 +1,7 @@
 """The start of a run: its folder, device, seed and log, and the checkpoint that it resumes from."""
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from utils.config.parser import Config
 from utils.config.saving import save_config
 from utils.devices import pick_device
 from utils.errors import ConfigError, UserError
+from utils.files.text import VisibleFormatter, visible_message
 from utils.paths import PROJECT_ROOT
 from utils.runs.folder import RunFolder, RunLog
 from utils.runs.lock import check_free
@@ -124,14 +126,24 @@ def run_script(main: Callable[[], None]) -> None:
 
     A signal that stops the script is one line too; for its exit code see `utils.runs.stopping`.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _make_printable()
     try:
         with stopping_at_once():
             main()
     except (UserError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(visible_message(f"error: {error}") + "\n")
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         stopped = interrupt if isinstance(interrupt, RunStopped) else RunStopped(signal.SIGINT)
         sys.stderr.write(f"stopped; {stopped.message or STOPPED}\n")
         sys.exit(stopped.exit_code)
+
+
+def _make_printable() -> None:
+    """Log to stderr, and let no character that the terminal cannot show end a script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
