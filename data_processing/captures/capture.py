@@ -20,8 +20,11 @@ from utils.files.limits import MAX_COORDINATE, MAX_SIDE, read_json, short
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 #: Bytes of a file name that file systems accept, and of a whole path.
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096
-#: Focal lengths above this many times the longer side are refused.
-MAX_FOCAL_FACTOR = 1000.0
+#: Letters of a view's name that are kept.
+MAX_STEM = 100
+#: Focal lengths below and above these many times the longer side are refused, principal points and
+#: skews beyond the last.
+MIN_FOCAL_FACTOR, MAX_FOCAL_FACTOR, MAX_CENTER_FACTOR = 1e-6, 1000.0, 1e6
 #: Distortion beyond this cannot be a lens: the coefficients belong to another model or unit.
 MAX_DISTORTION = 1e3
 
@@ -133,9 +136,11 @@ def _order(name: str) -> list[tuple[bool, int, str]]:
 def file_names(names: list[str]) -> list[str]:
     """Return short file names that sort in the given order.
 
-    The stems are kept where they differ and sort so, else they get a number in front.
+    The stems are kept where they differ and sort so, else they get a number in front. Long ones
+    are cut: the files of a view have longer names than its photograph.
     """
-    stems = [re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem) or "view" for name in names]
+    stems = [re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem)[:MAX_STEM] or "view"
+             for name in names]
     if len(set(stems)) == len(stems) and sorted(stems) == stems:
         return stems
     digits = len(str(len(stems)))
@@ -222,9 +227,14 @@ def check_lens(lens: Lens, where: str) -> Lens:
     if not np.isfinite(numbers).all():
         raise SceneError(f"{where}: intrinsics hold NaN or infinity, need finite numbers; "
                          "calibrate again")
-    if not 0 < min(lens.focal) <= max(lens.focal) <= MAX_FOCAL_FACTOR * longest:
+    least, most = MIN_FOCAL_FACTOR * longest, MAX_FOCAL_FACTOR * longest
+    if not least <= min(lens.focal) <= max(lens.focal) <= most:
         raise SceneError(f"{where}: focal lengths {lens.focal} for images of {lens.size[0]}x"
-                         f"{lens.size[1]}, need numbers over 0 in pixels; calibrate again")
+                         f"{lens.size[1]}, need {least:g} to {most:g} pixels; calibrate again")
+    if max(map(abs, (*lens.center, lens.skew))) > MAX_CENTER_FACTOR * longest:
+        raise SceneError(f"{where}: principal point {lens.center} and skew {lens.skew} for images "
+                         f"of {lens.size[0]}x{lens.size[1]}, need pixels within "
+                         f"{MAX_CENTER_FACTOR * longest:g}; calibrate again")
     if any(abs(value) > MAX_DISTORTION for value in lens.distortion):
         raise SceneError(f"{where}: distortion {lens.distortion}, need OpenCV's coefficients; "
                          "calibrate again")

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data_processing.captures.capture import Capture, CapturedView, Lens, make_capture
+from data_processing.captures.capture import (
+    Capture,
+    CapturedView,
+    Lens,
+    check_lens,
+    make_capture,
+)
 from data_processing.captures.colmap_format import model_folder, read_colmap
 from data_processing.captures.masks import (
     background_colour,
@@ -110,7 +116,8 @@ def capture_of_scene(folder: Path) -> Capture:
     for i, files in enumerate(found.files):
         size = image_size(files.image)
         k = intrinsics_from_projection(torch.from_numpy(found.projection[i]), size).numpy()
-        lens = Lens(size, (k[0, 0], k[1, 1]), (k[0, 2], k[1, 2]), k[0, 1])
+        lens = check_lens(Lens(size, (k[0, 0], k[1, 1]), (k[0, 2], k[1, 2]), k[0, 1]),
+                          f"{folder}: {files.name}")
         views.append(CapturedView(files.name, files.image, found.view[i], lens, files.mask))
     model = None
     for word in ("cache", "yaml", "pcd"):

@@ -6,6 +6,7 @@ null in JSON, an empty cell in CSV, n/a in print.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -27,6 +28,8 @@ from utils.results.pictures import depth_to_rgb, error_map, normals_to_rgb, save
 from utils.results.text_tables import format_rows
 
 log = logging.getLogger(__name__)
+
+MAX_NAME_BYTES = 120      # of a view's name, of the 255 that a file's name may have
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,15 @@ def score_view(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask
 
 
 def file_name(view_name: str) -> str:
-    """Return a view's name as a file's: letters, digits, dots and dashes stay, _ for all else."""
-    return re.sub(r"[^\w.-]", "_", view_name).lstrip(".") or "view"
+    """Return a view's name as a file's: letters, digits, dots and dashes stay, _ for all else.
+
+    A long name is cut and ends with a sum of the whole: files of a view have longer names than it.
+    """
+    name = re.sub(r"[^\w.-]", "_", view_name).lstrip(".") or "view"
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(view_name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}_{digest}"
 
 
 def _write_pictures(stem: Path, shown: RenderedView, photograph: Tensor, mask: Tensor) -> None:

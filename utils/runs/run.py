@@ -20,6 +20,7 @@ from utils.devices import pick_device
 from utils.errors import ConfigError, UserError
 from utils.files.text import VisibleFormatter, visible_message
 from utils.paths import PROJECT_ROOT
+from utils.runs.failures import told
 from utils.runs.folder import RunFolder, RunLog
 from utils.runs.lock import check_free
 from utils.runs.seeds import seed_everything
@@ -124,7 +125,8 @@ def revision() -> str:
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main; an error that the user can fix is one line on stderr, exit code 2.
 
-    A signal that stops the script is one line too; for its exit code see `utils.runs.stopping`.
+    So is what the machine refuses: memory, open files, long names (`utils.runs.failures`). A signal
+    that stops the script is one line too; for its exit code see `utils.runs.stopping`.
     """
     _make_printable()
     try:
@@ -137,6 +139,12 @@ def run_script(main: Callable[[], None]) -> None:
         stopped = interrupt if isinstance(interrupt, RunStopped) else RunStopped(signal.SIGINT)
         sys.stderr.write(f"stopped; {stopped.message or STOPPED}\n")
         sys.exit(stopped.exit_code)
+    except Exception as error:
+        refused = told(error)
+        if refused is None:
+            raise
+        sys.stderr.write(visible_message(f"error: {refused}") + "\n")
+        sys.exit(2)
 
 
 def _make_printable() -> None:

@@ -40,8 +40,10 @@ def change(content: dict, key: str, value) -> dict:
     ("transform_matrix", (np.eye(4) * np.nan).tolist(), "NaN or infinity"),
     ("transform_matrix", np.diag([2.0, 2, 2, 1]).tolist(), "scales by"),
     ("fl_x", "far", "fl_x is 'far'"), ("fl_x", float("nan"), "NaN or infinity"),
-    ("fl_x", -3, "numbers over 0"), ("k1", 1e9, "need OpenCV's coefficients"),
-    ("k4", 0.1, "k4 is not 0"), ("w", 1e12, "need sides"),
+    ("fl_x", -3, "need 1.6e-05 to 16000 pixels"), ("fl_x", 1e-300, "need 1.6e-05 to"),
+    ("fl_y", 1e-300, "need 1.6e-05 to"), ("cx", 1e300, "NaN or infinity"),
+    ("cy", 1e14, "principal point .* need pixels within"),
+    ("k1", 1e9, "need OpenCV's coefficients"), ("k4", 0.1, "k4 is not 0"), ("w", 1e12, "need sides"),
     ("camera_model", "EQUIRECTANGULAR", "camera_model EQUIRECTANGULAR"),
     ("mask_path", "masks/none.png", "no such mask")])
 def test_bad_frames_are_named(ball, tmp_path, key, value, message):
@@ -136,7 +138,8 @@ def test_camera_models(model, values, focal, distortion, is_fisheye):
     ("images", "000.png", "../000.png", "leads out of"),
     ("images", " 1 000.png", " 9 000.png", "camera 9"),
     ("images", " 1 000.png", "", "words, need ID"),
-    ("images", " 1 000.png", " nan 000.png", "not finite")])
+    ("images", " 1 000.png", " nan 000.png", "not finite"),
+    ("cameras", "PINHOLE 16 12 ", "PINHOLE 16 12 1e-300 ", "need 5 parameters|need 4")])
 def test_bad_text_models_are_named(ball, tmp_path, name, old, new, message):
     folder = write_colmap(ball, tmp_path / "c", ".txt")
     path = folder / "sparse" / "0" / f"{name}.txt"
@@ -201,9 +204,20 @@ def test_names_sort_as_they_did():
     assert file_names(["x/1.jpg", "y/1.jpg"]) == ["000_1", "001_1"]
 
 
+def test_long_names_leave_room_for_the_ends_of_files():
+    """Of 251 letters, the most that a photograph's name has, 100 stay."""
+    assert file_names(["a" * 251 + ".jpg"]) == ["a" * 100]
+    assert file_names(["a" * 250 + "1.jpg", "a" * 250 + "2.jpg"]) == ["000_" + "a" * 100,
+                                                                    "001_" + "a" * 100]
+
+
 def test_lens_checks():
     with pytest.raises(SceneError, match="need sides"):
         check_lens(Lens((0, 4), (1, 1), (0, 0)), "here")
+    with pytest.raises(SceneError, match="need 8e-06 to 8000 pixels"):
+        check_lens(Lens((8, 4), (1e-300, 1), (0, 0)), "here")
+    with pytest.raises(SceneError, match="skew 1e"):
+        check_lens(Lens((8, 4), (1, 1), (0, 0), skew=1e300), "here")
     lens = Lens((8, 4), (10, 12), (3.5, 1.5), skew=0.2).resized((16, 8))
     assert lens.focal == (20, 24) and lens.center == (7.5, 3.5) and lens.skew == 0.4
 

@@ -172,3 +172,6 @@ def test_view_names_cannot_leave_the_folder():
     assert file_name("../../etc/passwd") == "_.._etc_passwd"
     assert file_name("rect_001.a-b") == "rect_001.a-b"
     assert file_name("..") == "view"
+    long = [file_name("ü" * 200 + end) for end in "ab"]
+    assert long[0] != long[1] and all(len(f".{name}_prediction.1234567.part.png".encode()) < 256
+                                      for name in long)
