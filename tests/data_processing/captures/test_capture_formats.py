@@ -43,8 +43,8 @@ def change(content: dict, key: str, value) -> dict:
     ("fl_x", -3, "need 1.6e-05 to 16000 pixels"), ("fl_x", 1e-300, "need 1.6e-05 to"),
     ("fl_y", 1e-300, "need 1.6e-05 to"), ("cx", 1e300, "NaN or infinity"),
     ("cy", 1e14, "principal point .* need pixels within"),
-    ("k1", 1e9, "need OpenCV's coefficients"), ("k4", 0.1, "k4 is not 0"), ("w", 1e12, "need sides"),
-    ("camera_model", "EQUIRECTANGULAR", "camera_model EQUIRECTANGULAR"),
+    ("k1", 1e9, "need OpenCV's coefficients"), ("k4", 0.1, "k4 is not 0"),
+    ("w", 1e12, "need sides"), ("camera_model", "EQUIRECTANGULAR", "camera_model EQUIRECTANGULAR"),
     ("mask_path", "masks/none.png", "no such mask")])
 def test_bad_frames_are_named(ball, tmp_path, key, value, message):
     content = change(transforms(ball), key, value)
