@@ -16,13 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.checkpoints.manifest import describe, find_entry, obtain, read_manifest  # noqa: E402
-from utils.results.text_tables import format_rows  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
+from utils.runs.script import run_script  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, find the entries, verify or copy each file, say so."""
+    from utils.checkpoints.manifest import describe, find_entry, obtain, read_manifest
+    from utils.files.text import show
+    from utils.results.text_tables import format_rows
+
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="files of the manifest")
@@ -36,9 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     entries = read_manifest()
     wanted = [find_entry(entries, name) for name in arguments.names]
     if arguments.list:
-        print(format_rows(describe(entries), num_left=4))
+        show(format_rows(describe(entries), num_left=4))
     for entry in wanted:
-        print(obtain(entry, output=arguments.output, mirror=arguments.mirror))
+        show(obtain(entry, output=arguments.output, mirror=arguments.mirror))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_processing.flow.synthetic_pairs import make_pair_folder
-from utils.config.parser import parse_config
-from utils.config.tool_sections import MakeFlowConfig
-from utils.runs.run import run_script
+from utils.runs.script import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, make, write."""
-    make_pair_folder(parse_config([MakeFlowConfig], argv).make_flow)
+    from utils.config.parser import parse_config
+    from utils.config.tool_sections import MakeFlowConfig
+
+    config = parse_config([MakeFlowConfig], argv)
+
+    from data_processing.flow.synthetic_pairs import make_pair_folder
+
+    make_pair_folder(config.make_flow)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_processing.synthetic.scenes import make_scene_set
-from utils.config.parser import parse_config
-from utils.config.tool_sections import MakeSceneConfig
-from utils.runs.run import run_script
+from utils.runs.script import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, make, write."""
+    from utils.config.parser import parse_config
+    from utils.config.tool_sections import MakeSceneConfig
+
     config = parse_config([MakeSceneConfig], argv)
+
+    from data_processing.synthetic.scenes import make_scene_set
+
     make_scene_set(config.make_scene)
 
 

@@ -16,17 +16,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from stages.scene import train_scene  # noqa: E402
-from utils.checkpoints.weights import with_meta_start  # noqa: E402
-from utils.config.parser import META_SECTIONS, parse_config  # noqa: E402
-from utils.config.stage_sections import SPECIALISE_DEFAULTS  # noqa: E402
-from utils.files.text import show  # noqa: E402
-from utils.runs.run import run_script  # noqa: E402
+from utils.runs.script import run_script  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, then train the scene from the meta-learned start."""
+    from utils.config.parser import META_SECTIONS, parse_config
+    from utils.config.stage_sections import SPECIALISE_DEFAULTS
+    from utils.files.text import show
+
     config = parse_config(META_SECTIONS, argv, defaults=SPECIALISE_DEFAULTS)
+
+    from stages.scene import train_scene
+    from utils.checkpoints.weights import with_meta_start
+
     show(train_scene(*with_meta_start(config)))
 
 

@@ -15,19 +15,23 @@ from torch import nn
 from data_processing.scenes.opening import load_point_cloud, open_scene
 from scheduler import StepPlan, plan_step
 from sdf_rendering import make_tracer
-from stages.evaluation import SceneEvaluation
+from stages.evaluation import SceneEvaluation, trained_scene_of
 from stages.models import model_of
 from stages.results import write_results
 from stages.surface_start import SurfaceStart
 from training import Evaluation, SceneTrainer, ShapeSupervision
-from utils.checkpoints.weights import InitialWeights
+from utils.checkpoints.weights import (
+    InitialWeights,
+    checkpoint_to_evaluate,
+    whole_checkpoint,
+)
 from utils.config.parser import Config
 from utils.config.values import crop_size
 from utils.errors import ConfigError
 from utils.fast.memory import check_encoder_memory
 from utils.optimization.parameter_groups import trained_parts
 from utils.runs.loop import Loop
-from utils.runs.progress import run_facts
+from utils.runs.progress import run_facts, stored_progress
 from utils.runs.run import start_run
 from utils.runs.task import loop_options, steps_per_epoch
 from utils.views.pose_refinement import PoseTrainer
@@ -63,6 +67,31 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
     return write_results(evaluation.trained_scene(trainer, progress.step), run.folder,
                          test=config.test, data=config.data, curve=progress.curve,
                          facts=run_facts(run, progress))
+
+
+def evaluate_scene(config: Config) -> str:
+    """Evaluate a checkpoint on the scene that it was trained on.
+
+    Args:
+        config: of a training script.
+    Returns:
+        The table of metrics, and where the results are.
+    """
+    scene, split = open_scene(config.data, config.run.seed)
+    run = start_run(config, is_training=False)
+    checkpoint = checkpoint_to_evaluate(config, run.start)
+    model = model_of(config, run.device, whole_checkpoint(checkpoint, config.run))
+    trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
+                                  generator=run.generator)
+    trainer.load_cameras(checkpoint.task)
+    trainer.average.load_state_dict(checkpoint.task.get("average"))
+    progress = stored_progress(checkpoint)
+    checkpoint.release()
+    trained = trained_scene_of(trainer, scene, split, step=progress.step,
+                               all_views=bool(config.test.benchmark_all_views))
+    run.begin()
+    return write_results(trained, run.folder, test=config.test, data=config.data,
+                         curve=progress.curve, facts=run_facts(run, progress))
 
 
 def check_memory(trainer: SceneTrainer) -> None:

@@ -112,7 +112,7 @@ def read_command(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> 
         raise UnderstoodError
 
     module = script(name)
-    monkeypatch.setattr(module, "parse_config", read)
+    monkeypatch.setattr("utils.config.parser.parse_config", read)    # main imports it
     with pytest.raises(UnderstoodError):
         module.main(shlex.split(arguments))
 

@@ -17,7 +17,6 @@ from support.tiny_runs import (
     final_state,
     flags_of,
     meta_config_of,
-    script,
     start_as_ranks,
 )
 
@@ -29,6 +28,8 @@ from training import SceneTrainer
 from utils.checkpoints.checkpoint import open_checkpoint
 from utils.checkpoints.networks import NETWORKS
 from utils.checkpoints.storage import load_checkpoint
+from utils.config.parser import META_SECTIONS, parse_config
+from utils.config.stage_sections import SPECIALISE_DEFAULTS
 from utils.errors import CheckpointError, SceneError
 from utils.runs import distributed
 
@@ -43,7 +44,7 @@ sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "tests")]
 from support.tiny_runs import script
 from stages.meta_training import MetaTrainer
 from utils.runs.distributed import start_ranks
-from utils.runs.run import run_script
+from utils.runs.script import run_script
 
 module, ranks = script("train_sdf_ibr_meta"), start_ranks("cpu")
 module.joined_ranks = lambda device: nullcontext(ranks)
@@ -345,9 +346,7 @@ def test_a_start_is_specialised(finished, tiny_scene, tmp_path):
 
 
 def test_defaults_of_the_curve_are_the_releases_steps():
-    module = script("test_sdf_ibr_meta")
-    config = module.parse_config(module.META_SECTIONS, ["--experiment_name", "x"],
-                                 defaults=module.SPECIALISE_DEFAULTS)
+    config = parse_config(META_SECTIONS, ["--experiment_name", "x"], defaults=SPECIALISE_DEFAULTS)
     assert config.run.eval_steps == (0, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 125,
                                      200) and config.run.eval_interval == 100
     assert config.tracing.occ_threshold == config_of("--experiment_name",

@@ -20,7 +20,7 @@ from utils.checkpoints.storage import checkpoints_in, load_checkpoint
 from utils.config.parser import META_SECTIONS, TRAIN_SECTIONS, Config, parse_config
 from utils.config.stage_sections import META_DEFAULTS
 from utils.runs.folder import RunLog
-from utils.runs.run import run_script
+from utils.runs.script import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "experiment_scripts"

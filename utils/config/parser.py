@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -20,6 +21,7 @@ import configargparse
 
 from utils.config.flag_text import help_text, metavar, value_of
 from utils.config.flags import Flag, declared_flags
+from utils.config.help_page import HelpAction, help_page
 from utils.config.released_flags import flags_of, refuse_unsupported, warn_of_no_effect
 from utils.config.sections import (
     CnnConfig,
@@ -113,20 +115,28 @@ def build_parser(*sections: type) -> configargparse.ArgumentParser:
     Raises:
         ValueError: two sections share a flag.
     """
-    parser = _Parser(allow_abbrev=False, config_file_open_func=_open_config_file,
+    parser = _Parser(allow_abbrev=False, config_file_open_func=_open_config_file, add_help=False,
                      formatter_class=configargparse.HelpFormatter)
+    for names, is_whole in ((("-h", "--help"), False), (("--help_all",), True)):
+        parser.add_argument(*names, action=HelpAction, help="list flags and exit", page=partial(
+            help_page, sections, _add_flag, is_whole=is_whole))
     parser.add_argument(f"--{CONFIG_FLAG}", is_config_file=True, metavar="FILE",
                         default=configargparse.SUPPRESS,
                         help="file with lines `key = value` or `key value`")
     for flag in _flags_of_all(sections).values():
-        options: dict[str, Any] = {"metavar": metavar(flag), "help": help_text(flag)}
-        if flag.bare:
-            options |= {"nargs": "?", "const": "1"}
-        elif flag.many or isinstance(flag.default, tuple):
-            options["nargs"] = "+"
-        parser.add_argument(*(f"--{name}" for name in (*flag.aliases, flag.name)), dest=flag.name,
-                            default=configargparse.SUPPRESS, **options)
+        _add_flag(parser, flag)
     return parser
+
+
+def _add_flag(group: Any, flag: Flag) -> None:
+    """Add a flag to a parser or a group of one."""
+    options: dict[str, Any] = {"metavar": metavar(flag), "help": help_text(flag)}
+    if flag.bare:
+        options |= {"nargs": "?", "const": "1"}
+    elif flag.many or isinstance(flag.default, tuple):
+        options["nargs"] = "+"
+    group.add_argument(*(f"--{name}" for name in (*flag.aliases, flag.name)), dest=flag.name,
+                       default=configargparse.SUPPRESS, **options)
 
 
 def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
@@ -224,7 +234,7 @@ def _unknown(key: str, source: str, flags: dict[str, Flag]) -> str:
     name = key.lstrip("-").split("=")[0]
     known = [*flags, *(alias for flag in flags.values() for alias in flag.aliases)]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    cure = f"did you mean {near[0]}?" if near else "--help lists the flags of this script"
+    cure = f"did you mean {near[0]}?" if near else "--help_all lists the flags of this script"
     return f"{source}: there is no flag {name}; {cure}"
 
 

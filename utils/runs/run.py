@@ -1,12 +1,8 @@
 """The start of a run: its folder, device, seed and log, and the checkpoint that it resumes from."""
 from __future__ import annotations
 
-import io
 import logging
-import signal
 import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,19 +13,13 @@ from utils.checkpoints.storage import checkpoints_in, set_aside_later
 from utils.config.parser import Config
 from utils.config.saving import save_config
 from utils.devices import pick_device
-from utils.errors import ConfigError, UserError
-from utils.files.text import VisibleFormatter, visible_message
+from utils.errors import ConfigError
 from utils.paths import PROJECT_ROOT
-from utils.runs.failures import told
 from utils.runs.folder import RunFolder, RunLog
 from utils.runs.lock import check_free
 from utils.runs.seeds import seed_everything
-from utils.runs.stopping import RunStopped, stopping_at_once
 
 log = logging.getLogger(__name__)
-
-STOPPED = ("started again without --restart, a training run resumes from its last checkpoint, if "
-           "it has one")
 
 
 @dataclass(frozen=True)
@@ -120,38 +110,3 @@ def revision() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return found.stdout.strip() or "unknown"
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main; an error that the user can fix is one line on stderr, exit code 2.
-
-    So is what the machine refuses: memory, open files, long names (`utils.runs.failures`). A signal
-    that stops the script is one line too; for its exit code see `utils.runs.stopping`.
-    """
-    _make_printable()
-    try:
-        with stopping_at_once():
-            main()
-    except (UserError, FloatingPointError) as error:
-        sys.stderr.write(visible_message(f"error: {error}") + "\n")
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        stopped = interrupt if isinstance(interrupt, RunStopped) else RunStopped(signal.SIGINT)
-        sys.stderr.write(f"stopped; {stopped.message or STOPPED}\n")
-        sys.exit(stopped.exit_code)
-    except Exception as error:
-        refused = told(error)
-        if refused is None:
-            raise
-        sys.stderr.write(visible_message(f"error: {refused}") + "\n")
-        sys.exit(2)
-
-
-def _make_printable() -> None:
-    """Log to stderr, and let no character that the terminal cannot show end a script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(VisibleFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -19,7 +19,8 @@ from utils.errors import ConfigError, WriteError
 from utils.runs import run as run_module
 from utils.runs.folder import RUN_FILES, RunFolder
 from utils.runs.lock import LOCK_NAME
-from utils.runs.run import revision, run_script, start_run
+from utils.runs.run import revision, start_run
+from utils.runs.script import run_script
 from utils.runs.stopping import RunStopped
 
 

@@ -1,17 +1,18 @@
-"""What the machine refuses is one line with its cure, and exit code 2."""
+"""What is lacking or refused is one line with its cure, and exit code 2."""
 from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from support.tiny_runs import call_as_user
+from support.tiny_runs import ROOT, call_as_user
 
-from utils.runs.failures import told
-from utils.runs.run import run_script
+from utils.runs.script import run_script, told
 
 PETABYTE = 1 << 50
 
@@ -64,3 +65,38 @@ def test_names_that_are_too_long(flags, tiny_scene, tmp_path, monkeypatch, capsy
         call_as_user("train_sdf_ibr", *flags, "--num_steps", 1)
     last = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2 and last.startswith("error: ") and "a" * 100 in last
+
+
+def run_bare(tmp_path, *command):
+    """Run a script of the project in a Python without packages; return code and stderr."""
+    bare = [sys.executable, "-I", "-S"]                       # no site-packages
+    ended = subprocess.run([*bare, *map(str, command)], cwd=tmp_path, capture_output=True,
+                           text=True, timeout=60)
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiment_scripts").glob("*.py")),
+                         ids=lambda path: path.stem)
+def test_a_python_without_packages_is_told_where_they_are(path, tmp_path):
+    code, text = run_bare(tmp_path, path, "--help")
+    assert code == 2 and text.count("\n") == 1
+    assert text.startswith(f"error: {sys.executable} lacks the package ")
+    assert ".venv/bin/activate" in text
+
+
+def test_help_needs_no_torch(tmp_path):
+    """--help prints at once: what takes seconds is imported after the flags are read."""
+    code = ("import runpy, sys; sys.argv = ['train_sdf_ibr.py', '--help']\n"
+            "try: runpy.run_path(%r, run_name='__main__')\n"
+            "finally: print(sorted({'torch', 'numpy', 'scipy', 'cv2'} & set(sys.modules)))")
+    path = str(ROOT / "experiment_scripts" / "train_sdf_ibr.py")
+    ended = subprocess.run([sys.executable, "-c", code % path], capture_output=True, text=True,
+                           timeout=60)
+    assert ended.returncode == 0 and ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_old_python_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 9))
+    with pytest.raises(SystemExit) as ended:
+        run_script(lambda: None)
+    assert ended.value.code == 2 and "lacks Python 3.11 or newer" in capsys.readouterr().err
