@@ -23,7 +23,15 @@ from utils.files.atomic import write_text_atomic
 from utils.files.text import csv_cell
 from utils.results.lpips import LPIPS
 from utils.results.metric_table import METRICS, ViewMetrics, finite
-from utils.results.metrics import Chamfer, mask_iou, masked, psnr, psnr_foreground, ssim
+from utils.results.metrics import (
+    Chamfer,
+    mask_iou,
+    masked,
+    psnr,
+    psnr_foreground,
+    ssim,
+    ssim_gaussian,
+)
 from utils.results.pictures import depth_to_rgb, error_map, normals_to_rgb, save_png, to_uint8
 from utils.results.text_tables import format_rows
 
@@ -100,8 +108,8 @@ def score_view(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask
         standard = [2 * image - 1 for image in pair]
         distances = (float(lpips(*standard)), float(lpips(*pair)))
     images = (prediction, photograph, mask)
-    found = ViewMetrics(psnr(*images), psnr_foreground(*images), ssim(*images), *distances,
-                        mask_iou(hit_mask, mask))
+    found = ViewMetrics(psnr(*images), psnr_foreground(*images), ssim(*images),
+                        ssim_gaussian(*images), *distances, mask_iou(hit_mask, mask))
     return ViewMetrics(**{name: finite(value) for name, value in asdict(found).items()})
 
 

@@ -41,7 +41,10 @@ METRICS = {
     "psnr": Metric("PSNR", "PSNR [dB]", 2, "higher", "both images times the true mask, all pixels"),
     "psnr_foreground": Metric("PSNR fg", "PSNR, foreground [dB]", 2, "higher",
                               "mean over the mask alone"),
-    "ssim": Metric("SSIM", "SSIM", 4, "higher", "at most 1; on the masked images"),
+    "ssim": Metric("SSIM", "SSIM", 4, "higher",
+                   "at most 1; on the masked images, uniform window of 7x7"),
+    "ssim_gaussian": Metric("SSIM gauss", "SSIM, Gaussian window", 4, "higher",
+                            "at most 1; Wang et al. 2004, sigma 1.5, 11x11"),
     "lpips": Metric("LPIPS", "LPIPS", 4, "lower", "AlexNet, inputs in [-1, 1]"),
     "lpips_release": Metric("LPIPS [0,1]", "LPIPS, as released", 4, "lower", "AlexNet fed [0, 1]"),
     "mask_iou": Metric("mask IoU", "mask IoU", 4, "higher", "at most 1"),
@@ -56,7 +59,8 @@ class ViewMetrics:
     Attributes:
         psnr: of masked images, mean over all pixels, decibels (the paper's).
         psnr_foreground: mean over foreground pixels, decibels.
-        ssim: of masked images.
+        ssim: of masked images, 7x7 uniform window (the paper's).
+        ssim_gaussian: the same with the Gaussian window of Wang et al. 2004.
         lpips: of masked images in [-1, 1], the standard input.
         lpips_release: the same distance fed [0, 1], as the release did; for comparison only.
         mask_iou: of the rendered silhouette with the mask.
@@ -65,6 +69,7 @@ class ViewMetrics:
     psnr: float | None = None
     psnr_foreground: float | None = None
     ssim: float | None = None
+    ssim_gaussian: float | None = None
     lpips: float | None = None
     lpips_release: float | None = None
     mask_iou: float | None = None

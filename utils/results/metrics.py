@@ -15,8 +15,10 @@ from torch import Tensor
 
 #: Squared error that counts as none: caps PSNR at 100 dB, as infinity has no place in JSON.
 LEAST_SQUARED_ERROR = 1e-10
+#: Side of the uniform window of SSIM, scikit-image's default.
+SSIM_WINDOW = 7
 #: Window of Wang et al. 2004: Gaussian, sigma 1.5 pixels, cut at 11x11.
-SSIM_SIGMA, SSIM_WINDOW = 1.5, 11
+GAUSSIAN_SIGMA, GAUSSIAN_WINDOW = 1.5, 11
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,10 @@ def _decibels(squared_error: Tensor) -> float:
 
 
 def ssim(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float | None:
-    """Return the SSIM of the masked images with the settings of Wang et al. 2004, mean over RGB.
+    """Return the paper's SSIM: of the masked images, scikit-image's default, mean over RGB.
 
-    Images with a side below 11 pixels get the largest odd uniform window that fits.
+    Uniform window of 7x7 pixels, sample covariance. Images with a side below 7 pixels get the
+    largest odd window that fits.
 
     Args:
         prediction, photograph: (3, H, W), RGB.
@@ -90,15 +93,31 @@ def ssim(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float | None:
     Returns:
         in [-1, 1]; None for images with a side below 3 pixels.
     """
-    images = [masked(image, mask).permute(1, 2, 0).double().numpy()      # (H, W, 3)
-              for image in (prediction, photograph)]
-    side = min(images[0].shape[:2])
+    side = min(photograph.shape[-2:])
     if side < 3:
         return None
-    window = ({"gaussian_weights": True, "sigma": SSIM_SIGMA} if side >= SSIM_WINDOW
-              else {"win_size": side - (side + 1) % 2})
-    found: Any = structural_similarity(*images, channel_axis=-1, data_range=1.0,
-                                       use_sample_covariance=False, **window)
+    return _similarity(prediction, photograph, mask,
+                       win_size=min(SSIM_WINDOW, side - (side + 1) % 2))
+
+
+def ssim_gaussian(prediction: Tensor, photograph: Tensor, mask: Tensor) -> float | None:
+    """Return the SSIM of the masked images with the settings of Wang et al. 2004, mean over RGB.
+
+    Gaussian window, covariance of the window's pixels; arguments as in `ssim`.
+
+    Returns:
+        in [-1, 1]; None for images with a side below 11 pixels.
+    """
+    if min(photograph.shape[-2:]) < GAUSSIAN_WINDOW:
+        return None
+    return _similarity(prediction, photograph, mask, gaussian_weights=True, sigma=GAUSSIAN_SIGMA,
+                       use_sample_covariance=False)
+
+
+def _similarity(prediction: Tensor, photograph: Tensor, mask: Tensor, **window: Any) -> float:
+    images = [masked(image, mask).permute(1, 2, 0).double().numpy()      # (H, W, 3)
+              for image in (prediction, photograph)]
+    found: Any = structural_similarity(*images, channel_axis=-1, data_range=1.0, **window)
     return float(found)
 
 

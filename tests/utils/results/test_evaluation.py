@@ -113,16 +113,16 @@ def test_perfect_view_is_capped_and_damaged_one_left_empty(caplog):
 
 
 def example():
-    views = {"a": ViewMetrics(20.0, 17.0, 0.9, None, None, 0.5),
-             "b": ViewMetrics(30.0, None, 0.7, None, None, 1.0)}
+    views = {"a": ViewMetrics(20.0, 17.0, 0.9, 0.8, mask_iou=0.5),
+             "b": ViewMetrics(30.0, None, 0.7, 0.6, mask_iou=1.0)}
     return summarise(views, chamfer=Chamfer(0.02, 0.04), steps=400, train_seconds=12.34,
                      history=[{"psnr": float("nan")}])
 
 
 def test_summary_has_means_of_what_is_available():
     metrics = example()
-    expected = {"psnr": 25.0, "psnr_foreground": 17.0, "ssim": 0.8, "lpips": None,
-                "lpips_release": None, "mask_iou": 0.75, "chamfer": 0.03}
+    expected = {"psnr": 25.0, "psnr_foreground": 17.0, "ssim": 0.8, "ssim_gaussian": 0.7,
+                "lpips": None, "lpips_release": None, "mask_iou": 0.75, "chamfer": 0.03}
     assert {key: metrics["mean"][key] for key in ("lpips", "lpips_release")} == {
         "lpips": None, "lpips_release": None}
     for key, value in expected.items():
@@ -160,9 +160,10 @@ def test_unwritable_folder_is_named(tmp_path):
 def test_table_lines_up_and_marks_what_is_missing():
     lines = format_table(example()).splitlines()
     assert lines[0].split()[:2] == ["view", "PSNR"]
-    assert lines[2].split() == ["a", "20.00", "17.00", "0.9000", "n/a", "n/a", "0.5000"]
-    assert lines[-2].split() == ["mean", "25.00", "17.00", "0.8000", "n/a", "n/a", "0.7500",
-                                 "0.03000"]
+    assert lines[2].split() == ["a", "20.00", "17.00", "0.9000", "0.8000", "n/a", "n/a",
+                                "0.5000"]
+    assert lines[-2].split() == ["mean", "25.00", "17.00", "0.8000", "0.7000", "n/a", "n/a",
+                                 "0.7500", "0.03000"]
     assert lines[-1] == "400 steps, 12 s of training"
     column = lines[0].index("PSNR") + 4
     assert all(line[column - 1] in "0123456789" for line in (lines[2], lines[3], lines[-2]))

@@ -4,8 +4,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
-from utils.results.metrics import chamfer, mask_iou, psnr, psnr_foreground, ssim
+from utils.results.metrics import (
+    chamfer,
+    mask_iou,
+    psnr,
+    psnr_foreground,
+    ssim,
+    ssim_gaussian,
+)
 
 
 def half_mask(height=16, width=20):
@@ -48,36 +56,62 @@ def test_measures_refuse_shapes_that_do_not_fit():
         mask_iou(torch.zeros(1, 8, 8), torch.zeros(1, 8, 9))
 
 
-def slow_ssim(a, b):
-    """Wang et al. 2004, window by window, for (H, W) arrays; none leaves the image."""
+def uniform_window():
+    """Weights of 7x7 pixels, and the factor of an unbiased variance."""
+    return np.full((7, 7), 1 / 49), 49 / 48
+
+
+def gaussian_window():
+    """Weights of 11x11 pixels, sigma 1.5; variances are those of the window's pixels."""
     offset = np.arange(-5, 6)
     weights = np.exp(-(offset[:, None] ** 2 + offset[None] ** 2) / (2 * 1.5 ** 2))
-    weights /= weights.sum()
-    values = []
-    for i in range(5, a.shape[0] - 5):
-        for j in range(5, a.shape[1] - 5):
-            p, q = (x[i - 5:i + 6, j - 5:j + 6] for x in (a, b))
+    return weights / weights.sum(), 1.0
+
+
+def slow_ssim(a, b, weights, factor):
+    """SSIM of (H, W) arrays, window by window; none leaves the image."""
+    values, half = [], len(weights) // 2
+    for i in range(half, a.shape[0] - half):
+        for j in range(half, a.shape[1] - half):
+            p, q = (x[i - half:i + half + 1, j - half:j + half + 1] for x in (a, b))
             mean_p, mean_q = (weights * p).sum(), (weights * q).sum()
-            var_p = (weights * p * p).sum() - mean_p ** 2
-            var_q = (weights * q * q).sum() - mean_q ** 2
-            both = (weights * p * q).sum() - mean_p * mean_q
+            var_p = factor * ((weights * p * p).sum() - mean_p ** 2)
+            var_q = factor * ((weights * q * q).sum() - mean_q ** 2)
+            both = factor * ((weights * p * q).sum() - mean_p * mean_q)
             values.append((2 * mean_p * mean_q + 1e-4) * (2 * both + 9e-4)
                           / ((mean_p ** 2 + mean_q ** 2 + 1e-4) * (var_p + var_q + 9e-4)))
     return np.mean(values)
 
 
-def test_ssim_equals_a_slow_twin():
+def noisy_pair():
+    """A prediction and a photograph (3, 15, 18) that differ by noise."""
     generator = torch.Generator().manual_seed(1)
     photograph = torch.rand(3, 15, 18, generator=generator)
-    prediction = (photograph + 0.2 * torch.randn(3, 15, 18, generator=generator)).clamp(0, 1)
+    return (photograph + 0.2 * torch.randn(3, 15, 18, generator=generator)).clamp(0, 1), photograph
+
+
+@pytest.mark.parametrize("measure, window", [(ssim, uniform_window),
+                                             (ssim_gaussian, gaussian_window)])
+def test_ssim_equals_a_slow_twin(measure, window):
+    prediction, photograph = noisy_pair()
     full = torch.ones(1, 15, 18, dtype=torch.bool)
-    expected = np.mean([slow_ssim(prediction[c].double().numpy(), photograph[c].double().numpy())
-                        for c in range(3)])
+    expected = np.mean([slow_ssim(prediction[c].double().numpy(), photograph[c].double().numpy(),
+                                  *window()) for c in range(3)])
     # both in float64; only the order of sums differs
-    assert ssim(prediction, photograph, full) == pytest.approx(expected, abs=1e-9)
+    assert measure(prediction, photograph, full) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("side", [3, 4, 10])
+def test_ssim_is_the_default_of_scikit_image_on_masked_images():
+    prediction, photograph = noisy_pair()
+    mask = half_mask(15, 18)
+    images = [(image * mask).permute(1, 2, 0).double().numpy()
+              for image in (prediction, photograph)]
+    expected = structural_similarity(*images, channel_axis=-1, data_range=1)
+    assert ssim(prediction, photograph, mask) == pytest.approx(expected, abs=1e-12)
+    assert ssim_gaussian(prediction, photograph, mask) != pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("side", [3, 4, 6])
 def test_ssim_works_on_images_below_its_window(side):
     image = torch.rand(3, side, 20, generator=torch.Generator().manual_seed(2))
     full = torch.ones(1, side, 20, dtype=torch.bool)
@@ -85,8 +119,10 @@ def test_ssim_works_on_images_below_its_window(side):
     assert ssim(1 - image, image, full) < 0.5
 
 
-def test_ssim_of_a_two_pixel_row_is_not_available():
-    assert ssim(torch.zeros(3, 2, 9), torch.zeros(3, 2, 9), torch.ones(1, 2, 9).bool()) is None
+@pytest.mark.parametrize("measure, side", [(ssim, 2), (ssim_gaussian, 10)])
+def test_ssim_below_its_least_size_is_not_available(measure, side):
+    image = torch.zeros(3, side, 19)
+    assert measure(image, image, torch.ones(1, side, 19).bool()) is None
 
 
 def test_mask_iou_counts_pixels():
