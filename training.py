@@ -53,7 +53,7 @@ class ShapeSupervision:
     Attributes:
         loss: which losses count, their metrics and weights.
         num_points: uniform points of [-1, 1]^3 a shape step, and points of the cloud.
-        in_sphere_only: the eikonal term is taken inside the unit sphere alone.
+        in_sphere_only: the eikonal term counts inside the unit sphere alone, and is 0 outside.
         cloud: points_obj (N, 3) and normals_obj (N, 3) or None; None: no cloud supervises it.
     """
 
@@ -174,13 +174,14 @@ class SceneTrainer:
         losses = {"soft_mask": soft_mask * len(views.batch.targets)}
         if self.shape.loss.opt_sdf_eikonal:
             losses["eikonal"] = eikonal_loss(self.tracer, sdf, self.eikonal_points(),
-                                             self.shape.loss.loss_eikonal_metric)
+                                             self.shape.loss.loss_eikonal_metric,
+                                             num_drawn=self.shape.num_points)
         if self.shape.cloud is not None:
             losses |= self.cloud_losses()
         return surface, losses
 
     def eikonal_points(self) -> Tensor:
-        """Draw the points (N, 3) of the eikonal term, uniform in [-1, 1]^3."""
+        """Draw the points of the eikonal term, uniform in [-1, 1]^3; those (N, 3) that count."""
         points = self.uniform_points()
         if self.shape.in_sphere_only:
             points = points[points.square().sum(-1) < 1]

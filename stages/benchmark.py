@@ -288,7 +288,8 @@ class Subject:
 
     def eikonal(self) -> None:
         """Compute the eikonal term of a shape step with its gradient."""
-        eikonal_loss(self.trainer.tracer, self.sdf, self.trainer.eikonal_points()).backward()
+        eikonal_loss(self.trainer.tracer, self.sdf, self.trainer.eikonal_points(),
+                     num_drawn=self.trainer.shape.num_points).backward()
 
     def render_frame(self) -> None:
         """Render a new view from stored source features, of a surface that stands still."""

@@ -5,18 +5,22 @@ inside the mask and hit outside it; the soft mask must pull it there on both pat
 """
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support.tiny_runs import config_of, flags_of
 
 from data_processing.scenes.opening import open_scene
-from loss_functions import soft_mask_loss
+from loss_functions import CLOUD_WEIGHTS, eikonal_terms, soft_mask_loss
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
 from scheduler import StepPlan
 from sdf_rendering import make_tracer
 from stages.models import build_model
 from stages.scene import build_scene_trainer
+from utils.geometry.sdf import gradient
 from utils.views.training_views import Batch, Sources, Targets, views_of
 
 BATCH = Batch(torch.tensor([0, 1, 2]), torch.tensor([2, 0]))
@@ -139,10 +143,48 @@ def test_image_loss_and_gradient_of_the_shape_agree(pair):
     assert torch.cosine_similarity(found[0][1], found[1][1], dim=0) > 0.9
 
 
-def test_eikonal_points_of_the_fast_path_are_those_inside_the_sphere(pair):
-    plain, fast = (trainer.eikonal_points() for trainer in pair)       # of equal generators
-    assert len(plain) == pair[0].shape.num_points
-    assert torch.equal(fast, plain[plain.norm(dim=-1) < 1])
+def gradient_of(loss, trainer):
+    grads = torch.autograd.grad(loss, list(trainer.model.sdf.parameters()), retain_graph=True,
+                                materialize_grads=True)
+    return torch.cat([grad.reshape(-1) for grad in grads])
+
+
+def test_eikonal_term_and_gradient_are_the_plain_ones_without_the_points_outside(pair):
+    """The points that are left out count as 0: they are drawn, so the mean divides by them."""
+    losses = []
+    for trainer in pair:
+        views = views_of_batch(trainer)
+        trainer.generator.manual_seed(7)
+        losses.append(trainer.shape_losses(views, StepPlan(True, 50.0, 1e-3, 1e-4, 5e-4))[1])
+    generator = torch.Generator().manual_seed(7)
+    points = torch.rand(pair[0].shape.num_points, 3, generator=generator) * 2 - 1
+    metric = pair[0].shape.loss.loss_eikonal_metric
+    terms = eikonal_terms(gradient(pair[0].model.sdf, points, create_graph=True)[1], metric)
+    inside = (points.norm(dim=-1) < 1).to(terms.dtype)
+    for found, trainer, expected in ((losses[0], pair[0], terms.mean()),
+                                     (losses[1], pair[1], (terms * inside).mean())):
+        # float32 sums of 2048 terms in another order
+        assert found["eikonal"].item() == pytest.approx(expected.item(), rel=1e-5)
+        torch.testing.assert_close(gradient_of(found["eikonal"], trainer),
+                                   gradient_of(expected, pair[0]), rtol=1e-3, atol=1e-6)
+    assert losses[1]["eikonal"] <= losses[0]["eikonal"]
+
+
+def test_losses_at_known_points_and_their_gradients_agree(pair):
+    normals = torch.nn.functional.normalize(
+        torch.randn(500, 3, generator=torch.Generator().manual_seed(3)), dim=-1)
+    cloud = SimpleNamespace(points_obj=0.4 * normals, normals_obj=normals)
+    found = []
+    for trainer in pair:
+        trainer.generator.manual_seed(7)
+        trainer.shape = replace(trainer.shape, cloud=cloud)
+        losses = trainer.cloud_losses()
+        found.append({name: (loss.item(), gradient_of(loss, trainer))
+                      for name, loss in losses.items()})
+    assert set(found[0]) == set(found[1]) == set(CLOUD_WEIGHTS)
+    for name, (value, grad) in found[0].items():
+        assert found[1][name][0] == pytest.approx(value, rel=1e-6)
+        torch.testing.assert_close(found[1][name][1], grad, rtol=1e-5, atol=1e-7)
 
 
 def test_step_with_nothing_to_train_but_the_shape(tiny_scene, tiny_sphere):

@@ -8,6 +8,7 @@ import torch
 
 from data_processing.synthetic import analytic_sdf as solids
 from loss_functions import (
+    eikonal_loss,
     eikonal_terms,
     image_loss,
     normal_loss,
@@ -15,6 +16,7 @@ from loss_functions import (
     on_surface_loss,
     soft_mask_terms,
 )
+from sdf_rendering import ReferenceTracer
 from utils.errors import ConfigError
 from utils.geometry.sdf import gradient
 
@@ -29,6 +31,16 @@ def images() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     prediction[1, 0, 0] = torch.tensor([0.3, 0.6])
     mask = torch.tensor([[True, False], [True, True]])[:, None, None]
     return prediction, photograph, mask
+
+
+def test_eikonal_loss_divides_by_all_points_that_were_drawn():
+    """grad (2 x) = 2 everywhere: each term is 1."""
+    points = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    tracer = ReferenceTracer(2)
+    found = [eikonal_loss(tracer, lambda x: 2 * x[..., 0], points, num_drawn=count).item()
+             for count in (None, 5, 20)]
+    assert found == pytest.approx([1, 1, 0.25])
+    assert eikonal_loss(tracer, lambda x: x[..., 0], points[:0], num_drawn=0) == 0
 
 
 @pytest.mark.parametrize("metric, first, second", [

@@ -46,7 +46,7 @@ def test_terms_of_the_sphere_follow_their_flags():
     task = SphereTask(build_sdf(SdfArchitecture(hidden_dims=16, hidden_layers=1)), 1, 1e-3,
                       num_points=64, loss=loss, generator=torch.Generator())
     losses = task.train_step(0)
-    torch.testing.assert_close(losses["total"], 60 * losses["direct"])
+    torch.testing.assert_close(losses["total"], 30 * losses["direct"])
 
 
 @pytest.fixture(scope="module")
