@@ -11,7 +11,7 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,27 +103,35 @@ class _Parser(configargparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def build_parser(*sections: type) -> configargparse.ArgumentParser:
+def build_parser(*sections: type,
+                 defaults: Mapping[str, Any] | None = None) -> configargparse.ArgumentParser:
     """Return the parser of some sections; it collects text, to which `parse_config` gives types.
 
     Args:
         sections: section classes.
+        defaults: a script's own defaults, by flag, which the help shows.
 
     Returns:
         A parser whose namespace holds only what the user gave.
 
     Raises:
-        ValueError: two sections share a flag.
+        ValueError: two sections share a flag, or a default is of no flag.
     """
     parser = _Parser(allow_abbrev=False, config_file_open_func=_open_config_file, add_help=False,
                      formatter_class=configargparse.HelpFormatter)
+    flags = _flags_of_all(sections, defaults)
+
+    def add(group: Any, flag: Flag) -> None:
+        """Add the flag of a section, with the script's own default."""
+        _add_flag(group, flags[flag.name])
+
     for names, is_whole in ((("-h", "--help"), False), (("--help_all",), True)):
         parser.add_argument(*names, action=HelpAction, help="list flags and exit", page=partial(
-            help_page, sections, _add_flag, is_whole=is_whole))
+            help_page, sections, add, is_whole=is_whole))
     parser.add_argument(f"--{CONFIG_FLAG}", is_config_file=True, metavar="FILE",
                         default=configargparse.SUPPRESS,
                         help="file with lines `key = value` or `key value`")
-    for flag in _flags_of_all(sections).values():
+    for flag in flags.values():
         _add_flag(parser, flag)
     return parser
 
@@ -140,7 +148,7 @@ def _add_flag(group: Any, flag: Flag) -> None:
 
 
 def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
-                 defaults: dict[str, Any] | None = None) -> Config:
+                 defaults: Mapping[str, Any] | None = None) -> Config:
     """Read the command line and the config file that it names.
 
     Args:
@@ -155,13 +163,9 @@ def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
         ConfigError: an unknown key, or a value that cannot be used.
     """
     sections = tuple(sections)
-    flags = _flags_of_all(sections)
-    given, sources = _read_given(build_parser(*sections), flags, argv)
-    own = defaults or {}
-    unknown = set(own) - set(flags)
-    if unknown:
-        raise ValueError(f"defaults for flags of no asked section: {sorted(unknown)}")
-    values = {name: given.get(name, own.get(name, flag.default)) for name, flag in flags.items()}
+    flags = _flags_of_all(sections, defaults)
+    given, sources = _read_given(build_parser(*sections, defaults=defaults), flags, argv)
+    values = {name: given.get(name, flag.default) for name, flag in flags.items()}
     refuse_unsupported(values, sources)
     warn_of_no_effect(given, flags)
     for name, owners in REQUIRED.items():
@@ -175,15 +179,24 @@ def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
         for attribute, section in SECTION_OF.items() if section in sections})
 
 
-def _flags_of_all(sections: Iterable[type]) -> dict[str, Flag]:
-    """Return the flags of several sections by name; ValueError where two share one."""
+def _flags_of_all(sections: Iterable[type],
+                  defaults: Mapping[str, Any] | None = None) -> dict[str, Flag]:
+    """Return the flags of several sections by name, with a script's own defaults.
+
+    Raises:
+        ValueError: two sections share a flag, or a default is of no flag.
+    """
     flags: dict[str, Flag] = {}
     for section in sections:
         for name, flag in flags_of(section).items():
             if name in flags:
                 raise ValueError(f"two of the asked sections have a flag {name}")
             flags[name] = flag
-    return flags
+    unknown = set(defaults or {}) - set(flags)
+    if unknown:
+        raise ValueError(f"defaults for flags of no asked section: {sorted(unknown)}")
+    return flags | {name: dataclasses.replace(flags[name], default=default)
+                    for name, default in (defaults or {}).items()}
 
 
 def find_config_file(path: str) -> Path:
