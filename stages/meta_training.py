@@ -40,7 +40,7 @@ from utils.checkpoints.networks import NETWORKS
 from utils.checkpoints.storage import load_state, name_some
 from utils.checkpoints.weights import InitialWeights, save_networks
 from utils.config.parser import Config
-from utils.config.sections import RatesConfig
+from utils.config.sections import RatesConfig, ViewsConfig
 from utils.config.stage_sections import MetaConfig
 from utils.errors import ConfigError
 from utils.results.curve import write_curve
@@ -54,7 +54,7 @@ from utils.runs.distributed import (
 )
 from utils.runs.ranked_training import RankedTrainer, train_on_ranks
 from utils.runs.run import start_run
-from utils.runs.task import loop_options
+from utils.runs.task import loop_options, steps_per_epoch
 
 log = logging.getLogger(__name__)
 
@@ -301,13 +301,25 @@ def meta_train(config: Config, ranks: Ranks, initial: InitialWeights | None = No
     if config.meta.meta_eval_path:
         trainer.trials = open_pool(config.data, config.meta, path=config.meta.meta_eval_path,
                                    flag="meta_eval_path", is_scored=True)
-    progress = train_on_ranks(trainer, run, loop_options(config.run, 1))
+    options = loop_options(config.run, outer_steps_per_epoch(pool, config.views))
+    log.info("%d scenes, %d outer steps of %d inner ones", len(pool), options.num_steps,
+             config.meta.num_meta_steps)
+    progress = train_on_ranks(trainer, run, options)
     if progress is None:
         return ""
     path, model = run.folder.path / WEIGHTS_FILE, trainer.learned_model()
     save_networks(path, **{name: getattr(model, name) for name in NETWORKS})
     write_curve(progress.curve, run.folder.path / "curve.csv")
     return f"{path}: {progress.step} outer steps, {progress.seconds:.0f} s"
+
+
+def outer_steps_per_epoch(pool: ScenePool, views: ViewsConfig) -> int:
+    """Return the outer steps of an epoch: as many as all scenes have training views.
+
+    So it is in the released code. `total_number_source_views`, where it is given, counts for each
+    scene instead.
+    """
+    return sum(steps_per_epoch(views, len(entry.split.train)) for entry in pool.entries)
 
 
 def check_meta(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -22,7 +23,7 @@ from support.tiny_runs import (
 
 from data_processing.scenes.pool import open_pool
 from meta_modules import copy_weights
-from stages.meta_training import LOSSES, MetaTrainer, task_on_scene
+from stages.meta_training import LOSSES, MetaTrainer, outer_steps_per_epoch, task_on_scene
 from stages.models import model_of
 from training import SceneTrainer
 from utils.checkpoints.checkpoint import open_checkpoint
@@ -32,6 +33,7 @@ from utils.config.parser import META_SECTIONS, parse_config
 from utils.config.stage_sections import SPECIALISE_DEFAULTS
 from utils.errors import CheckpointError, SceneError
 from utils.runs import distributed
+from utils.runs.task import loop_options
 
 SHORT = ["--num_meta_steps", 2, "--load_pcd", 0]
 TWO = [*SHORT, "--num_steps", 2, "--steps_til_ckpt", 1, "--meta_batch_size", 2]
@@ -102,6 +104,19 @@ def test_every_scene_comes_as_often_as_the_others(tiny_scenes, tiny_sphere):
     assert all(sorted(turn) == [0, 1, 2] for turn in turns) and len(set(turns)) > 1
     other = trainer_of(tiny_scenes, tiny_sphere, "--meta_batch_size", 2, seed=1)
     assert drawn != [other.scene_of(step, place) for step in range(6) for place in range(2)]
+
+
+def test_an_epoch_is_all_training_views_of_all_scenes(tiny_scenes):
+    config = meta_config_of(*flags_of("unused", tiny_scenes, "--num_epochs", 3, "--num_steps", -1))
+    pool = open_pool(config.data, config.meta)
+    views = [len(entry.split.train) for entry in pool.entries]
+    assert len(views) > 1 and min(views) > 1
+    assert outer_steps_per_epoch(pool, config.views) == sum(views)
+    options = loop_options(config.run, sum(views))
+    assert options.num_steps == 3 * sum(views)
+    assert options.save_interval <= 5                     # not one checkpoint in hours
+    limited = replace(config.views, total_number_source_views=2)
+    assert outer_steps_per_epoch(pool, limited) == 2 * len(views)
 
 
 def test_one_step_by_hand(tiny_scenes, tiny_sphere):

@@ -33,8 +33,9 @@ class RunConfig:
                        choices=("auto", "cpu", "cuda"))
     batch_size: int = flag(32768, "points of the eikonal term; pre-training: image pairs",
                            minimum=1)
-    num_epochs: int = flag(3000, "an epoch is total_number_source_views draws of a training view",
-                           minimum=0)
+    num_epochs: int = flag(3000, "an epoch is total_number_source_views draws of a training view; "
+                           "in meta-training those of all scenes, each an outer step; in "
+                           "pre-training all pairs once", minimum=0)
     num_steps: int = flag(-1, "training steps, instead of num_epochs; -1: as num_epochs says",
                           unit="steps", minimum=-1)
     time_limit: float = flag(0.0, "stop and save after this time; 0: none", unit="s", minimum=0)

@@ -42,9 +42,10 @@ class MetaConfig:
                                 "the scene in use and the one being read included; as much again "
                                 "for held-out scenes; a scene that alone is larger is still read",
                                 unit="MiB", minimum=1)
-#: Other defaults of train_sdf_ibr_meta.py and test_sdf_ibr_meta.py (docs/method.md, section 7); in
-#: meta-training an epoch is one outer step.
-META_DEFAULTS = {"num_epochs": 300, "occ_threshold": (5e-4,), "occ_threshold_steps": ()}
+#: Other defaults of train_sdf_ibr_meta.py and test_sdf_ibr_meta.py (docs/method.md, section 7). In
+#: meta-training an epoch takes hours, and a checkpoint is written much more often.
+META_DEFAULTS = {"num_epochs": 300, "steps_til_ckpt": 5, "occ_threshold": (5e-4,),
+                 "occ_threshold_steps": ()}
 SPECIALISE_DEFAULTS = {
     "occ_threshold_steps": (3000, 8000), "eval_interval": 100,
     "eval_steps": (0, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 125, 200)}
