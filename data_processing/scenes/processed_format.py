@@ -4,7 +4,10 @@ The format is described in docs/method.md, section 2.
 """
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +32,8 @@ from data_processing.scenes.normalization import (
 from utils.errors import SceneError
 from utils.files.limits import MAX_CAMERA_PICKLE_BYTES, MAX_SIDE, short
 from utils.files.pickles import load_pickled_npy
+
+log = logging.getLogger(__name__)
 
 IMAGE_END, META_END, MASK_END = "_rgb", "_rgb_meta.npy", "_mask.png"
 #: At full size every value over 0 of a processed mask is foreground.
@@ -160,21 +165,40 @@ def _cached_model(path: Path) -> np.ndarray | None:
                             f"{path}: model_matrix")
 
 
-def _stats_sphere(folder: Path, center_key: str, radius_key: str) -> Sphere | None:
-    """Return the ball of two entries of scene_stats.npy, or None."""
+def _stats_sphere(folder: Path, center_key: str, radius_key: str, *,
+                  none_where_empty: bool = False) -> Sphere | None:
+    """Return the ball of two entries of scene_stats.npy, or None.
+
+    Args:
+        none_where_empty: a radius of 0 or less means that there is no such ball, as the released
+            code writes for scenes without a point cloud; else it is an error.
+    """
     path = folder / "scene_stats.npy"
     if not path.is_file():
         return None
     stats = _load_dict(path, ())
     if stats.get(center_key) is None or stats.get(radius_key) is None:
         return None
+    if none_where_empty and _is_empty(stats[radius_key]):
+        log.info("%s: %s is %s: the scene has no point cloud", path, radius_key,
+                 short(stats[radius_key]))
+        return None
     return checked_sphere(stats[center_key], stats[radius_key],
                           f"{path}: {center_key}, {radius_key}")
 
 
+def _is_empty(radius: Any) -> bool:
+    """Whether a radius is one number, finite, and not over 0."""
+    try:
+        value = float(np.asarray(radius, dtype=np.float64).reshape(()))
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return math.isfinite(value) and value <= 0
+
+
 def _pcd_sphere(folder: Path, load_pcd: bool) -> Sphere | None:
     """Return the ball of the point cloud, from scene_stats.npy or the cloud itself, or None."""
-    found = _stats_sphere(folder, "pcd_center", "pcd_radius")
+    found = _stats_sphere(folder, "pcd_center", "pcd_radius", none_where_empty=True)
     if found is None and load_pcd:
         found = sphere_from_point_cloud(folder)
     return found

@@ -168,6 +168,18 @@ def test_each_source_of_normalisation_comes_in_its_turn(tmp_path, order, center,
     assert np.allclose(scene.cameras.model, expected, atol=1e-6)         # float32 of numbers near 5
 
 
+@pytest.mark.parametrize("radius", [0, -1.0, np.float32(-1)])
+def test_a_radius_of_no_point_cloud_is_skipped(tmp_path, radius):
+    """So the released code writes the stats of a scene without points."""
+    folder = write_processed(tmp_path / "scene")
+    save_dict(folder / "scene_stats.npy", {
+        "pcd_center": np.zeros(3), "pcd_radius": radius,
+        "camera_intersection": CENTER_WORLD + 2, "camera_radius": 3.0})
+    scene = load_scene(folder, scene_normalization="pcd,camera", work_radius=0.9)
+    assert np.allclose(scene.cameras.model[:3, 3], CENTER_WORLD + 2, atol=1e-6)
+    assert np.allclose(scene.cameras.model[:3, :3], np.eye(3) * 3 / 0.9, atol=1e-6)
+
+
 def test_cache_comes_first_and_is_not_scaled(folder):
     spread_stats(folder)
     scene = load_scene(folder, work_radius=0.5)

@@ -309,7 +309,8 @@ def test_two_images_of_one_view_and_unpadded_numbers(any_scene):
 
 @pytest.mark.parametrize("stats, order", [
     ({"pcd_center": [0, 0], "pcd_radius": 1}, "pcd"),
-    ({"pcd_center": [0, 0, 0], "pcd_radius": -1.0}, "pcd"),
+    ({"pcd_center": [0, 0, 0], "pcd_radius": np.nan}, "pcd"),
+    ({"camera_intersection": [0, 0, 0], "camera_radius": 0.0}, "camera"),
     ({"camera_intersection": [0, 0, np.nan], "camera_radius": 1}, "camera"),
     ({"camera_intersection": [0, 0, "x"], "camera_radius": 1}, "camera")])
 def test_bad_stats(processed, stats, order):
