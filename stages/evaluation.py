@@ -23,6 +23,7 @@ from utils.views.pose_refinement import moved_along
 
 MAX_GRID_VIEWS = 6                # views of an image grid
 SLICE_RESOLUTION = 128
+LATE_STEP = 10**9                 # after all that changes with the step
 #: Image grids by name, with their captions.
 IMAGE_GRIDS = {"views": "Rendered views against their photographs",
                "sources": "Source views, their masks and their weight in the first view above",
@@ -104,7 +105,7 @@ class SceneEvaluation:
         self._latest = None
 
 
-def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int,
+def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int | None,
                      all_views: bool = False) -> TrainedScene:
     """Return the model as it is after `step` steps, in front of its scene.
 
@@ -114,11 +115,13 @@ def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int
     Args:
         trainer: its training views are the scene's views `split.train`.
         scene, split: `data_processing`'s.
-        step: tells the occlusion threshold, which is the one training ended with.
+        step: tells the occlusion threshold, which is the one training ended with; None: not
+            known, and the last one of all is taken.
         all_views: score every view; else the held-out ones, or all training views if there are
             none.
     """
-    occ_threshold = trainer.plan(max(step - 1, 0)).occ_threshold
+    last_step = LATE_STEP if step is None else max(step - 1, 0)
+    occ_threshold = trainer.plan(last_step).occ_threshold
     model: Any = trainer.average.averaged_model()
     views = trainer.current_views()
     renderer = make_renderer(model, views, occ_threshold=occ_threshold, tracer=trainer.tracer)

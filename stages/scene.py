@@ -85,9 +85,10 @@ def evaluate_scene(config: Config) -> str:
                                   generator=run.generator)
     trainer.load_cameras(checkpoint.task)
     trainer.average.load_state_dict(checkpoint.task.get("average"))
-    progress = stored_progress(checkpoint)
+    progress = stored_progress(checkpoint, steps_per_epoch(config.views, len(split.train)))
     checkpoint.release()
-    trained = trained_scene_of(trainer, scene, split, step=progress.step,
+    step = progress.step if progress.is_step_known else None
+    trained = trained_scene_of(trainer, scene, split, step=step,
                                all_views=bool(config.test.benchmark_all_views))
     run.begin()
     return write_results(trained, run.folder, test=config.test, data=config.data,

@@ -242,11 +242,13 @@ def test_files_of_other_content_are_one_line(tmp_path, content):
 
 def test_scripts_evaluate_and_train_a_release_file(release_path, tiny_scene, tmp_path):
     """The release's command of an evaluation, and a training that starts from the same file."""
+    # a file that does not say its step is scored with the last threshold
+    late = ["--occ_threshold", 1e-5, "--occ_threshold_steps", "none"]
     call("test_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--test_metrics", 1, "--load_model_poses",
                                    1, "--checkpoint_path_test", release_path, name="evaluated"))
     call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--num_steps", 1, "--test_metrics", 1,
                                     "--eval_steps", 0, "--checkpoint_path", release_path,
-                                    "--average_decay", 0, name="trained"))
+                                    "--average_decay", 0, *late, name="trained"))
     evaluated, trained = (json.loads((tmp_path / name / "metrics.json").read_text())
                           for name in ("evaluated", "trained"))
     assert (evaluated["steps"], trained["steps"]) == (0, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.checkpoints.networks import StoredNetworks, networks_in
+from utils.checkpoints.released_names import META_PREFIX, is_release_key
 from utils.checkpoints.storage import CHECKPOINT_FORMAT, checkpoints_in, read_checkpoint
 from utils.errors import CheckpointError
 
@@ -42,6 +43,11 @@ class Checkpoint:
     def networks(self) -> StoredNetworks:
         """Its networks; CheckpointError where it holds none."""
         return networks_in(self.content, self.path)
+
+    @property
+    def is_released_scene(self) -> bool:
+        """Whether the released code wrote it in training on a scene, not in meta-training."""
+        return any(is_release_key(key) and not key.startswith(META_PREFIX) for key in self.content)
 
     def release(self) -> None:
         """Let go of the content once it is where it belongs; the path stays.

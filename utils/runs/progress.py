@@ -1,15 +1,19 @@
 """How far a run is, in memory and in its checkpoints, and what metrics.json says of it."""
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from utils.checkpoints.checkpoint import Checkpoint
+from utils.checkpoints.released_steps import released_step
 from utils.errors import CheckpointError
 from utils.runs.recovery import RecoveryState
 from utils.runs.run import Run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -24,6 +28,7 @@ class Progress:
         recovery: what was done about steps that were not finite.
         warnings: what is wrong now, by short names.
         checkpoint_sha256: of the file that holds these weights; "" before it is written.
+        is_step_known: False for a file that does not say after how many steps it was written.
     """
 
     step: int = 0
@@ -33,6 +38,7 @@ class Progress:
     recovery: RecoveryState = field(default_factory=RecoveryState)
     warnings: dict[str, str] = field(default_factory=dict)
     checkpoint_sha256: str = ""
+    is_step_known: bool = True
 
 
 def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
@@ -46,19 +52,33 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
             "checkpoint_sha256": progress.checkpoint_sha256}
 
 
-def stored_progress(checkpoint: Checkpoint) -> Progress:
+def stored_progress(checkpoint: Checkpoint, steps_per_epoch: int = 0) -> Progress:
     """Return how far the run was that wrote a checkpoint; step 0 for files that do not say.
 
+    Args:
+        checkpoint: of a training run, of the released code, or networks alone.
+        steps_per_epoch: of the released code's run, whose step is looked for where it may be;
+            0: it is not.
     Raises:
         CheckpointError: its entries are of another kind.
     """
     stored = checkpoint.content
     try:
-        return Progress(int(stored.get("step", 0)), float(stored.get("seconds", 0.0)),
-                        list(stored.get("curve", [])),
-                        stored.get("config", {}).get("run", {}).get("seed"),
-                        RecoveryState.of(stored), checkpoint_sha256=checkpoint.sha256)
+        found = Progress(int(stored.get("step", 0)), float(stored.get("seconds", 0.0)),
+                         list(stored.get("curve", [])),
+                         stored.get("config", {}).get("run", {}).get("seed"),
+                         RecoveryState.of(stored), checkpoint_sha256=checkpoint.sha256)
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.path}: its step, seconds, curve or config is of "
                               f"another kind ({error}); give one that a training script "
                               "wrote") from error
+    if steps_per_epoch and "step" not in stored and checkpoint.is_released_scene:
+        told = released_step(checkpoint.path, steps_per_epoch)
+        found.is_step_known = told is not None
+        if told is None:
+            log.info("%s does not say after how many steps it was written: the last occ_threshold "
+                     "is taken", checkpoint.path)
+        else:
+            found.step = told[0]
+            log.info("%s: written after %d steps, by %s", checkpoint.path, *told)
+    return found
