@@ -183,7 +183,8 @@ class DataConfig:
     load_im_scale: float = flag(1.0, "factor on the size of the images when they are read",
                                 minimum=0)
     im_scale: float = flag(1.0, "factor on the size of the video's frames", minimum=0)
-    precomputed_3D_point_buffers: str = flag("", "file or folder of the hits of all views")
+    precomputed_3D_point_buffers: str = flag("", "folder of the hits of all views; NAME.pth: "
+                                             "files NAME_....pth beside it")
     save_3D_point_buffers: int = switch(0, "1: write the hits of all views there")
     load_3D_point_buffers: int = switch(0, "1: read the hits of all views from there")
 

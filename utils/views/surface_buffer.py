@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from utils.checkpoints.storage import load_checkpoint, save_checkpoint
 from utils.config.sections import DataConfig
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError, WriteError
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Rays, Surface, make_rays
 
@@ -35,9 +36,12 @@ def fill_buffer(buffer: SurfaceBuffer, sdf: nn.Module, cameras: Cameras, trace: 
         trace: fills the buffer.
         data: folder, and whether to read and write it.
         tracer: name of what traces; each has files of its own.
+    Raises:
+        CheckpointError: the file holds something else.
+        ConfigError: it cannot be written.
     """
-    folder = data.precomputed_3D_point_buffers
-    path = Path(folder) / f"{surface_key(sdf, cameras, tracer)}.pth" if folder else None
+    place = data.precomputed_3D_point_buffers
+    path = _file_at(Path(place), surface_key(sdf, cameras, tracer)) if place else None
     if path and data.load_3D_point_buffers and path.is_file():
         try:
             buffer.load_state_dict(load_checkpoint(path, buffer.t.device))
@@ -46,9 +50,38 @@ def fill_buffer(buffer: SurfaceBuffer, sdf: nn.Module, cameras: Cameras, trace: 
                                   "give --load_3D_point_buffers 0") from error
         log.info("hits of %d views: from %s", len(cameras), path)
         return
+    if path and data.save_3D_point_buffers:
+        with _writing_at(place):                           # before the time is spent
+            path.parent.mkdir(parents=True, exist_ok=True)
     trace()
     if path and data.save_3D_point_buffers:
-        save_checkpoint(path, buffer.state_dict())
+        with _writing_at(place):
+            save_checkpoint(path, buffer.state_dict())
+
+
+def _file_at(place: Path, key: str) -> Path:
+    """Return the file of a surface at the place that the flag names.
+
+    In a folder it is KEY.pth. A name of a file, as in the released configs, becomes NAME_KEY.pth
+    beside it; what is in a file of that name itself is neither read nor changed.
+    """
+    if place.is_dir() or (place.suffix != ".pth" and not place.is_file()):
+        return place / f"{key}.pth"
+    if place.is_file():
+        log.info("%s is a file that tells nothing of its surface and cameras: hits are kept beside "
+                 "it, in %s_....pth", place, place.stem)
+    return place.with_name(f"{place.stem}_{key}.pth")
+
+
+@contextmanager
+def _writing_at(place: str) -> Iterator[None]:
+    """Turn errors of writing into a ConfigError with the cure."""
+    try:
+        yield
+    except (OSError, WriteError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--precomputed_3D_point_buffers {place}: cannot be written ({why}); "
+                          "give another folder, or --save_3D_point_buffers 0") from error
 
 
 def surface_key(sdf: nn.Module, cameras: Cameras, tracer: str = "") -> str:

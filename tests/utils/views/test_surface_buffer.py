@@ -7,6 +7,7 @@ import torch
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
 from utils.config.sections import DataConfig
+from utils.errors import ConfigError
 from utils.geometry.cameras import Cameras, look_at, projection_from_intrinsics
 from utils.views.surface_buffer import SurfaceBuffer, fill_buffer, surface_key
 
@@ -71,3 +72,31 @@ def test_key_is_that_of_equal_contents(cameras, sdf):
     same = Cameras(cameras.view.clone(), cameras.projection.clone(), torch.eye(4), (8, 6))
     assert surface_key(sdf, cameras) == surface_key(sdf, same)
     assert surface_key(sdf, cameras) != surface_key(sdf, cameras.resized(16, 12))
+
+
+@pytest.mark.parametrize("name", ["dtu_scan65.pth", "dtu_scan65"])
+def test_a_file_of_that_name_stays_and_the_hits_lie_beside_it(tmp_path, cameras, sdf, name):
+    (tmp_path / name).write_bytes(b"hits of the released code")
+    data = DataConfig(precomputed_3D_point_buffers=str(tmp_path / name), save_3D_point_buffers=1,
+                      load_3D_point_buffers=1)
+    assert [fill(cameras, sdf, data)[1] for _ in range(2)] == [1, 0]
+    assert (tmp_path / name).read_bytes() == b"hits of the released code"
+    other, = (path for path in tmp_path.iterdir() if path.name != name)
+    assert other.name == f"dtu_scan65_{surface_key(sdf, cameras)}.pth"
+
+
+def test_a_name_of_a_file_makes_no_folder(tmp_path, cameras, sdf):
+    data = DataConfig(precomputed_3D_point_buffers=str(tmp_path / "new" / "dtu.pth"),
+                      save_3D_point_buffers=1)
+    fill(cameras, sdf, data)
+    assert [path.is_file() for path in (tmp_path / "new").iterdir()] == [True]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_trace(tmp_path, cameras, sdf):
+    (tmp_path / "file").write_text("")
+    data = DataConfig(precomputed_3D_point_buffers=str(tmp_path / "file" / "buffers"),
+                      save_3D_point_buffers=1)
+    traced = []
+    with pytest.raises(ConfigError, match="file/buffers.*save_3D_point_buffers 0"):
+        fill_buffer(SurfaceBuffer(cameras), sdf, cameras, lambda: traced.append(1), data=data)
+    assert not traced
