@@ -165,18 +165,22 @@ class SphereTask(ShapeFit):
                            free.norm(dim=-1) - SPHERE_RADIUS)
 
     def score(self, step: int) -> dict[str, float]:
-        """Return the maximum and mean of |Phi(x) - (|x| - SPHERE_RADIUS)|, on fixed points.
+        """Return the maximum and mean error; see `sphere_error`."""
+        return sphere_error(self.sdf)
 
-        Their directions are uniform, and their radii uniform in [0, 1].
-        """
-        generator = torch.Generator().manual_seed(1)
-        directions = F.normalize(torch.randn(100_000, 3, generator=generator), dim=-1)
-        points = directions * torch.rand(100_000, 1, generator=generator)
-        with torch.no_grad():
-            device = next(self.sdf.parameters()).device
-            sdf = self.sdf(points.to(device)).cpu()
-        error = (sdf - (points.norm(dim=-1) - SPHERE_RADIUS)).abs()
-        return {"max_error": error.max().item(), "mean_error": error.mean().item()}
+
+@torch.no_grad()
+def sphere_error(sdf: nn.Module, num_points: int = 100_000) -> dict[str, float]:
+    """Return the maximum and mean of |Phi(x) - (|x| - SPHERE_RADIUS)|, object units.
+
+    The points are fixed, and uniform in the unit ball.
+    """
+    generator = torch.Generator().manual_seed(1)
+    directions = F.normalize(torch.randn(num_points, 3, generator=generator), dim=-1)
+    points = directions * torch.rand(num_points, 1, generator=generator) ** (1 / 3)
+    values = sdf(points.to(next(sdf.parameters()).device)).cpu()
+    error = (values - (points.norm(dim=-1) - SPHERE_RADIUS)).abs()
+    return {"max_error": error.max().item(), "mean_error": error.mean().item()}
 
 
 class HullTask(ShapeFit):

@@ -12,7 +12,7 @@ from support.tiny_runs import call, config_of, differing, final_state, flags_of
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
 from stages import scene as scene_run, shape_fitting, surface_start
-from stages.shape_fitting import HullTask, SphereTask, carve_start, surface_points
+from stages.shape_fitting import HullTask, SphereTask, carve_start, sphere_error, surface_points
 from utils.config.sections import LossConfig
 from utils.errors import ConfigError, SceneError
 
@@ -28,7 +28,8 @@ def test_the_sphere_is_fitted_and_resumed_to_the_bit():
     before = whole.score(0)
     losses = [whole.train_step(step) for step in range(60)]
     after = whole.score(60)
-    assert after["mean_error"] < 0.3 * before["mean_error"]
+    # most of the volume lies far out, where few points are drawn
+    assert after["mean_error"] < 0.5 * before["mean_error"]
     assert after["mean_error"] < after["max_error"]
     assert float(losses[-1]["total"]) < 0.3 * float(losses[0]["total"])
     part, again = task(), task()
@@ -38,6 +39,18 @@ def test_the_sphere_is_fitted_and_resumed_to_the_bit():
     for step in range(20, 60):
         again.train_step(step)
     assert differing(whole.state_dict()["sdf"], again.state_dict()["sdf"]) == []
+
+
+def test_the_error_of_a_sphere_is_measured_at_points_uniform_in_the_ball():
+    """Phi = 0 errs by | r - 0.5 |: its mean over the volume is 3 int |r - 0.5| r^2 dr = 9/32."""
+    class Zero(torch.nn.Linear):
+        def forward(self, points):
+            return 0 * super().forward(points)[..., 0]
+
+    found = sphere_error(Zero(3, 1))
+    # standard deviation 0.15 / sqrt(100,000)
+    assert found["mean_error"] == pytest.approx(9 / 32, abs=2e-3)
+    assert found["max_error"] == pytest.approx(0.5, abs=1e-2)
 
 
 def test_terms_of_the_sphere_follow_their_flags():
