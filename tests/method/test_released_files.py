@@ -181,8 +181,19 @@ def test_a_meta_learned_start_must_be_named_and_hold_networks(tmp_path):
         with_meta_start(meta_config("--meta_initialization", tmp_path / "odd.pth"))
 
 
-@pytest.mark.parametrize("key", ["enc_net.encs.99.weight", "extra.weight"])
-def test_tensors_without_a_place_are_listed(release_path, key, caplog):
+def test_networks_that_nobody_uses_are_left_out(release_path, networks, caplog):
+    """Such as the colours in the released spheres; the log names them."""
+    sphere = {key: value for key, value in torch.load(release_path, weights_only=True).items()
+              if key.startswith("decoder_sdf.")}
+    torch.save(sphere | {f"decoder_color.net.{layer}.{kind}": torch.ones(2) for layer in range(5)
+                         for kind in ("weight", "bias")}, release_path)
+    model = model_of(config_of(*FLAGS, *SMALL, "--checkpoint_sdf", release_path))
+    assert "sdf" in taken(model, networks)
+    assert "decoder_color.net.0.weight" in caplog.text and "they are left out" in caplog.text
+
+
+def test_tensors_without_a_place_are_listed(release_path, caplog):
+    key = "enc_net.encs.99.weight"
     torch.save(torch.load(release_path, weights_only=True) | {key: torch.ones(2)}, release_path)
     flags = [*FLAGS, *SMALL, "--checkpoint_path", release_path]
     with pytest.raises(CheckpointError, match=f"belong to no network: {key}.*checkpoint_strict 0"):

@@ -7,7 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from utils.checkpoints.released_names import is_release_key, read_release_names
+from utils.checkpoints.released_names import (
+    is_release_key,
+    network_of_key,
+    read_release_names,
+)
 from utils.errors import CheckpointError
 
 NETWORKS = ("sdf", "encoder", "aggregation", "decoder")
@@ -23,11 +27,22 @@ class StoredNetworks:
         path: of the file, for messages.
         tensors: network (sdf, encoder, aggregation, decoder) to its tensors by name.
         unknown: names of tensors beside them that belong to none of these.
+        is_released: the released code wrote the file.
     """
 
     path: Path
     tensors: dict[str, dict[str, Tensor]]
     unknown: tuple[str, ...] = ()
+    is_released: bool = False
+
+    def in_the_way_of(self, network: str) -> tuple[str, ...]:
+        """Return the unknown tensors that make a network doubtful.
+
+        Files of the released code hold further networks, such as one of colours, that nobody
+        uses; there only tensors under the network's own name count.
+        """
+        return tuple(name for name in self.unknown
+                     if not self.is_released or network_of_key(name) == network)
 
     @property
     def encoder_kind(self) -> str | None:
@@ -76,7 +91,8 @@ def _sorted_by_network(state: dict[str, Any], path: Path) -> StoredNetworks:
     if any(is_release_key(key) for key in state):
         names = read_release_names(key for key in state if isinstance(key, str))
         return StoredNetworks(path, {network: {own: state[key] for own, key in table.items()}
-                                     for network, table in names.networks.items()}, names.unknown)
+                                     for network, table in names.networks.items()}, names.unknown,
+                              is_released=True)
     networks: dict[str, dict[str, Tensor]] = {}
     taken = set()
     for key, value in state.items():

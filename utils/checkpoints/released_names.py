@@ -38,6 +38,11 @@ class ReleaseNames:
     unknown: tuple[str, ...]
 
 
+def network_of_key(key: str) -> str | None:
+    """Return the network of ours whose release name begins a tensor's name, or None."""
+    return NETWORKS.get(key.removeprefix(META_PREFIX).split(".")[0])
+
+
 def is_release_key(key: object) -> bool:
     """Return whether a tensor's name is one that the release gives to a network."""
     return isinstance(key, str) and key.removeprefix(META_PREFIX).split(".")[0] in NETWORKS

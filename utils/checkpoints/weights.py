@@ -170,7 +170,7 @@ def _load_network(module: nn.Module, network: str, stored: StoredNetworks, *,
     """Fill one network from a file that holds it, perhaps beside others."""
     if stored.unknown:
         told = f"{stored.path} has {name_some('tensors that belong to no network', stored.unknown)}"
-        if strict:
+        if strict and stored.in_the_way_of(network):
             raise CheckpointError(f"{told}; give --checkpoint_strict 0 to leave them out")
         log.warning("%s; they are left out", told)
     if network in stored.tensors:
