@@ -42,7 +42,7 @@ from data_processing.scenes.normalization import Sphere, model_from_sphere
 from data_processing.scenes.object_space import choose_object_space
 from data_processing.scenes.processed_format import is_processed_folder
 from data_processing.scenes.scene import Scene, read_folder
-from data_processing.scenes.writing import REPORT_FILES, check_target, write_scene
+from data_processing.scenes.writing import REPORT_FILES, check_apart, check_target, write_scene
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError
 from utils.files.atomic import write_text_atomic
@@ -143,10 +143,15 @@ def import_capture(settings: ImportConfig) -> Imported:
     source = recognise(folder) if settings.source == "auto" else settings.source
     log.info("%s: read as %s", folder, source)
     work = output.parent / f"{output.name}_colmap"
+    if source == "photos":
+        check_apart(folder, work, "COLMAP's folder of --output,")
     capture = read_capture(folder, source, work, settings.num_threads)
     mask_files = find_masks(capture.root, capture.views) if settings.background == "none" else \
         [None] * len(capture.views)
     views = tuple(replace(view, mask=file) for view, file in zip(capture.views, mask_files))
+    for file in (file for view in views for file in (view.image, view.mask) if file is not None):
+        if file.resolve().is_relative_to(output.resolve()):          # through a link in the capture
+            check_apart(file.resolve().parent, output)
     views, size, odd = fitting_views(views, settings.max_size)
     pixels = _read_pixels(views, size, capture.least_foreground)
     pixels, from_where, without = _with_masks(pixels, settings)
@@ -252,6 +257,7 @@ def import_scene(settings: ImportConfig) -> tuple[str, bool]:
     if not settings.output:
         raise ConfigError("--output is missing: give the scene folder to write, e.g. scenes/mine")
     output = Path(settings.output).expanduser()
+    check_apart(Path(settings.input).expanduser(), output)
     check_target(output, settings.scene_format, overwrite=bool(settings.overwrite))
     imported = import_capture(settings)
     result = check_scene(imported.scene)

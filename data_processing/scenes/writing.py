@@ -89,6 +89,35 @@ def check_target(folder: Path | str, scene_format: str, *, overwrite: bool = Fal
                          "give another --output or --overwrite 1 to replace it")
 
 
+def check_apart(source: Path, target: Path, what: str = "--output") -> None:
+    """Raise ConfigError where a folder that is written is, holds or lies in one that is read.
+
+    Links are followed, and folders are compared as the system knows them, so that other spellings
+    of a path do not matter. Neither folder need exist.
+
+    Args:
+        source: the folder that is read, `--input`.
+        target: the folder that is written.
+        what: names the target in the message.
+    """
+    for inner, outer in ((source, target), (target, source)):
+        real = inner.resolve()
+        if any(_is_same(place, outer.resolve()) for place in (real, *real.parents)):
+            raise ConfigError(f"{what} {target} and --input {source} are one folder or lie in each "
+                              "other, need two apart, as writing could delete the photographs that "
+                              "are read; give another --output")
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    """Return whether two paths without links are the same file or folder."""
+    if first == second:
+        return True
+    try:
+        return first.samefile(second)
+    except OSError:                                # one of them does not exist
+        return False
+
+
 def _foreign_entries(folder: Path) -> list[str]:
     """Return the entries, relative to the folder, that neither format writes."""
     known = {path for pattern in (*PROCESSED_FILES, *IDR_FILES) for path in folder.glob(pattern)}
