@@ -5,7 +5,6 @@ photographs of one size that the system trains on.
 """
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +14,8 @@ import numpy as np
 
 from data_processing.scenes.folder import check_num_views, whole_number
 from utils.errors import SceneError
-from utils.files.limits import MAX_COORDINATE, MAX_SIDE, read_json, short
+from utils.files.limits import MAX_COORDINATE, MAX_SIDE, read_json
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-#: Bytes of a file name that file systems accept, and of a whole path.
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096
 #: Letters of a view's name that are kept.
 MAX_STEM = 100
 #: Focal lengths below and above these many times the longer side are refused, principal points and
@@ -145,76 +141,6 @@ def file_names(names: list[str]) -> list[str]:
         return stems
     digits = len(str(len(stems)))
     return [f"{i:0{max(3, digits)}d}_{stem}" for i, stem in enumerate(stems)]
-
-
-def inside_folder(folder: Path, text: Any, where: str) -> Path:
-    """Return the path that a file names, which must lie inside the folder.
-
-    Args:
-        folder: that names are relative to.
-        text: the name as the file has it.
-        where: file and key, for the message.
-    Raises:
-        SceneError: not a path, or it leads out of the folder.
-    """
-    if not isinstance(text, str) or not text.strip() or not _is_path(text):
-        raise SceneError(f"{where}: {short(text)}, need the path of a file relative to {folder}; "
-                         "write the file again")
-    path = folder / text.replace("\\", "/")
-    check_inside(path, folder, f"{where}: {short(text)}")
-    return path
-
-
-def check_inside(path: Path, folder: Path, what: str) -> None:
-    """Raise SceneError where a path leads out of the folder, links in it followed.
-
-    Args:
-        path: that a file names; it need not exist.
-        folder: that it must be in.
-        what: file, key and text, for the message.
-    """
-    try:
-        is_inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError) as problem:          # links in a circle
-        raise SceneError(f"{what} cannot be followed ({problem}), need a file inside {folder}; "
-                         "fix the path") from problem
-    if not is_inside:
-        raise SceneError(f"{what} leads out of {folder}, need a file inside it; move or copy "
-                         "the images there and fix the path")
-
-
-def _is_path(text: str) -> bool:
-    """Return whether the system accepts a file of this name."""
-    try:
-        data = os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return b"\0" not in data and len(data) <= MAX_PATH_BYTES and all(
-        len(part) <= MAX_NAME_BYTES for part in re.split(rb"[/\\]", data))
-
-
-def find_image(folder: Path, text: Any, where: str) -> Path | None:
-    """Return the image that a file names, perhaps without its suffix; None where there is none.
-
-    Args:
-        folder, text, where: as `inside_folder` takes them.
-    Raises:
-        SceneError: as `inside_folder`.
-    """
-    inside_folder(folder, text, where)
-    for suffix in ("", *IMAGE_SUFFIXES):
-        path = inside_folder(folder, text + suffix, where)
-        if is_file(path):
-            return path
-    return None
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a file is there; False too where the system accepts no such path."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def check_lens(lens: Lens, where: str) -> Lens:

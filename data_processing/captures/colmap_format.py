@@ -1,4 +1,4 @@
-"""Reader of COLMAP's sparse models, binary and text: cameras, poses and points.
+"""The files of COLMAP's sparse models, binary and text: cameras, poses and points.
 
 Poses are world to camera with OpenCV axes; pixels count from the top left corner of the image.
 Every count in a binary file is compared with the bytes that are left before memory is reserved for
@@ -6,33 +6,27 @@ it.
 """
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import dropwhile, islice
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 
 from data_processing.captures.capture import (
-    Capture,
-    CapturedView,
     Lens,
     check_lens,
-    inside_folder,
-    is_file,
-    make_capture,
     parse_numbers,
     rigid_from_rotation,
 )
+from data_processing.scenes.folder import whole_number
 from utils.errors import SceneError
-from utils.files.limits import MAX_COLMAP_BYTES, MAX_COORDINATE, MAX_NAMED, check_size, each_line
+from utils.files.limits import MAX_COLMAP_BYTES, MAX_COORDINATE, check_size, each_line
 from utils.geometry.cameras import OPENCV_TO_OPENGL
 
-#: Where a project keeps its model (the first that exists counts), and its images.
-MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", ".")
-IMAGE_FOLDERS = ("images", "input", "image", "rgb", "dense/images", ".")
 #: COLMAP's camera models: number, name, count of parameters.
 MODELS = ((0, "SIMPLE_PINHOLE", 3), (1, "PINHOLE", 4), (2, "SIMPLE_RADIAL", 4), (3, "RADIAL", 5),
           (4, "OPENCV", 8), (5, "OPENCV_FISHEYE", 8), (6, "FULL_OPENCV", 12), (7, "FOV", 5),
@@ -42,6 +36,10 @@ UNDISTORTABLE = ("FOV", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE")
 #: Views that must have seen a point: those that fewer saw are more often wrong.
 MIN_TRACK = 3
 QUATERNION_TOLERANCE = 1e-2
+#: The comment of a text file that states how many records follow.
+COUNT_COMMENT = re.compile(r"#\s*Number of (cameras|images|points):\s*([0-9]{1,12})\b")
+#: The two forms of a model's files.
+BINARY, TEXT = ".bin", ".txt"
 
 
 @dataclass(frozen=True)
@@ -96,63 +94,29 @@ class _Bytes:
         return text
 
 
-def model_folder(folder: Path) -> Path | None:
-    """Return the folder that holds cameras and images of a COLMAP model, or None."""
-    for name in MODEL_FOLDERS:
-        found = folder / name
-        if any((found / f"cameras{end}").is_file() and (found / f"images{end}").is_file()
-               for end in (".bin", ".txt")):
-            return found
-    return None
+def forms_in(folder: Path) -> list[str]:
+    """Return the forms, BINARY first, in which a folder has cameras and images of a model."""
+    return [end for end in (BINARY, TEXT)
+            if (folder / f"cameras{end}").is_file() and (folder / f"images{end}").is_file()]
 
 
-def read_colmap(folder: Path, image_folder: Path | None = None) -> Capture:
-    """Read the cameras and points of a COLMAP project.
-
-    Args:
-        folder: the project, or the model's own folder.
-        image_folder: of the photographs; None looks in the usual places.
-    Raises:
-        SceneError: something is missing, damaged or of a camera model without a pinhole form.
-    """
-    model = model_folder(folder)
-    if model is None:
-        raise SceneError(f"{folder}: no cameras.bin with images.bin, nor .txt, need a sparse "
-                         "model; point --input at the project")
-    end = ".bin" if (model / "cameras.bin").is_file() and (model / "images.bin").is_file() \
-        else ".txt"
-    cameras = (_binary_cameras if end == ".bin" else _text_cameras)(model / f"cameras{end}")
-    poses = (_binary_poses if end == ".bin" else _text_poses)(model / f"images{end}")
-    points_file = model / f"points3D{end}"
-    points = None
-    if points_file.is_file():
-        points = (_binary_points if end == ".bin" else _text_points)(points_file)
-    root = image_folder or _image_folder(folder, poses)
-    views, left_out = [], []
-    for pose in poses:
-        where = f"{model / 'images'}{end}: {pose.name[:MAX_NAMED]}"
-        if pose.camera not in cameras:
-            raise SceneError(f"{where}: camera {pose.camera}, which is not in cameras{end}; export "
-                             "the model again")
-        image = inside_folder(root, pose.name, where)
-        if not is_file(image):
-            left_out.append(f"{pose.name[:MAX_NAMED]}: no such file in {root}")
-            continue
-        views.append(CapturedView(pose.name, image, pose.view, cameras[pose.camera]))
-    return make_capture(f"COLMAP model ({model}, {'binary' if end == '.bin' else 'text'})", folder,
-                        views, points_world=points if points is not None and len(points) else None,
-                        left_out=tuple(left_out))
+def read_cameras(folder: Path, end: str) -> dict[int, Lens]:
+    """Return the lenses of a model by camera number; `end` is its form."""
+    return (_binary_cameras if end == BINARY else _text_cameras)(folder / f"cameras{end}")
 
 
-def _image_folder(folder: Path, poses: list[Pose]) -> Path:
-    """Return the usual place that has most of the photographs."""
-    places = [folder / name for name in IMAGE_FOLDERS]
-    places += [place.parent / name for place in (folder, folder.parent) for name in ("images",)]
-    found = [sum(is_file(place / pose.name) for pose in poses) for place in places]
-    if not poses or not max(found):
-        raise SceneError(f"{folder}: none of the model's {len(poses)} images found in "
-                         f"{', '.join(IMAGE_FOLDERS[:3])}, need them in images/; copy them there")
-    return places[int(np.argmax(found))]
+def read_poses(folder: Path, end: str) -> list[Pose]:
+    """Return the poses of a model; `end` is its form."""
+    return (_binary_poses if end == BINARY else _text_poses)(folder / f"images{end}")
+
+
+def read_points(folder: Path, end: str) -> np.ndarray | None:
+    """Return the points (N, 3) of a model that enough views saw; None where it has none."""
+    path = folder / f"points3D{end}"
+    if not path.is_file():
+        return None
+    points = (_binary_points if end == BINARY else _text_points)(path)
+    return points if len(points) else None
 
 
 def lens_of(model: str, size: tuple[int, int], values: list[float], where: str) -> Lens:
@@ -243,6 +207,17 @@ def _content(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
+def _check_count(path: Path, count: int) -> None:
+    """Raise SceneError where the comments at the top of a text file state another count."""
+    for _, line in takewhile(lambda numbered: numbered[1].startswith("#"),
+                             each_line(path, MAX_COLMAP_BYTES, error=SceneError)):
+        stated = COUNT_COMMENT.match(line)
+        if stated and int(stated[2]) != count:
+            raise SceneError(f"{path}: its head states {int(stated[2])} {stated[1]}, {count} "
+                             "follow, need as many; the file is truncated or was edited: export "
+                             "the model again, or correct the number")
+
+
 def _text_cameras(path: Path) -> dict[int, Lens]:
     """Return the lenses of cameras.txt by camera number."""
     out = {}
@@ -257,15 +232,20 @@ def _text_cameras(path: Path) -> dict[int, Lens]:
         key, width, height = parse_numbers([words[0], words[2], words[3]], 3, where)
         values = parse_numbers(words[4:], len(words) - 4, where)
         out[int(key)] = lens_of(words[1], (int(width), int(height)), values, where)
+    _check_count(path, len(out))
     return out
 
 
 def _text_poses(path: Path) -> list[Pose]:
-    """Return the poses of images.txt, in which every other line lists an image's points."""
-    out = []
-    lines = dropwhile(lambda numbered: not numbered[1], _content(path))
-    for number, line in islice(lines, 0, None, 2):
-        if not line:
+    """Return the poses of images.txt, each followed by a line of the image's points.
+
+    Some tools leave that line out where there are no points, others leave it empty.
+    """
+    out: list[Pose] = []
+    may_be_points = False
+    for number, line in _content(path):
+        if not line or (may_be_points and _is_points(line)):
+            may_be_points = False
             continue
         where = f"{path}: line {number}"
         words = line.split(maxsplit=9)
@@ -274,7 +254,15 @@ def _text_poses(path: Path) -> list[Pose]:
                              "NAME; export the model again")
         numbers = parse_numbers(words[:9], 9, where)
         out.append(_pose(words[9], int(numbers[8]), numbers[1:8], where))
+        may_be_points = True
+    _check_count(path, len(out))
     return out
+
+
+def _is_points(line: str) -> bool:
+    """Return whether a line lists points, X Y ID each, and is not a pose that ends in a name."""
+    words = line.split()
+    return len(words) % 3 == 0 and whole_number(words[-1].removeprefix("-")) is not None
 
 
 def _text_points(path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ from data_processing.captures.capture import (
     check_lens,
     make_capture,
 )
-from data_processing.captures.colmap_format import model_folder, read_colmap
+from data_processing.captures.colmap_project import model_folders, read_colmap
 from data_processing.captures.masks import (
     background_colour,
     clean_mask,
@@ -75,7 +75,7 @@ def recognise(folder: Path) -> str:
         what = "a file" if folder.exists() else "no such folder"
         raise SceneError(f"{folder}: {what}, need a folder of pictures; check --input")
     tests: tuple[tuple[str, Callable[[Path], object]], ...] = (
-        ("transforms", transforms_files), ("colmap", model_folder), ("middlebury", par_file),
+        ("transforms", transforms_files), ("colmap", model_folders), ("middlebury", par_file),
         ("processed", is_processed_folder), ("idr", _has_idr_cameras), ("photos", photo_folder))
     for word, test in tests:
         if test(folder):

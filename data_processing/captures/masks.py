@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from data_processing.captures.capture import IMAGE_SUFFIXES, CapturedView, is_file
+from data_processing.captures.capture import CapturedView
+from data_processing.captures.paths import IMAGE_SUFFIXES, is_file
 from utils.errors import SceneError
 
 #: Where masks are kept, relative to the capture.

@@ -15,12 +15,11 @@ from data_processing.captures.capture import (
     CapturedView,
     Lens,
     check_lens,
-    inside_folder,
-    is_file,
     make_capture,
     parse_numbers,
     rigid_from_rotation,
 )
+from data_processing.captures.paths import find_file
 from data_processing.scenes.folder import check_rigid
 from data_processing.scenes.images import image_size
 from utils.errors import SceneError
@@ -56,8 +55,8 @@ def read_middlebury(folder: Path) -> Capture:
         words = line.split()
         if len(words) < 2:                                # the first line has the count alone
             continue
-        image = inside_folder(folder, words[0], f"{path}: line {number}")
-        if not is_file(image):
+        image = find_file(folder, words[0], f"{path}: line {number}")
+        if image is None:
             left_out.append(f"{words[0][:MAX_NAMED]}: no such file")
             continue
         views.append(_read_line(words, image, f"{path}: line {number} ({words[0][:MAX_NAMED]})"))

@@ -18,12 +18,10 @@ from data_processing.captures.capture import (
     CapturedView,
     Lens,
     check_lens,
-    find_image,
-    inside_folder,
-    is_file,
     load_json,
     make_capture,
 )
+from data_processing.captures.paths import find_file, find_image, inside_folder, is_file
 from data_processing.scenes.folder import check_rigid
 from data_processing.scenes.images import image_size
 from data_processing.scenes.normalization import load_ply_points
@@ -98,10 +96,11 @@ def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
     to_world = check_rigid(matrix, f"{where}, transform_matrix")
     mask = frame.get("mask_path")
     if mask is not None:
-        mask = inside_folder(folder, mask, f"{where}, mask_path")
-        if not is_file(mask):
-            raise SceneError(f"{mask}: no such mask ({where}, mask_path), need it; add it, or take "
-                             "mask_path out of every frame")
+        stated = inside_folder(folder, mask, f"{where}, mask_path")
+        mask = find_file(folder, mask, f"{where}, mask_path")
+        if mask is None:
+            raise SceneError(f"{stated}: no such mask ({where}, mask_path), need it; add it, or "
+                             "take mask_path out of every frame")
     lens = _lens({**content, **frame}, image, where)
     return CapturedView(str(image.relative_to(folder)), image, np.linalg.inv(to_world), lens, mask)
 

@@ -21,7 +21,7 @@ from support import capture_files, scene_files
 from support.ball_scene import ball_scene
 
 from data_processing.captures.capture import Capture
-from data_processing.captures.colmap_format import read_colmap
+from data_processing.captures.colmap_project import read_colmap
 from data_processing.captures.importing import import_capture
 from data_processing.captures.middlebury_format import read_middlebury
 from data_processing.captures.pinhole_images import (

@@ -1,0 +1,44 @@
+"""Captures as other programs write them, and what people did to them: a function a case.
+
+Each takes a synthetic scene and a folder that does not exist, and returns the folder to import.
+"""
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from data_processing.scenes.scene import Scene
+from support.capture_files import write_colmap
+
+
+def views_of(scene: Scene, views: list[int]) -> Scene:
+    """The scene with some of its views alone."""
+    return replace(scene, images=scene.images[views], masks=scene.masks[views],
+                   cameras=scene.cameras[views],
+                   view_names=tuple(scene.view_names[i] for i in views))
+
+
+def colmap_models(scene: Scene, folder: Path, places: dict[str, tuple[list[int], str]]) -> Path:
+    """A COLMAP project with a model at each place: its views, and its form (.bin or .txt)."""
+    for number, (place, (views, end)) in enumerate(places.items()):
+        part = write_colmap(views_of(scene, views), folder.parent / f"part_{number}", end)
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for path in (part / "sparse" / "0").iterdir():
+            path.rename(folder / place / path.name)
+        for name in ("images", "masks"):
+            shutil.copytree(part / name, folder / name, dirs_exist_ok=True)
+        shutil.rmtree(part)
+    return folder
+
+
+def colmap_text(scene: Scene, folder: Path, lines: str = "empty", line_end: str = "\n",
+                head: str = "") -> Path:
+    """A COLMAP text model whose lines of points are "none", "empty" or as COLMAP writes them."""
+    write_colmap(scene, folder, ".txt")
+    path = folder / "sparse" / "0" / "images.txt"
+    _, *rows = path.read_text().splitlines()
+    if lines != "points":
+        rows = [row for pose in rows[::2] for row in ([pose] if lines == "none" else [pose, ""])]
+    path.write_bytes((line_end.join([*head.splitlines(), *rows]) + line_end).encode())
+    return folder
