@@ -8,11 +8,13 @@ import numpy as np
 from scipy import ndimage
 
 from data_processing.captures.capture import CapturedView
-from data_processing.captures.paths import IMAGE_SUFFIXES, is_file
+from data_processing.captures.paths import IMAGE_SUFFIXES, file_named
 from utils.errors import SceneError
 
 #: Where masks are kept, relative to the capture.
 MASK_FOLDERS = ("mask", "masks", "images/mask", "images/masks", "segmentation", "silhouettes")
+#: Folders above a photograph beside which masks are looked for.
+MAX_LEVELS = 4
 MASK_ENDS = ("_mask", ".mask", "-mask", "_silhouette")
 #: A border is of one colour if this fraction of it is within PLAIN_SPREAD of the median colour.
 PLAIN_FRACTION, PLAIN_SPREAD = 0.8, 0.12
@@ -31,49 +33,66 @@ def find_masks(root: Path, views: tuple[CapturedView, ...]) -> list[Path | None]
     """Return the mask file of each view in the usual layouts, or None.
 
     `mask/NAME.png`, `masks/NAME.png`, COLMAP's `masks/NAME.jpg.png`, `NAME_mask.png` beside the
-    photograph or in those folders. A mask that the capture names itself is kept.
+    photograph or in those folders; the photograph's own sub-folder goes first, with and without
+    its first parts: `masks/cam0/NAME.png` for `images/cam0/NAME.png`. A mask that the capture names
+    itself is kept.
 
     Args:
         root: the capture's folder.
         views: their `image` may lie in folders below the root.
+    Raises:
+        SceneError: one mask file is that of two photographs.
     """
-    return [view.mask or _find_mask(root, view.image) for view in views]
+    files = [view.mask or _find_mask(root, view.image) for view in views]
+    owners: dict[Path, Path] = {}
+    for file, view in zip(files, views):
+        if file is not None and owners.setdefault(file, view.image) != view.image:
+            raise SceneError(f"{file}: the mask of two photographs, {owners[file]} and "
+                             f"{view.image}, need one for each; put the masks into sub-folders as "
+                             "the photographs are: masks/cam0/NAME.png and masks/cam1/NAME.png")
+    return files
 
 
 def _find_mask(root: Path, image: Path) -> Path | None:
     """Return the mask file of one photograph, or None."""
-    beside = image.parent
-    folders = [root / name for name in MASK_FOLDERS]
-    folders += [place / name for place in (beside, beside.parent) for name in ("mask", "masks")]
-    below = beside.relative_to(root) if beside.is_relative_to(root) else Path()
-    folders += [root / name / Path(*below.parts[1:]) for name in ("mask", "masks")]
-    suffixes = [end for suffix in IMAGE_SUFFIXES for end in (suffix, suffix.upper())]
-    for folder in dict.fromkeys(folders):
-        for stem in (image.stem, image.name, *(image.stem + end for end in MASK_ENDS)):
-            for suffix in suffixes:
-                found = folder / f"{stem}{suffix}"
-                if is_file(found) and found != image:
+    stems = (image.stem, image.name, *(image.stem + end for end in MASK_ENDS))
+    for folder in _mask_folders(root, image.parent):
+        for stem in stems:
+            for suffix in IMAGE_SUFFIXES:
+                found = file_named(folder, stem + suffix)
+                if found is not None and found != image:
                     return found
     for end in MASK_ENDS:
-        for suffix in suffixes:
-            found = beside / f"{image.stem}{end}{suffix}"
-            if is_file(found):
+        for suffix in IMAGE_SUFFIXES:
+            found = file_named(image.parent, f"{image.stem}{end}{suffix}")
+            if found is not None:
                 return found
     return None
+
+
+def _mask_folders(root: Path, beside: Path) -> list[Path]:
+    """Return the folders that may hold the masks of photographs in the folder `beside`.
+
+    Those that repeat most of the photographs' sub-folder come first, then the nearest.
+    """
+    bases = [beside, *beside.parents][:MAX_LEVELS]
+    if root in bases:
+        bases = bases[:bases.index(root) + 1]
+    elif beside.is_relative_to(root):
+        bases.append(root)
+    found = []
+    for base in bases:
+        below = beside.relative_to(base).parts
+        for first in range(len(below) + 1):
+            found += [(len(below) - first, base / name / Path(*below[first:]))
+                      for name in MASK_FOLDERS]
+    found.sort(key=lambda ranked: -ranked[0])        # stable: the nearest base stays first
+    return [folder for _, folder in found if folder.is_dir()]
 
 
 def is_mask_name(path: Path) -> bool:
     """Return whether a file beside photographs is a mask by its name."""
     return path.stem.lower().endswith(MASK_ENDS)
-
-
-def mask_coverage(levels: np.ndarray, least_foreground: int = 128) -> np.ndarray:
-    """Return the levels (H, W) uint8 of a mask file as 0 and 1 in float32.
-
-    Masks of 0 and 1 count like those of 0 and 255, so that they are not taken for empty ones.
-    """
-    least = least_foreground if levels.max(initial=0) > 1 else 1
-    return (levels >= least).astype(np.float32)
 
 
 def border_colour(image: np.ndarray) -> np.ndarray | None:

@@ -113,6 +113,14 @@ def find_file(folder: Path, text: Any, where: str) -> Path | None:
     return found if is_file(found) else None
 
 
+def file_named(folder: Path, name: str) -> Path | None:
+    """Return the file of a folder that has a name, or the only one that has it but for capitals."""
+    if is_file(folder / name):
+        return folder / name
+    alike = _entries(folder, _changed(folder)).get(_plain(name), ())
+    return folder / alike[0] if len(alike) == 1 and is_file(folder / alike[0]) else None
+
+
 def _changed(folder: Path) -> int:
     """Return when a folder last changed; 0 where there is none."""
     try:

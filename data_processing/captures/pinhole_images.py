@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from data_processing.captures.capture import CapturedView, Lens
-from data_processing.captures.masks import mask_coverage
 from data_processing.scenes.images import opened
+from data_processing.scenes.mask_files import object_pixels
 from utils.errors import SceneError
 from utils.files.images import DAMAGE
 
@@ -119,7 +119,7 @@ def read_photo(view: CapturedView, least_foreground: int = 128) -> Photo:
 
     Args:
         view: of a capture.
-        least_foreground: smallest value of a mask file that counts as object.
+        least_foreground: smallest level of a mask file that counts as object.
     Raises:
         SceneError: a file is missing, damaged, or of another shape.
     """
@@ -130,14 +130,14 @@ def read_photo(view: CapturedView, least_foreground: int = 128) -> Photo:
     coverage = alpha
     if view.mask is not None:
         with opened(view.mask) as image:
-            needs_turn = turn != 1 and not same_shape(image.size, size)
-            levels = _first_channel(_turned(image, turn if needs_turn else 1))
-        if not same_shape((levels.shape[1], levels.shape[0]), size):
-            raise SceneError(f"{view.mask}: {levels.shape[1]}x{levels.shape[0]}, but "
+            covered = _coverage(view.mask, image, least_foreground)
+        if turn != 1 and not same_shape((covered.shape[1], covered.shape[0]), size):
+            covered = np.asarray(_turned(Image.fromarray(covered), turn))
+        if not same_shape((covered.shape[1], covered.shape[0]), size):
+            raise SceneError(f"{view.mask}: {covered.shape[1]}x{covered.shape[0]}, but "
                              f"{view.image.name} is {size[0]}x{size[1]}, need the same shape; "
                              "scale or crop it alike")
-        coverage = cv2.resize(mask_coverage(levels, least_foreground), size,
-                              interpolation=cv2.INTER_LINEAR)
+        coverage = cv2.resize(covered, size, interpolation=cv2.INTER_LINEAR)
     return Photo(rgb, coverage, view.lens.resized(size))
 
 
@@ -168,14 +168,12 @@ def _levels(image: Image.Image) -> np.ndarray:
     return levels
 
 
-def _first_channel(image: Image.Image) -> np.ndarray:
-    """Return (H, W) uint8: alpha where all colours are the same, else the first channel."""
+def _coverage(path: Path, image: Image.Image, least_foreground: int) -> np.ndarray:
+    """Return the object of a mask file, (H, W) float32 of 0 and 1."""
     if image.mode[0] in "IF":
         grey = np.asarray(image, np.float32)
-        return np.where(grey > grey.max() / 2, 255, 0).astype(np.uint8)
-    pixels = np.asarray(image.convert("RGBA"), np.uint8)
-    first, alpha = pixels[..., 0], pixels[..., 3]
-    return alpha if alpha.min() < 255 and first.min() == first.max() else first
+        return (grey > grey.max() / 2).astype(np.float32)
+    return object_pixels(path, image, least_foreground).astype(np.float32)
 
 
 def pinhole_view(photo: Photo, size: tuple[int, int]) -> PinholeView:

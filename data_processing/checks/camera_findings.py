@@ -177,8 +177,8 @@ def _place_findings(scene: Scene, hull: Hull | None, agreement: np.ndarray) -> l
         out.append(Finding("cameras_in_sphere", WARNING, f"{names_of(scene, near)}: the camera is "
                            "inside the unit sphere", "import again with masks, which give a "
                            "smaller scale: import_scene.py --normalization masks"))
-    if hull is None:
-        return out
+    if hull is None or (scene.masks.float().mean((1, 2, 3)) < MIN_MASK).any():
+        return out                                 # a view without a mask leaves no hull
     return out + _size_findings(scene, hull, agreement)
 
 

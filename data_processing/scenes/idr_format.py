@@ -196,7 +196,11 @@ def _mask_files(folder: Path, images: list[Path]) -> list[Path | None]:
     masks = list_files(folder / MASK_FOLDER, IMAGE_SUFFIXES)
     if not masks:
         return [None] * len(images)
-    by_key = {_key(path): path for path in masks}
+    by_key: dict[int | str, Path] = {}
+    for path in masks:
+        if by_key.setdefault(_key(path), path) != path:
+            raise SceneError(f"{path}: there is {by_key[_key(path)].name} too, need one mask a "
+                             "view; remove one of the two")
     keys = [_key(path) for path in images]
     if all(key in by_key for key in keys):
         return [by_key[key] for key in keys]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data_processing.scenes.mask_files import object_pixels
 from utils.errors import ConfigError, SceneError
 from utils.files.images import FORMATS, PNG_SIGNATURE, check_chunks, open_image
 
@@ -57,12 +58,12 @@ def read_rgb8(path: Path, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
 
 
 def read_mask(path: Path, im_scale: float = 1.0, *, least_foreground: int = 1) -> np.ndarray:
-    """Read an object mask: the first channel of an 8-bit file.
+    """Read an object mask from an 8-bit file, as `object_pixels` tells the object.
 
     Args:
-        path: PNG or JPEG file; grey, RGB or RGBA.
+        path: PNG or JPEG file; grey, RGB, RGBA or palette.
         im_scale: as in `read_image`; a pixel is foreground if half of its area is.
-        least_foreground: smallest value in the file, 1 to 255, that counts as object.
+        least_foreground: smallest level of grey, 1 to 255, that counts as object.
     Returns:
         (H, W) bool, True on the object.
     Raises:
@@ -73,13 +74,7 @@ def read_mask(path: Path, im_scale: float = 1.0, *, least_foreground: int = 1) -
         if "16-bit" in found or image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
             raise SceneError(f"{path}: {found}, need an 8-bit mask; convert it with: "
                              f"{_convert_command(path, found, '-colorspace Gray ')}")
-        if image.mode == "1":
-            image = image.convert("L")
-        if image.mode in ("P", "PA"):
-            image = image.convert("RGB")
-        pixels = np.asarray(image, np.uint8)
-    first = pixels if pixels.ndim == 2 else pixels[..., 0]
-    covered = (first >= least_foreground).astype(np.float32)
+        covered = object_pixels(path, image, least_foreground).astype(np.float32)
     return _shrunk(covered, im_scale) >= MASK_THRESHOLD
 
 

@@ -4,12 +4,16 @@ Each takes a synthetic scene and a folder that does not exist, and returns the f
 """
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import imageio.v3 as imageio
+import numpy as np
+
 from data_processing.scenes.scene import Scene
-from support.capture_files import write_colmap
+from support.capture_files import pictures, transforms, write_colmap
 
 
 def views_of(scene: Scene, views: list[int]) -> Scene:
@@ -41,4 +45,22 @@ def colmap_text(scene: Scene, folder: Path, lines: str = "empty", line_end: str 
     if lines != "points":
         rows = [row for pose in rows[::2] for row in ([pose] if lines == "none" else [pose, ""])]
     path.write_bytes((line_end.join([*head.splitlines(), *rows]) + line_end).encode())
+    return folder
+
+
+def two_cameras(scene: Scene, folder: Path, photos: str, masks: str) -> Path:
+    """Two cameras whose photographs have the same names, in sub-folders cam0 and cam1.
+
+    `photos` and `masks` are the patterns of their files, of {cam} and {name}; transforms.json.
+    """
+    content = transforms(scene)
+    for i, (frame, picture, mask) in enumerate(zip(content["frames"], pictures(scene),
+                                                   scene.masks)):
+        words = {"cam": f"cam{i % 2}", "name": f"{i // 2:04d}"}
+        frame["file_path"] = photos.format(**words)
+        for name, pixels in ((frame["file_path"], picture),
+                             (masks.format(**words), mask[0].numpy().astype(np.uint8) * 255)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            imageio.imwrite(folder / name, pixels)
+    (folder / "transforms.json").write_text(json.dumps(content))
     return folder

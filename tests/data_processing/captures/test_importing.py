@@ -17,6 +17,7 @@ from support.capture_files import (
     write_pictures,
     write_transforms,
 )
+from support.foreign_captures import two_cameras
 
 from data_processing.captures.importing import import_capture, import_scene, recognise
 from data_processing.scenes.scene import load_scene
@@ -158,6 +159,30 @@ def test_views_without_a_mask_are_left_out(ball, tmp_path):
     found = import_capture(settings(tmp_path))
     assert "003" not in found.scene.view_names and len(found.scene) == len(ball) - 1
     assert any("003: it has no mask" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("photos", ["{cam}/{name}.png", "images/{cam}/{name}.png"])
+@pytest.mark.parametrize("masks", ["masks/{cam}/{name}.png", "mask/images/{cam}/{name}.png",
+                                   "{cam}/masks/{name}.png", "images/{cam}/masks/{name}.png",
+                                   "images/masks/{cam}/{name}.png"])
+def test_masks_in_the_sub_folders_of_their_photographs(ball, tmp_path, photos, masks):
+    """With and without the leading folder; a flat mask of that name beside does not matter."""
+    if masks.startswith("{cam}") != photos.startswith("{cam}") and "images/{cam}" not in masks:
+        masks = masks.replace("{cam}/masks", "masks/{cam}")
+    if photos.startswith("{cam}"):
+        masks = masks.replace("images/", "")
+    two_cameras(ball, tmp_path / "capture", photos, masks)
+    (tmp_path / "capture" / "masks").mkdir(exist_ok=True)
+    imageio.imwrite(tmp_path / "capture" / "masks" / "0000.png", np.zeros((60, 80), np.uint8))
+    found = import_capture(settings(tmp_path)).scene
+    order = sorted(range(len(ball)), key=lambda i: (i % 2, i // 2))
+    assert torch.equal(found.masks, ball.masks[order])
+
+
+def test_one_mask_for_two_photographs_is_refused(ball, tmp_path):
+    two_cameras(ball, tmp_path / "capture", "{cam}/{name}.png", "masks/{name}.png")
+    with pytest.raises(SceneError, match=r"two photographs, \S*cam0/0000.png and \S*cam1/0000.png"):
+        import_capture(settings(tmp_path))
 
 
 def test_background_of_one_colour(ball, tmp_path):

@@ -17,7 +17,6 @@ from data_processing.captures.masks import (
     border_colour,
     clean_mask,
     find_masks,
-    mask_coverage,
     mask_from_background,
 )
 from data_processing.captures.pinhole_images import Photo, pinhole_view, read_photo, turn_for
@@ -106,13 +105,6 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
                         tmp_path / "m.png")
     with pytest.raises(SceneError, match="12x12, but a.png is 20x12"):
         read_photo(view)
-
-
-def test_mask_values():
-    levels = np.array([[0, 1, 100, 200]], np.uint8)
-    np.testing.assert_array_equal(mask_coverage(levels), [[0, 0, 0, 1]])
-    np.testing.assert_array_equal(mask_coverage(levels, 1), [[0, 1, 1, 1]])
-    np.testing.assert_array_equal(mask_coverage(levels[:, :2]), [[0, 1]])
 
 
 def test_mask_files_are_found(tmp_path):
