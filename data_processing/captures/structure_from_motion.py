@@ -1,6 +1,7 @@
 """Cameras of plain photographs, found by COLMAP through the optional package pycolmap."""
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import shutil
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from data_processing.captures.capture import Capture, CapturedView, make_capture
 from data_processing.captures.colmap_project import read_colmap
 from data_processing.captures.masks import is_mask_name
+from data_processing.captures.native import ProcessDied, run_apart
 from data_processing.captures.paths import IMAGE_SUFFIXES
 from data_processing.captures.pinhole_images import SIDEWAYS, TURNS, same_shape, stored_size
 from data_processing.scenes.folder import check_num_views, list_files
@@ -32,6 +34,8 @@ PAIRS_AT_ONCE = 40
 #: One focal length and one radial term: an ordinary walk round an object determines no more.
 CAMERA_MODEL = "SIMPLE_RADIAL"
 SEED = 0
+#: Digits of the sha256 in the name of a copy.
+NAME_DIGITS = 20
 #: First focal lengths to try, in longer sides: EXIF's or COLMAP's 1.2, then those of a phone's wide
 #: and tele lens, until this fraction of the photographs is placed.
 FOCAL_FACTORS, ENOUGH_PLACED = (None, 0.8, 1.8, 2.6), 0.8
@@ -85,33 +89,62 @@ def find_cameras(folder: Path, work: Path, num_threads: int = -1) -> Capture:
         MissingExtraError: pycolmap is not installed.
         SceneError: too few photographs, or no two that can be placed.
     """
-    pycolmap = load_pycolmap()
+    load_pycolmap()                                        # absent, it is said before any work
     place = photo_folder(folder) or folder
     paths = photographs(place)
     check_num_views(folder, len(paths), "photographs, PNG or JPEG")
     copies = _write_copies(paths, work / "images")
-    names = [copy.name for copy in copies]
+    names = list(dict.fromkeys(copy.name for copy in copies))
+    model = _in_child(work, names, num_threads)
+    found = read_colmap(model, work / "images")
+    by_name = {view.image.name: view for view in found.views}
+    views, left_out, taken = [], [], dict[str, Path]()
+    for path, copy in zip(paths, copies):
+        if taken.setdefault(copy.name, path) != path:
+            left_out.append(f"{path.name}: the same file as {taken[copy.name].name}")
+        elif copy.name in by_name:
+            view = by_name[copy.name]
+            views.append(CapturedView(path.name, path, view.view, view.lens))
+        else:
+            left_out.append(f"{path.name}: COLMAP could not place it")
+    return make_capture("photographs, cameras found by COLMAP", folder, views,
+                        points_world=found.points_world, left_out=tuple(left_out))
+
+
+def _in_child(work: Path, names: list[str], num_threads: int) -> Path:
+    """Run COLMAP in a process of its own and return the folder of its model.
+
+    Raises:
+        SceneError: the search found no cameras, or its native code aborted.
+    """
+    try:
+        return run_apart(_search, work, names, num_threads)
+    except ProcessDied as death:
+        raise SceneError(f"{work}: COLMAP's process ended {death} (its last words are above), "
+                         f"need one that comes to its end; delete {work} and import again, with "
+                         "fewer or smaller photographs where memory ran out") from death
+
+
+def _search(work: Path, names: list[str], num_threads: int) -> Path:
+    """Find features, matches and poses, and return the folder of the model."""
+    pycolmap = load_pycolmap()
     _extract(pycolmap, work, names, num_threads)
     _match(pycolmap, work, names, num_threads)
-    model = _map(pycolmap, work, len(names), num_threads)
-    found = read_colmap(model, work / "images")
-    by_stem = {view.image.name: view for view in found.views}
-    views = [CapturedView(path.name, path, by_stem[copy.name].view, by_stem[copy.name].lens)
-             for path, copy in zip(paths, copies) if copy.name in by_stem]
-    left_out = tuple(f"{path.name}: COLMAP could not place it" for path, copy in zip(paths, copies)
-                     if copy.name not in by_stem)
-    return make_capture("photographs, cameras found by COLMAP", folder, views,
-                        points_world=found.points_world, left_out=left_out)
+    return _map(pycolmap, work, names, num_threads)
 
 
 def _write_copies(paths: list[Path], folder: Path) -> list[Path]:
-    """Write upright copies of at most FEATURE_SIZE as PNG, and keep those that are there."""
+    """Write upright copies of at most FEATURE_SIZE as PNG, and keep those that are there.
+
+    A copy is named after the content of its photograph: what was found for it stays right when
+    photographs are renamed, added or replaced, and no name can confuse COLMAP.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     copies = []
     for path in tqdm(paths, desc="making copies", unit="photo"):
-        copy = folder / f"{path.stem}{path.suffix.lower().replace('.', '_')}.png"
+        copy = folder / f"{_content_name(path)}.png"
         copies.append(copy)
-        if copy.is_file() and copy.stat().st_mtime >= path.stat().st_mtime:
+        if copy.is_file():
             continue
         (width, height), orientation = stored_size(path)
         with opened(path) as image:
@@ -119,8 +152,17 @@ def _write_copies(paths: list[Path], folder: Path) -> list[Path]:
             if orientation in SIDEWAYS and not same_shape((width, height), (height, width)):
                 upright = upright.transpose(TURNS[orientation])
             upright.thumbnail((FEATURE_SIZE, FEATURE_SIZE), Image.Resampling.LANCZOS)
-            upright.save(copy, compress_level=1)
+            partial = copy.with_suffix(".partial")
+            upright.save(partial, "PNG", compress_level=1)
+            partial.replace(copy)
     return copies
+
+
+def _content_name(path: Path) -> str:
+    """Return a name made of a file's content: its size, and part of its sha256."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.stat().st_size}_{digest[:NAME_DIGITS]}"
 
 
 def _extract(pycolmap: ModuleType, work: Path, names: list[str], num_threads: int) -> None:
@@ -138,19 +180,19 @@ def _extract(pycolmap: ModuleType, work: Path, names: list[str], num_threads: in
     with tqdm(total=len(names), desc="looking for features", unit="photo") as progress:
         for start in range(0, len(names), 4):
             if mode == pycolmap.CameraMode.SINGLE and (work / "database.db").is_file():
-                reader.existing_camera_id = _first_camera(pycolmap, work)
+                reader.existing_camera_id = _shared_camera(pycolmap, work, next(iter(sizes)))
             pycolmap.extract_features(work / "database.db", work / "images",
                                       image_names=names[start:start + 4], camera_mode=mode,
                                       reader_options=reader, extraction_options=options)
             progress.update(len(names[start:start + 4]))
 
 
-def _first_camera(pycolmap: ModuleType, work: Path) -> int:
-    """Return the number of the camera that all photographs share; -1 before there is one."""
+def _shared_camera(pycolmap: ModuleType, work: Path, size: tuple[int, int]) -> int:
+    """Return the number of the camera that photographs of a size share; -1 before there is one."""
     database = pycolmap.Database.open(work / "database.db")
     try:
-        cameras = database.read_all_cameras()
-        return cameras[0].camera_id if cameras else -1
+        return next((camera.camera_id for camera in database.read_all_cameras()
+                     if (camera.width, camera.height) == size), -1)
     finally:
         database.close()
 
@@ -185,7 +227,7 @@ def _match(pycolmap: ModuleType, work: Path, names: list[str], num_threads: int)
             progress.update(len(part))
 
 
-def _map(pycolmap: ModuleType, work: Path, num_photos: int, num_threads: int) -> Path:
+def _map(pycolmap: ModuleType, work: Path, names: list[str], num_threads: int) -> Path:
     """Return the folder of the largest model that incremental reconstruction finds.
 
     Without EXIF the focal length is a guess, and a bad one can stop the reconstruction after two
@@ -193,13 +235,12 @@ def _map(pycolmap: ModuleType, work: Path, num_photos: int, num_threads: int) ->
     """
     best, best_folder = None, work
     for attempt, factor in enumerate(FOCAL_FACTORS):
-        if best is not None and best.num_reg_images() >= ENOUGH_PLACED * num_photos:
+        if best is not None and best.num_reg_images() >= ENOUGH_PLACED * len(names):
             break
         if factor is not None and not _guess_focal(pycolmap, work, factor):
             break
         folder = work / f"models_{attempt}"
-        models = _reconstruct(pycolmap, work, folder, num_photos=num_photos,
-                              num_threads=num_threads)
+        models = _reconstruct(pycolmap, work, folder, names=names, num_threads=num_threads)
         for key, model in models.items():
             if best is None or model.num_reg_images() > best.num_reg_images():
                 best, best_folder = model, folder / str(key)
@@ -213,17 +254,20 @@ def _map(pycolmap: ModuleType, work: Path, num_photos: int, num_threads: int) ->
         pycolmap.bundle_adjustment(best, final)
         best.write(best_folder)
     log.info("COLMAP placed %d of %d photographs, mean error %.2f pixels", best.num_reg_images(),
-                num_photos, best.compute_mean_reprojection_error())
+                len(names), best.compute_mean_reprojection_error())
     return best_folder
 
 
-def _reconstruct(pycolmap: ModuleType, work: Path, folder: Path, *, num_photos: int,
+def _reconstruct(pycolmap: ModuleType, work: Path, folder: Path, *, names: list[str],
                  num_threads: int) -> dict:
     """Run an incremental reconstruction and return its models by number.
 
-    They are also written to the folder.
+    They are also written to the folder. Only the images of these names take part: the database may
+    have others, of photographs that are no longer there.
     """
+    num_photos = len(names)
     options = pycolmap.IncrementalPipelineOptions()
+    options.image_names = names
     options.num_threads, options.random_seed = num_threads, SEED
     options.min_model_size, options.extract_colors = min(10, max(3, num_photos // 2)), False
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,13 +1,19 @@
 """Plain photographs: what is read and compared, and with pycolmap the cameras themselves."""
 from __future__ import annotations
 
+import os
+import re
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import child_searches
 
+from data_processing.captures import structure_from_motion
 from data_processing.captures.importing import import_capture
 from data_processing.captures.structure_from_motion import (
+    _in_child,
     _write_copies,
     pairs_to_match,
     photo_folder,
@@ -15,6 +21,7 @@ from data_processing.captures.structure_from_motion import (
 )
 from data_processing.scenes.scene import load_scene
 from utils.config.tool_sections import ImportConfig
+from utils.errors import SceneError
 
 
 def test_pairs():
@@ -46,6 +53,38 @@ def test_copies_are_upright_small_and_kept(tmp_path):
     written = copy.stat().st_mtime_ns
     _write_copies([tmp_path / "a.jpg"], tmp_path / "work")
     assert copy.stat().st_mtime_ns == written
+
+
+def test_copies_follow_the_content(tmp_path):
+    """Odd names, names alike but for capitals, and new photographs under old names."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 30, 40, 3), dtype=np.uint8)
+    names = ["a.png", "a.PNG", "WhatsApp Image (1) #2 \u00dcb.png", "#3.png"]
+    for name, picture in zip(names, pixels):
+        Image.fromarray(picture).save(tmp_path / name)
+    paths = [tmp_path / name for name in names]
+    copies = _write_copies(paths, tmp_path / "work")
+    assert len(set(copies)) == 4
+    assert all(re.fullmatch(r"[0-9]+_[0-9a-f]+\.png", copy.name) for copy in copies)
+    for copy, picture in zip(copies, pixels):
+        np.testing.assert_array_equal(np.asarray(Image.open(copy)), picture)
+    Image.fromarray(pixels[1]).save(paths[0])                  # another picture, the same name
+    os.utime(paths[0], (1.6e9, 1.6e9))                         # older than its first copy
+    assert _write_copies(paths, tmp_path / "work")[0] == copies[1]
+
+
+def test_a_native_abort_is_one_line(tmp_path, monkeypatch):
+    """COLMAP runs in a process of its own: its death is an error with a cure, ours goes on."""
+    monkeypatch.setattr(structure_from_motion, "_search", child_searches.abort)
+    with pytest.raises(SceneError, match="ended by signal SIGABRT.*import again"):
+        _in_child(tmp_path, ["a.png"], 1)
+
+
+def test_results_and_errors_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure_from_motion, "_search", child_searches.fail)
+    with pytest.raises(SceneError, match="^no two photographs$"):
+        _in_child(tmp_path, ["a.png"], 2)
+    monkeypatch.setattr(structure_from_motion, "_search", child_searches.find)
+    assert _in_child(tmp_path, ["a.png"], 2) == tmp_path / "models_2"
 
 
 def test_cameras_of_the_skull(real_scene, tmp_path):

@@ -35,7 +35,7 @@ from support.hostile_files import (
 from trust.fuzz_readers import raise_hidden
 from trust.readers import READERS
 
-from data_processing.captures.capture import check_inside
+from data_processing.captures.paths import check_inside
 from data_processing.scenes import scene as scenes
 from utils.checkpoints.inspection import check_checkpoint
 from utils.errors import SceneError, UserError
