@@ -14,12 +14,10 @@ import cv2
 import imageio.v3 as iio
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from utils.files.atomic import write_atomic
+from utils.results.drawing import coloured, new_figure
 
 #: Absolute error (mean of the channels) that gets the brightest colour; 25 dB is an RMS of 0.056.
 ERROR_SCALE = 0.2
@@ -273,7 +271,7 @@ def save_png(path: Path | str, array: np.ndarray) -> None:
 def _coloured(values: Tensor, name: str) -> np.ndarray:
     """Return (H, W) values in [0, 1] (clamped, NaN as 0) through a colour map: (H, W, 3) uint8."""
     levels = values.detach().float().nan_to_num(0.0).clamp(0, 1).cpu().numpy()
-    return colormaps[name](levels, bytes=True)[..., :3].copy()
+    return coloured(levels, name)
 
 
 def _white_outside(picture: np.ndarray, mask: Tensor) -> np.ndarray:
@@ -307,8 +305,7 @@ def _paste(canvas: np.ndarray, picture: np.ndarray | None, corner: tuple[int, in
 
 def _text_size(text: str, points: float) -> tuple[int, int]:
     """Return (width, height) in pixels that a text of one or several lines takes up."""
-    figure = Figure(dpi=DPI)
-    canvas = FigureCanvasAgg(figure)
+    figure, canvas = new_figure(dpi=DPI)
     drawn = figure.text(0, 0, text, fontsize=points, parse_math=False)
     extent = drawn.get_window_extent(canvas.get_renderer())
     return math.ceil(extent.width) + 2, math.ceil(extent.height) + 2
@@ -323,8 +320,8 @@ def _text_layer(texts: Sequence[tuple], shape: tuple[int, int]) -> np.ndarray:
     """
     height, width = shape
     # The half pixel keeps the size in inches from being rounded down to one pixel less.
-    figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure, canvas = new_figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI,
+                                facecolor="white")
     for x, y, text, points, horizontal, vertical in texts:
         figure.text(x, height - y, text, fontsize=points, color="black", ha=horizontal, va=vertical,
                     transform=None, parse_math=False)

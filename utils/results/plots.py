@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle
-from matplotlib.patheffects import withStroke
-from mpl_toolkits.mplot3d import Axes3D
-from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from torch import Tensor
 
 from utils.geometry.cameras import Cameras
+from utils.results.drawing import new_figure, to_array
 from utils.results.metric_table import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from mpl_toolkits.mplot3d import Axes3D
 
 DPI = 100
 #: Points handed to the SDF at once; small chunks stay in the processor's cache.
@@ -37,8 +35,8 @@ SLICE_EXTENT = 1.1
 SLICE_TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 #: Length of a drawn camera pyramid as a fraction of the median distance to the origin.
 FRUSTUM_LENGTH = 0.15
-#: Keeps a view's number readable on top of lines.
-LABEL_RIM = withStroke(linewidth=2.5, foreground="white")
+#: Width of the white rim that keeps a view's number readable on top of lines, points.
+LABEL_RIM = 2.5
 TRAIN_COLOUR, TEST_COLOUR, OTHER_COLOUR = "#1f6fb4", "#e8710a", "#b0b0b0"
 #: Above this many seconds the time axis is in minutes.
 MINUTES_FROM = 600
@@ -59,7 +57,7 @@ def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
     """
     ticks = torch.linspace(-SLICE_EXTENT, SLICE_EXTENT, resolution, device=device)
     rows, columns = torch.meshgrid(ticks, ticks, indexing="ij")
-    figure = Figure(figsize=(13, 4.3), dpi=DPI, layout="constrained")
+    figure, _ = new_figure(figsize=(13, 4.3), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, 3)
     for panel, (right, up, fixed) in zip(axes, [(2, 1, 0), (0, 2, 1), (0, 1, 2)]):
         points = torch.zeros(resolution, resolution, 3, device=device)
@@ -69,7 +67,7 @@ def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
         names = "xyz"
         panel.set(title=f"{names[fixed]} = 0", xlabel=names[right], ylabel=names[up])
     figure.colorbar(filled, ax=axes, label="SDF, object units (blue inside)", extend="both")
-    return _to_array(figure)
+    return to_array(figure)
 
 
 def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], title: str = "", *,
@@ -92,9 +90,9 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], tit
     others = sorted(set(range(len(cameras))) - set(chosen))
     groups = list(zip(names, (others, list(train), list(test)),
                       (OTHER_COLOUR, TRAIN_COLOUR, TEST_COLOUR)))
-    figure = Figure(figsize=(13, 6.4), dpi=DPI, layout="constrained")
+    figure, _ = new_figure(figsize=(13, 6.4), dpi=DPI, layout="constrained")
     for place, (name, elevation) in enumerate([("from the side", 30), ("from above", 90)], start=1):
-        panel = cast(Axes3D, figure.add_subplot(1, 2, place, projection="3d", proj_type="ortho",
+        panel = cast("Axes3D", figure.add_subplot(1, 2, place, projection="3d", proj_type="ortho",
                                                 computed_zorder=False))
         _draw_cameras(panel, cameras, groups)
         panel.view_init(elevation, -50 if place == 1 else -90)
@@ -103,7 +101,7 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], tit
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     if title:
         figure.suptitle(title, parse_math=False)
-    return _to_array(figure)
+    return to_array(figure)
 
 
 def curve_plot(rows: Sequence[Mapping[str, object]]) -> np.ndarray:
@@ -119,7 +117,7 @@ def curve_plot(rows: Sequence[Mapping[str, object]]) -> np.ndarray:
     seconds = max((_number(row.get("seconds")) or 0.0 for row in rows), default=0.0)
     in_minutes = seconds > MINUTES_FROM
     time_label, per_unit = ("time [min]", 60.0) if in_minutes else ("time [s]", 1.0)
-    figure = Figure(figsize=(13, 7.2), dpi=DPI, layout="constrained")
+    figure, _ = new_figure(figsize=(13, 7.2), dpi=DPI, layout="constrained")
     axes = figure.subplots(2, 2)
     for line, (prefix, label) in enumerate([("loss", "loss"), ("psnr", METRICS["psnr"].heading)]):
         for column, (key, axis_label, unit) in enumerate(
@@ -127,7 +125,7 @@ def curve_plot(rows: Sequence[Mapping[str, object]]) -> np.ndarray:
             panel = axes[line, column]
             _draw_curves(panel, rows, key, prefix=prefix, unit=unit)
             panel.set(xlabel=axis_label, ylabel=label)
-    return _to_array(figure)
+    return to_array(figure)
 
 
 def _evaluate(sdf: Callable[[Tensor], Tensor], points: Tensor) -> np.ndarray:
@@ -138,6 +136,7 @@ def _evaluate(sdf: Callable[[Tensor], Tensor], points: Tensor) -> np.ndarray:
 
 def _draw_slice(panel: Axes, ticks: np.ndarray, values: np.ndarray):
     """Fill one slice with colours and contour lines; returns what a colour bar needs."""
+    from matplotlib.patches import Circle
     values = np.nan_to_num(values)
     low, high = -SLICE_EXTENT, SLICE_EXTENT
     filled = panel.imshow(values, cmap="RdBu_r", vmin=-SDF_SCALE, vmax=SDF_SCALE, origin="lower",
@@ -159,6 +158,9 @@ def _draw_slice(panel: Axes, ticks: np.ndarray, values: np.ndarray):
 
 def _draw_cameras(panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> None:
     """Draw pyramids and numbers of the cameras (dots for the unused), unit sphere and axes."""
+    from matplotlib.patheffects import withStroke
+    from mpl_toolkits.mplot3d.art3d import Line3DCollection
+    rim = withStroke(linewidth=LABEL_RIM, foreground="white")
     upright = _upright_frame(cameras)                                                  # (3, 3)
     centers = _numpy(cameras.centers_obj) @ upright.T                                  # (V, 3)
     length = FRUSTUM_LENGTH * float(np.median(np.linalg.norm(centers, axis=-1)))
@@ -179,7 +181,7 @@ def _draw_cameras(panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> N
         for i in indices:
             x, y, z = centers[i] * outwards
             panel.text(x, y, z, str(i), color=colour, fontsize=9, ha="center",
-                       va="center", zorder=4, path_effects=[LABEL_RIM])
+                       va="center", zorder=4, path_effects=[rim])
     _draw_unit_sphere(panel, upright)
     everything = np.concatenate([1.16 * centers, corners.reshape(-1, 3), [[-1] * 3, [1] * 3]])
     low, high = everything.min(0), everything.max(0)
@@ -265,10 +267,3 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _to_array(figure: Figure) -> np.ndarray:
-    """Return the drawn figure as (H, W, 3) uint8."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
