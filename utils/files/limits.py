@@ -6,6 +6,7 @@ file's head states is also compared with the length of the file.
 """
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import reprlib
@@ -70,20 +71,22 @@ def check_size(path: Path, most: int, fix: str, *, error: type[UserError]) -> in
 
 
 def read_text(path: Path, most: int, *, error: type[UserError]) -> str:
-    """Return a text file (UTF-8) of at most `most` bytes; raises `error`."""
+    """Return a text file (UTF-8) of at most `most` bytes; raises `error`.
+
+    A byte-order mark at its start, as Windows programs write it, is left out.
+    """
     check_size(path, most, "check that this is the right file", error=error)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"{path}: not readable as text ({problem}); copy or export it "
-                    "again") from problem
+        raise error(f"{path}: {_encoding_problem(path, problem)}") from problem
 
 
 def each_line(path: Path, most: int, *, error: type[UserError]) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a text file, from 1; raises `error` as `read_text`."""
     check_size(path, most, "check that this is the right file", error=error)
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             number = 0
             while line := file.readline(MAX_LINE):
                 number += 1
@@ -92,8 +95,24 @@ def each_line(path: Path, most: int, *, error: type[UserError]) -> Iterator[tupl
                                 "need shorter ones; check that this is the right file")
                 yield number, line.rstrip("\n")
     except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"{path}: not readable as text ({problem}); copy or export it "
-                    "again") from problem
+        raise error(f"{path}: {_encoding_problem(path, problem)}") from problem
+
+
+def _encoding_problem(path: Path, problem: OSError | UnicodeDecodeError) -> str:
+    """Return in words why a text file cannot be read, and what to do."""
+    if not isinstance(problem, UnicodeDecodeError):
+        return f"not readable as text ({problem}); copy or export it again"
+    with path.open("rb") as file:
+        head = file.read(256)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return ("not readable as text: it is UTF-16, need UTF-8; save it as UTF-8, or convert it: "
+                f"iconv -f utf-16 -t utf-8 '{path}'")
+    byte = problem.object[problem.start]
+    if b"\0" in head or byte < 0xa0:
+        return f"not readable as text ({problem}); copy or export it again"
+    return (f"not readable as text: byte 0x{byte:02x} is not UTF-8 but may be Windows-1252 "
+            f"({bytes([byte]).decode('cp1252')}), need UTF-8; save it as UTF-8, or convert it: "
+            f"iconv -f cp1252 -t utf-8 '{path}'")
 
 
 def read_json(path: Path, *, error: type[UserError], most: int = MAX_JSON_BYTES) -> Any:
