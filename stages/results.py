@@ -20,6 +20,7 @@ from utils.config.sections import DataConfig
 from utils.config.stage_sections import TestConfig
 from utils.config.values import mesh_formats
 from utils.errors import UserError
+from utils.files.atomic import write_text_atomic
 from utils.geometry.camera_paths import make_path
 from utils.geometry.cameras import Cameras
 from utils.results.curve import write_curve
@@ -110,8 +111,13 @@ def _write_mesh(trained: TrainedScene, mesh: Mesh | None, folder: RunFolder,
         return []
     colours = colour_vertices(mesh, scene.images[train], scene.masks[train],
                               cameras=scene.cameras[train], visible=_visible(trained))
-    return write_mesh(mesh, scene.cameras.model, folder.path / "mesh", colours=colours,
-                      formats=formats)
+    written = write_mesh(mesh, scene.cameras.model, folder.path / "mesh", colours=colours,
+                         formats=formats)
+    if any(scene.world_origin):
+        path = folder.path / "mesh_origin.txt"
+        write_text_atomic(path, " ".join(map(repr, scene.world_origin)) + "\n")
+        written.append(path)
+    return written
 
 
 def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
@@ -122,6 +128,10 @@ def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
     if not set(trained.scored) - set(trained.train):
         notes.append("no view is held out: metrics are of training views, each kept from feeding "
                      "itself")
+    if any(trained.scene.world_origin):
+        notes.append("the scene's coordinates are far from 0: the mesh is relative to "
+                     f"{list(trained.scene.world_origin)}, which mesh_origin.txt holds; add it to "
+                     "the vertices in float64")
     if not trained.scene.has_masks:
         notes.append("the scene has no masks: all of every image counts as object, and mask IoU "
                      "says nothing")

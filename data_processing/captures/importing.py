@@ -42,6 +42,7 @@ from data_processing.scenes.normalization import Sphere, model_from_sphere
 from data_processing.scenes.object_space import choose_object_space
 from data_processing.scenes.processed_format import is_processed_folder
 from data_processing.scenes.scene import Scene, read_folder
+from data_processing.scenes.world_origin import far_origin, moved_model, moved_view
 from data_processing.scenes.writing import REPORT_FILES, check_apart, check_target, write_scene
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError
@@ -158,15 +159,21 @@ def import_capture(settings: ImportConfig) -> Imported:
     cameras = _cameras(pixels, size)
     masks = [p.mask for p in pixels if p.mask is not None]      # of all views, or of none
     scene_masks = torch.stack(masks) if masks else None
-    space = choose_object_space(cameras, scene_masks, capture.points_world, given=capture.model,
+    origin = far_origin(cameras.view.numpy())
+    cameras = replace(cameras, view=torch.from_numpy(moved_view(cameras.view.numpy(), origin)))
+    points = None if capture.points_world is None else capture.points_world - origin
+    given = None if capture.model is None else moved_model(capture.model, origin)
+    space = choose_object_space(cameras, scene_masks, points, given=given,
                                 word=settings.normalization)
     cameras = replace(cameras, model=torch.from_numpy(space.model)).to(torch.float32)
     images = torch.stack([p.image for p in pixels])
     scene = Scene(output.name, images, _all_or(scene_masks, images), cameras,
-                  view_names=tuple(p.name for p in pixels), has_masks=scene_masks is not None)
+                  view_names=tuple(p.name for p in pixels), has_masks=scene_masks is not None,
+                  world_origin=tuple(origin.tolist()))
+    far = f", relative to {origin.tolist()}, as coordinates are far from 0" if origin.any() else ""
     notes = (f"source: {capture.source}, {len(scene)} views of {size[0]}x{size[1]}",
              *_left_out([*capture.left_out, *odd, *without]), f"masks: {from_where}",
-             f"object space: {space.reason}")
+             f"object space: {space.reason}{far}")
     return Imported(scene, notes)
 
 

@@ -102,7 +102,8 @@ def load_point_cloud(scene: Scene, data: DataConfig) -> PointCloud | None:
     except SceneError as error:
         raise SceneError(f"{error}; or give --use_pcd 0") from error
     to_object = np.linalg.inv(scene.cameras.model.double().numpy())
-    points_obj = cloud.points @ to_object[:3, :3].T + to_object[:3, 3]
+    points_world = cloud.points - np.array(scene.world_origin)
+    points_obj = points_world @ to_object[:3, :3].T + to_object[:3, 3]
     return PointCloud(torch.from_numpy(points_obj).float(), _normals(cloud, to_object))
 
 

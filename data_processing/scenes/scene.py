@@ -28,6 +28,7 @@ from data_processing.scenes.normalization import (
 )
 from data_processing.scenes.processed_format import is_processed_folder, read_processed_folder
 from data_processing.scenes.splits import Split
+from data_processing.scenes.world_origin import far_origin, moved_model, moved_view
 from utils.errors import SceneError
 from utils.files.limits import check_memory
 from utils.geometry.cameras import Cameras
@@ -52,6 +53,8 @@ class Scene:
         surface_points_world: (N, 3) float32 true surface points, world space, where known.
         path: folder that it was read from, '' for a synthetic scene.
         mask_files: V paths of the masks, () when there are none.
+        world_origin: what must be added to world space as it is here to get the folder's own, see
+            `world_origin.py`; not 0 only where that is far away.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Scene:
     surface_points_world: Tensor | None = None
     path: str = ""
     mask_files: tuple[str, ...] = ()
+    world_origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         """Check shapes; raise ValueError where the parts do not fit together."""
@@ -107,12 +111,18 @@ def load_scene(folder: str | Path, *, im_scale: float = 1.0,
         log.warning("%s: no masks found: every pixel counts as object, so the background is "
                        "modelled too, the soft-mask loss cannot shape the outline, and mask IoU "
                        "says nothing", folder)
+    origin = far_origin(found.view)
+    if origin.any():
+        log.info("%s: coordinates far from 0: world space is moved by %s, meshes too", folder,
+                 (-origin).tolist())
     cameras = Cameras(*(torch.from_numpy(np.ascontiguousarray(matrix)).float()
-                        for matrix in (found.view, found.projection, model)),
+                        for matrix in (moved_view(found.view, origin), found.projection,
+                                       moved_model(model, origin))),
                       resolution=(images.shape[3], images.shape[2]))
     return Scene(folder.resolve().name, images, masks, cameras,
                  view_names=tuple(view.name for view in found.files), has_masks=has_masks,
-                 surface_points_world=_surface_points(folder / SURFACE_POINTS), path=str(folder),
+                 surface_points_world=_surface_points(folder / SURFACE_POINTS, origin),
+                 path=str(folder), world_origin=tuple(origin.tolist()),
                  mask_files=tuple(str(view.mask) for view in found.files) if has_masks else ())
 
 
@@ -242,8 +252,8 @@ def _check_size(path: Path, needed: tuple[int, int], other: Path) -> None:
                          f"{other.name} has; scale or crop it alike (and its camera with it)")
 
 
-def _surface_points(path: Path) -> Tensor | None:
-    """Return the true surface points (N, 3) float32 of a file, or None where it is absent."""
+def _surface_points(path: Path, origin: np.ndarray) -> Tensor | None:
+    """Return the true surface points (N, 3) float32 of a file, relative to `origin`, or None."""
     if not path.is_file():
         return None
-    return torch.from_numpy(load_ply_points(path)).float()
+    return torch.from_numpy(load_ply_points(path) - origin).float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -12,6 +13,7 @@ import torch
 import trimesh
 
 from data_processing.scenes.scene import Scene
+from data_processing.scenes.world_origin import moved_model, moved_view
 from utils.errors import ConfigError, WriteError
 from utils.geometry.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_projection
 
@@ -51,8 +53,7 @@ def write_scene(scene: Scene, folder: Path | str, scene_format: str, *,
         partial.mkdir()
         _writer(scene_format)(scene, partial)
         if scene.surface_points_world is not None:
-            points = scene.surface_points_world.numpy().astype(np.float32)
-            trimesh.PointCloud(points).export(partial / POINTS_FILE)
+            _write_points(scene, partial / POINTS_FILE)
         _put_in_place(partial, folder)
     except OSError as error:
         raise WriteError(f"{folder}: could not write the scene ({error.strerror or error}); "
@@ -149,7 +150,7 @@ def _writer(scene_format: str) -> Callable[[Scene, Path], None]:
 
 def _write_processed(scene: Scene, folder: Path) -> None:
     """Write the release's format: one set of files a view, matrices as pickled dicts."""
-    cameras = scene.cameras
+    cameras = _own_cameras(scene)
     for index, name in enumerate(scene.view_names):
         _write_image(folder / f"{name}_rgb.png", scene.images[index])
         if scene.has_masks:
@@ -170,11 +171,38 @@ def _write_idr(scene: Scene, folder: Path) -> None:
         _write_image(folder / "image" / f"{name}.png", scene.images[index])
         if scene.has_masks:
             _write_image(folder / "mask" / f"{name}.png", scene.masks[index])
-    matrices = world_matrices(scene.cameras).numpy()
+    cameras = _own_cameras(scene)
+    matrices = world_matrices(cameras).numpy()
     arrays = {f"world_mat_{k}": matrix for k, matrix in enumerate(matrices)}
-    model = scene.cameras.model.double().numpy()
+    model = cameras.model.numpy()
     arrays |= {f"scale_mat_{k}": model for k in range(len(matrices))}
     np.savez(folder / "cameras_sphere.npz", **arrays)
+
+
+def _own_cameras(scene: Scene) -> Cameras:
+    """Return the cameras in float64 and in the world space that the scene came from.
+
+    Far away a rotation must be one to the last digit: it turns coordinates of millions.
+    """
+    cameras, back = scene.cameras.to(torch.float64), -np.array(scene.world_origin)
+    if not back.any():
+        return cameras
+    left, _, right = torch.linalg.svd(cameras.view[:, :3, :3])
+    cameras.view[:, :3, :3] = left @ right
+    return replace(cameras, view=torch.from_numpy(moved_view(cameras.view.numpy(), back)),
+                   model=torch.from_numpy(moved_model(cameras.model.numpy(), back)))
+
+
+def _write_points(scene: Scene, path: Path) -> None:
+    """Write the true surface points as a PLY file, in float64 where float32 is too coarse."""
+    points = scene.surface_points_world.numpy()
+    if not any(scene.world_origin):
+        trimesh.PointCloud(points.astype(np.float32)).export(path)
+        return
+    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}",
+            *(f"property double {axis}" for axis in "xyz"), "end_header", ""]
+    points = points.astype("<f8") + np.array(scene.world_origin)
+    path.write_bytes("\n".join(head).encode() + points.tobytes())
 
 
 def world_matrices(cameras: Cameras) -> torch.Tensor:
@@ -200,12 +228,13 @@ def scene_stats(scene: Scene) -> dict:
     axes = -torch.linalg.inv(scene.cameras.view.double())[:, :3, 2]    # (V, 3) unit
     across = torch.eye(3).double() - axes[:, :, None] * axes[:, None]  # (V, 3, 3) off each axis
     middle = torch.linalg.solve(across.sum(0), (across @ eyes[..., None]).sum(0))[:, 0]
-    stats = {"camera_intersection": middle.numpy(),
+    origin = np.array(scene.world_origin)
+    stats = {"camera_intersection": middle.numpy() + origin,
              "camera_radius": float((eyes - middle).norm(dim=-1).mean())}
     points = scene.surface_points_world
     if points is not None and len(points):
         center = (points.amin(0) + points.amax(0)).double() / 2
-        stats["pcd_center"] = center.numpy()
+        stats["pcd_center"] = center.numpy() + origin
         stats["pcd_radius"] = float((points - center).norm(dim=-1).max())
     return stats
 

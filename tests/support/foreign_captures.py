@@ -13,7 +13,8 @@ import imageio.v3 as imageio
 import numpy as np
 
 from data_processing.scenes.scene import Scene
-from support.capture_files import pictures, transforms, write_colmap
+from data_processing.scenes.writing import write_scene
+from support.capture_files import pictures, transforms, write_colmap, write_transforms
 
 
 def views_of(scene: Scene, views: list[int]) -> Scene:
@@ -64,3 +65,21 @@ def two_cameras(scene: Scene, folder: Path, photos: str, masks: str) -> Path:
             imageio.imwrite(folder / name, pixels)
     (folder / "transforms.json").write_text(json.dumps(content))
     return folder
+
+
+#: Eastings, northings and heights of a map projection; coordinates from the centre of the earth.
+UTM, ECEF = (412345.6, 5412345.6, 312.4), (4177000.3, 855000.7, 4728000.2)
+
+
+def far_transforms(scene: Scene, folder: Path, shift: tuple[float, float, float]) -> Path:
+    """A nerfstudio capture whose world begins far away."""
+    content = transforms(scene)
+    for frame in content["frames"]:
+        for row, offset in zip(frame["transform_matrix"], shift):
+            row[3] += offset
+    return write_transforms(scene, folder, **content)
+
+
+def far_scene(scene: Scene, folder: Path, shift: tuple[float, float, float], kind: str) -> Path:
+    """A scene folder, IDR or processed, whose world begins far away, in float64."""
+    return write_scene(replace(scene, world_origin=shift), folder, kind)

@@ -15,7 +15,8 @@ from utils.runs.lock import LOCK_NAME, RunLock
 #: All that a run writes into its folder; `--restart 1` deletes these and nothing else.
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
-             "video.mp4", "video_frames", "report.html", "meta_start.pth", "encdec.pth", LOCK_NAME)
+             "mesh_origin.txt", "video.mp4", "video_frames", "report.html", "meta_start.pth",
+             "encdec.pth", LOCK_NAME)
 
 
 class RunFolder:
