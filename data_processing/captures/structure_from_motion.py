@@ -25,7 +25,8 @@ from utils.errors import MissingExtraError, SceneError
 log = logging.getLogger(__name__)
 PHOTO_FOLDERS = ("images", "image", "input", "photos", ".")
 #: Formats of photographs that are not read.
-OTHER_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw", ".webp", ".tif", ".tiff")
+OTHER_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw", ".webp", ".tif", ".tiff",
+                  ".bmp", ".ppm", ".pgm", ".gif", ".avif", ".jp2")
 #: Longest side of the images in which features are searched.
 FEATURE_SIZE = 800
 #: Up to this many photographs every pair is matched; of more, neighbours by name and far strides.

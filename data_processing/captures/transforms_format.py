@@ -101,7 +101,8 @@ def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
         if mask is None:
             raise SceneError(f"{stated}: no such mask ({where}, mask_path), need it; add it, or "
                              "take mask_path out of every frame")
-    lens = _lens({**content, **frame}, image, where)
+    stated = {key: value for key, value in frame.items() if value is not None}
+    lens = _lens({**content, **stated}, image, where)
     return CapturedView(str(image.relative_to(folder)), image, np.linalg.inv(to_world), lens, mask)
 
 
@@ -109,12 +110,13 @@ def _lens(values: Mapping[str, Any], image: Path, where: str) -> Lens:
     """Return the lens of one frame; sizes that are not stated are those of the image."""
     def number(key: str, default: float) -> float:
         """Return the number of a key; raise SceneError where it is something else."""
-        value = values.get(key, default)
+        value = values.get(key)
+        value = default if value is None else value          # null: not given
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SceneError(f"{where}: {key} is {short(value)}, need a number; export it again")
         return float(value) if abs(value) <= MAX_COORDINATE else math.nan
 
-    model = str(values.get("camera_model", "OPENCV"))[:100].upper()
+    model = str(values.get("camera_model") or "OPENCV")[:100].upper()
     if model not in (*PINHOLES, *FISHEYES):
         raise SceneError(f"{where}: camera_model {model}, need one of "
                          f"{', '.join((*PINHOLES, *FISHEYES))}; undistort the images with the tool "

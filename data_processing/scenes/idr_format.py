@@ -38,6 +38,10 @@ from utils.geometry.cameras import OPENCV_TO_OPENGL, projection_from_intrinsics
 
 log = logging.getLogger(__name__)
 IMAGE_FOLDER, MASK_FOLDER = "image", "mask"
+#: Where photographs and masks are in the folders of others; the first with files is read.
+IMAGE_FOLDERS, MASK_FOLDERS = (IMAGE_FOLDER, "images", "rgb"), (MASK_FOLDER, "masks")
+#: K of a matrix without intrinsics is 1 to this, once its scale is taken out.
+UNIT_TOLERANCE = 1e-2
 WORLD_MAT, SCALE_MAT = "world_mat_", "scale_mat_"
 #: Of these the first that exists is read.
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
@@ -65,7 +69,7 @@ def read_idr_folder(folder: Path, load_pcd: bool = True) -> FoundScene:
     Raises:
         SceneError: something is missing, damaged or does not fit; the message names the file.
     """
-    images = list_files(folder / IMAGE_FOLDER, IMAGE_SUFFIXES)
+    images = _first_files(folder, IMAGE_FOLDERS)
     check_num_views(folder, len(images), f"{IMAGE_FOLDER}/*.png or *.jpg")
     _check_order(images)
     path, matrices = _load_camera_file(folder)
@@ -80,6 +84,12 @@ def read_idr_folder(folder: Path, load_pcd: bool = True) -> FoundScene:
                "pcd": lambda: sphere_from_point_cloud(folder) if load_pcd else None,
                "camera": lambda: sphere_from_cameras(view, projection)}
     return FoundScene(files, view, projection, sources, LEAST_FOREGROUND)
+
+
+def _first_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Return the image files of the first of the named folders that has any."""
+    return next((found for name in names
+                 if (found := list_files(folder / name, IMAGE_SUFFIXES))), [])
 
 
 def _check_order(images: list[Path]) -> None:
@@ -169,6 +179,10 @@ def _decompose(world_mat: np.ndarray, where: str, image: Path) -> tuple[np.ndarr
     intrinsics, rotation = scipy.linalg.rq(linear)
     signs = np.sign(np.diag(intrinsics))
     intrinsics, rotation = intrinsics * signs, signs[:, None] * rotation
+    if np.abs(intrinsics / intrinsics[2, 2] - np.eye(3)).max() < UNIT_TOLERANCE:
+        raise SceneError(f"{where}: a rotation and a translation without K (DVR and UNISURF keep K "
+                         "in camera_mat_i), need K[R|t] in pixels; save the file with camera_mat_i "
+                         "@ world_mat_i as world_mat_i, K in pixels")
     rigid = np.eye(4)
     rigid[:3, :3] = rotation
     rigid[:3, 3] = np.linalg.solve(intrinsics, matrix[:3, 3])
@@ -193,7 +207,7 @@ def _common_scale(path: Path, matrices: dict[str, np.ndarray], num_views: int) -
 
 def _mask_files(folder: Path, images: list[Path]) -> list[Path | None]:
     """Return a mask for every image, by number or name, else by order; or none for all."""
-    masks = list_files(folder / MASK_FOLDER, IMAGE_SUFFIXES)
+    masks = _first_files(folder, MASK_FOLDERS)
     if not masks:
         return [None] * len(images)
     by_key: dict[int | str, Path] = {}
@@ -207,7 +221,7 @@ def _mask_files(folder: Path, images: list[Path]) -> list[Path | None]:
     if len(masks) == len(images) and not set(keys) & set(by_key):
         return list(masks)
     missing = next(path for path in images if _key(path) not in by_key)
-    raise SceneError(f"{folder / MASK_FOLDER}: no mask for {IMAGE_FOLDER}/{missing.name} "
+    raise SceneError(f"{masks[0].parent}: no mask for {missing.parent.name}/{missing.name} "
                      f"({len(masks)} masks, {len(images)} images), need masks for all views or for "
                      "no view; add the missing ones under the images' names")
 

@@ -20,6 +20,8 @@ from utils.geometry.cameras import OPENCV_TO_OPENGL, Cameras, intrinsics_from_pr
 POINTS_FILE = "surface_points_world.ply"
 #: Files that an import writes beside the scene.
 REPORT_FILES = ("report.txt", "check.png")
+#: Files that the browsers of macOS and Windows leave in every folder that they show.
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory")
 #: What a folder written by each format may hold; overwriting deletes nothing else.
 PROCESSED_FILES = ("*_rgb.png", "*_rgb_meta.npy", "*_mask.png", "model_matrix.npy",
                    "scene_stats.npy", POINTS_FILE, *REPORT_FILES)
@@ -123,7 +125,12 @@ def _foreign_entries(folder: Path) -> list[str]:
     """Return the entries, relative to the folder, that neither format writes."""
     known = {path for pattern in (*PROCESSED_FILES, *IDR_FILES) for path in folder.glob(pattern)}
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
-                  if path not in known)
+                  if path not in known and not _is_litter(path))
+
+
+def _is_litter(path: Path) -> bool:
+    """Return whether a file browser left a file: nobody misses it."""
+    return path.is_file() and (path.name in LITTER or path.name.startswith("._"))
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

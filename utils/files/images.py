@@ -16,6 +16,11 @@ from utils.files import limits
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FORMATS = ("PNG", "JPEG")
+#: How files of other formats begin, and the brands of those in ISO containers.
+FOREIGN_STARTS = ((b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"BM", "BMP"), (b"GIF8", "GIF"),
+                  (b"P2", "PGM"), (b"P3", "PPM"), (b"P5", "PGM"), (b"P6", "PPM"),
+                  (b"\0\0\0\x0cjP  ", "JPEG 2000"), (b"v/1\x01", "EXR"), (b"8BPS", "PSD"))
+FOREIGN_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"avif": "AVIF"}
 #: What Pillow raises for damaged files, its own slips included.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError,
           AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError, struct.error,
@@ -44,10 +49,28 @@ def open_image(path: Path, *, decode: bool = True, formats: tuple[str, ...] = FO
         raise error(f"{path}: too large ({problem}), need at most {limits.MAX_PIXELS:,} pixels; "
                     "make the images smaller") from problem
     except DAMAGE as problem:
+        foreign = foreign_format(path)
+        if foreign and foreign not in formats:
+            raise error(f"{path}: a picture in the format {foreign}, need PNG or JPEG; convert it: "
+                        f"magick '{path}' '{path.with_suffix('.png')}'") from problem
         raise error(f"{path}: unreadable or truncated image ({problem}), need a whole PNG or "
                     "JPEG file; copy or export it again") from problem
     with image:
         yield image
+
+
+def foreign_format(path: Path) -> str | None:
+    """Return the name of a picture's format that is neither PNG nor JPEG; None where unknown."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(32)
+    except OSError:
+        return None
+    if head[4:8] == b"ftyp":
+        return FOREIGN_BRANDS.get(head[8:12])
+    if head[:4] == b"RIFF":
+        return "WEBP" if head[8:12] == b"WEBP" else None
+    return next((name for start, name in FOREIGN_STARTS if head.startswith(start)), None)
 
 
 def _opened(path: Path, decode: bool, formats: tuple[str, ...]) -> Image.Image:
