@@ -27,8 +27,9 @@ from utils.geometry.visual_hull import Hull, carve, hull_masks, outline_agreemen
 MIN_AGREEMENT = 0.65
 #: The hull fills this cube (object units); its outlines are compared at this width (pixels).
 HULL_HALF, OUTLINE_WIDTH = 1.5, 128
-#: A single view is odd if its agreement is this much below that of the median view.
-ODD_DROP = 0.25
+#: A single view is odd if its agreement is below that of the median view by ODD_DROP, or by
+#: LEAST_DROP and ODD_SPREADS of the other views' spread (1.48 medians of the distance from it).
+ODD_DROP, LEAST_DROP, ODD_SPREADS = 0.25, 0.12, 8.0
 #: A single view is odd if its best pair misses by this many working pixels, and by this many times
 #: the median.
 ODD_PIXELS, ODD_TIMES = 2.5, 5.0
@@ -120,8 +121,10 @@ def _odd_views(scene: Scene, evidence: Evidence, distances: np.ndarray,
                            f"{np.median(usable):.1f}", "calibrate these views again or take them "
                            "out"))
     typical = np.nanmedian(agreement) if np.isfinite(agreement).any() else np.nan
+    spread = 1.48 * np.nanmedian(np.abs(agreement - typical)) if np.isfinite(typical) else np.nan
+    drop = min(ODD_DROP, max(LEAST_DROP, ODD_SPREADS * spread))
     odd = [i for i, value in enumerate(agreement)
-           if value < typical - ODD_DROP and scene.masks[i].float().mean() >= MIN_MASK]
+           if value < typical - drop and scene.masks[i].float().mean() >= MIN_MASK]
     if odd:
         out.append(Finding("odd_masks", WARNING, f"{names_of(scene, odd)}: the mask agrees with "
                            f"the hull of all to {np.min(agreement[odd]):.2f}, the median one to "

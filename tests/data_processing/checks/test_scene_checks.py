@@ -167,6 +167,24 @@ def test_empty_full_and_odd_masks(ball):
     assert "view 004" in next(f.found for f in found if f.code == "masks_full")
 
 
+def test_masks_that_leak_over_a_stand(ball):
+    """Two masks lose a fifth of their agreement, where the others differ by a hundredth."""
+    masks, leaking = ball.masks.clone(), [3, 7]
+    height, width = masks.shape[2:]
+    for view in leaking:
+        rows, columns = masks[view, 0].nonzero().T
+        middle = int(columns.float().mean())
+        half = (int(columns.max()) - int(columns.min())) // 4
+        masks[view, 0, int(rows.float().mean()):, middle - half:middle + half] = True
+    result = check_scene(replace(ball, masks=masks))
+    found = [f for f in result.findings if f.code == "odd_masks"]
+    assert len(found) == 1 and "views 003, 007:" in found[0].found
+    assert result.agreement[leaking].min() > np.median(result.agreement) - 0.25
+    kept = with_views(replace(ball, masks=masks),
+                      [i for i in range(len(ball)) if i not in leaking])
+    assert codes(kept) == set()                        # the cure: these views taken out
+
+
 def test_duplicates(ball):
     images = ball.images.clone()
     images[5] = images[9]
