@@ -55,7 +55,8 @@ def write_scene(scene: Scene, folder: Path | str, scene_format: str, *,
         partial.mkdir()
         _writer(scene_format)(scene, partial)
         if scene.surface_points_world is not None:
-            _write_points(scene, partial / POINTS_FILE)
+            _write_points(scene.surface_points_world.numpy(), scene.world_origin,
+                          partial / POINTS_FILE)
         _put_in_place(partial, folder)
     except OSError as error:
         raise WriteError(f"{folder}: could not write the scene ({error.strerror or error}); "
@@ -200,15 +201,14 @@ def _own_cameras(scene: Scene) -> Cameras:
                    model=torch.from_numpy(moved_model(cameras.model.numpy(), back)))
 
 
-def _write_points(scene: Scene, path: Path) -> None:
-    """Write the true surface points as a PLY file, in float64 where float32 is too coarse."""
-    points = scene.surface_points_world.numpy()
-    if not any(scene.world_origin):
+def _write_points(points: np.ndarray, origin: tuple[float, float, float], path: Path) -> None:
+    """Write points (N, 3) plus the origin as a PLY file, in float64 where float32 is too coarse."""
+    if not any(origin):
         trimesh.PointCloud(points.astype(np.float32)).export(path)
         return
     head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}",
             *(f"property double {axis}" for axis in "xyz"), "end_header", ""]
-    points = points.astype("<f8") + np.array(scene.world_origin)
+    points = points.astype("<f8") + np.array(origin)
     path.write_bytes("\n".join(head).encode() + points.tobytes())
 
 
