@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from data_processing.captures.masks import (
     clean_mask,
     find_masks,
     mask_from_background,
+    plain_background,
 )
 from data_processing.captures.middlebury_format import par_file, read_middlebury
 from data_processing.captures.pinhole_images import fitting_views, pinhole_view, read_photo
@@ -173,7 +175,7 @@ def import_capture(settings: ImportConfig) -> Imported:
     far = f", relative to {origin.tolist()}, as coordinates are far from 0" if origin.any() else ""
     notes = (f"source: {capture.source}, {len(scene)} views of {size[0]}x{size[1]}",
              *_left_out([*capture.left_out, *odd, *without]), f"masks: {from_where}",
-             f"object space: {space.reason}{far}")
+             *_background_advice(scene, settings), f"object space: {space.reason}{far}")
     return Imported(scene, notes)
 
 
@@ -228,6 +230,18 @@ def _with_masks(pixels: list[_Pixels], settings: ImportConfig) -> tuple[list[_Pi
                   for p in pixels if p.mask is not None]
         from_where += ", cleaned of specks and holes"
     return pixels, from_where, left_out
+
+
+def _background_advice(scene: Scene, settings: ImportConfig) -> list[str]:
+    """Return the command that makes masks, where there are none and the background is plain."""
+    word = "" if scene.has_masks else plain_background(
+        [image.permute(1, 2, 0).numpy() for image in scene.images])
+    if not word:
+        return []
+    command = ["python", "experiment_scripts/import_scene.py", "--input", settings.input,
+               "--output", settings.output, "--background", word, "--overwrite", "1"]
+    return [f"the background is plain: make masks from it, else it is modelled too: "
+            f"{shlex.join(command)}"]
 
 
 def _cameras(pixels: list[_Pixels], size: tuple[int, int]) -> Cameras:

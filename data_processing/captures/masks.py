@@ -18,6 +18,8 @@ MAX_LEVELS = 4
 MASK_ENDS = ("_mask", ".mask", "-mask", "_silhouette")
 #: A border is of one colour if this fraction of it is within PLAIN_SPREAD of the median colour.
 PLAIN_FRACTION, PLAIN_SPREAD = 0.8, 0.12
+#: An object before a background covers between these fractions of a photograph.
+OBJECT_FRACTION = (0.01, 0.9)
 #: Least difference from the background that counts as object; noise and JPEG stay below it.
 MIN_CONTRAST = 0.06
 #: Gaps and threads up to these fractions of the longer side are closed and cut: shadows on the
@@ -129,6 +131,24 @@ def background_colour(images: list[np.ndarray], word: str) -> np.ndarray:
                          "have a border of one colour, need a plain background; give masks "
                          "(masks/NAME.png), or leave --background out")
     return np.median(colours, axis=0)
+
+
+def plain_background(images: list[np.ndarray]) -> str:
+    """Return the word of `--background` that would make masks of an object; '' where none would.
+
+    Args:
+        images: (H, W, 3) float32 RGB in [0, 1] each.
+    """
+    colours = [colour for image in images if (colour := border_colour(image)) is not None]
+    if len(colours) < PLAIN_FRACTION * len(images):
+        return ""
+    colour = np.median(colours, axis=0)
+    middle = images[len(images) // 2]
+    least, most = OBJECT_FRACTION
+    if not least < mask_from_background(middle, colour).mean() < most:
+        return ""
+    return "black" if colour.max() < PLAIN_SPREAD else \
+        "white" if colour.min() > 1 - PLAIN_SPREAD else "auto"
 
 
 def mask_from_background(image: np.ndarray, colour: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 
 import imageio.v3 as imageio
@@ -22,6 +23,7 @@ from support.foreign_captures import two_cameras
 from data_processing.captures.importing import import_capture, import_scene, recognise
 from data_processing.scenes.scene import load_scene
 from data_processing.scenes.writing import write_scene
+from utils.config.parser import parse_config
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError, WriteError
 
@@ -193,6 +195,30 @@ def test_background_of_one_colour(ball, tmp_path):
     for word in ("white", "auto"):
         found = import_capture(settings(tmp_path, background=word)).scene
         assert (found.masks == ball.masks).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("level, word", [(0.0, "black"), (1.0, "white"), (0.4, "auto")])
+def test_a_plain_background_without_masks_names_the_command(ball, tmp_path, level, word):
+    """The command that the report names is understood, and makes the masks."""
+    plain = replace(ball, images=torch.where(ball.masks, 0.3 + 0.5 * ball.images, level))
+    write_pictures(plain, tmp_path / "capture", None)
+    (tmp_path / "capture" / "transforms.json").write_text(json.dumps(transforms(plain)))
+    found = import_capture(settings(tmp_path))
+    assert not found.scene.has_masks
+    advice = [note for note in found.notes if "background is plain" in note]
+    words = shlex.split(advice[0].partition("import_scene.py")[2])
+    again = import_capture(parse_config([ImportConfig], words).importing)
+    assert words[-4:] == ["--background", word, "--overwrite", "1"] and again.scene.has_masks
+    assert not any("background is plain" in note for note in again.notes)
+
+
+def test_a_background_that_varies_is_no_plain_one(ball, tmp_path):
+    noise = torch.rand(ball.images.shape, generator=torch.Generator().manual_seed(0))
+    varied = replace(ball, images=torch.where(ball.masks, ball.images, noise))
+    write_pictures(varied, tmp_path / "capture", None)
+    (tmp_path / "capture" / "transforms.json").write_text(json.dumps(transforms(varied)))
+    assert not any("background is plain" in note for note in import_capture(
+        settings(tmp_path)).notes)
 
 
 def test_points_and_words_of_normalization(ball, tmp_path):
