@@ -313,6 +313,10 @@ class SceneTrainer:
             return self.views
         return replace(self.views, cameras=self.refiner.poses.refined())
 
+    def step_kind(self, step: int) -> str:
+        """Return "shape" or "image", what the step trains."""
+        return "shape" if self.plan(step).train_shape else "image"
+
     def warnings(self) -> dict[str, str]:
         """Views that see no surface, and a surface that left the sphere."""
         return self.watch.warnings(self.model.sdf)

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     from utils.config.stage_sections import SPECIALISE_DEFAULTS
     from utils.files.text import show
 
-    config = parse_config(META_SECTIONS, argv, defaults=SPECIALISE_DEFAULTS)
+    config = parse_config(META_SECTIONS, argv, defaults=SPECIALISE_DEFAULTS,
+                          names_run=True)
 
     from stages.scene import train_scene
     from utils.checkpoints.weights import with_meta_start

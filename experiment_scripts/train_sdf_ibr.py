@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     from utils.config.parser import TRAIN_SECTIONS, parse_config
     from utils.files.text import show
 
-    config = parse_config(TRAIN_SECTIONS, argv)
+    config = parse_config(TRAIN_SECTIONS, argv, names_run=True)
 
     from stages.scene import train_scene
     from stages.shape_fitting import fit_sphere

@@ -52,15 +52,18 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
     """
     lpips = build_lpips(test.lpips_weights) if test.test_metrics else None
     lpips = lpips and lpips.to(trained.device)
+    log.info("results: scores of %d views", len(trained.scored))
     scored = _score_views(trained, folder, test, lpips)
     if test.baseline:
         facts = {**facts, "baselines": baseline_metrics(trained, lpips)}
+    log.info("results: mesh")
     mesh = _extract(trained, test)
     mesh_files = _write_mesh(trained, mesh, folder, test)
     notes = _notes(trained, mesh)
     metrics = summarise(scored, chamfer=_distance(trained, mesh, test),
                         chamfer_unit="world units", **facts)
     tables = [*write_metrics(metrics, folder.path), write_curve(curve, folder.path / "curve.csv")]
+    log.info("results: pictures, video, report")
     pictures = _write_grids(trained, folder, test)
     video = _write_video(trained, folder, test, data) if test.test_spacetime_video else None
     report = write_report(

@@ -99,7 +99,7 @@ def read_command(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> 
     Flags must be known. Values must be good, unless they are left to the reader: a placeholder for
     a number, "..." for further flags, or a configuration that only a finished run has.
     """
-    def read(sections, argv=None, *, defaults=None):
+    def read(sections, argv=None, *, defaults=None, names_run=False):
         known = build_parser(*sections)._option_string_actions
         unknown = [word for word in argv if word.startswith("--")
                    and word.split("=")[0] not in known]

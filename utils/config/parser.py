@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import io
+import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -48,6 +51,8 @@ from utils.config.values import mesh_formats
 from utils.errors import ConfigError
 from utils.files.limits import MAX_CONFIG_BYTES, read_text
 from utils.paths import PROJECT_ROOT
+
+log = logging.getLogger(__name__)
 
 CONFIG_FLAG = "config_filepath"
 COMMAND_LINE = "the command line"
@@ -148,13 +153,14 @@ def _add_flag(group: Any, flag: Flag) -> None:
 
 
 def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
-                 defaults: Mapping[str, Any] | None = None) -> Config:
+                 defaults: Mapping[str, Any] | None = None, names_run: bool = False) -> Config:
     """Read the command line and the config file that it names.
 
     Args:
         sections: section classes the script needs.
         argv: arguments; None: the program's own.
         defaults: a script's own defaults, by flag.
+        names_run: whether a run without a name is named by its scene and the time.
 
     Returns:
         The configuration, complete and checked.
@@ -168,6 +174,8 @@ def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
     values = {name: given.get(name, flag.default) for name, flag in flags.items()}
     refuse_unsupported(values, sources)
     warn_of_no_effect(given, flags)
+    if names_run and not values["experiment_name"]:
+        values["experiment_name"] = _run_name(values["dataset_path"])
     for name, owners in REQUIRED.items():
         if set(owners) & set(sections) and not values[name]:
             raise ConfigError(f"--{name} is missing; add --{name} NAME to the command line, or a "
@@ -177,6 +185,14 @@ def parse_config(sections: Iterable[type], argv: Sequence[str] | None = None, *,
     return Config(without_effect=without_effect, **{
         attribute: section(**{name: values[name] for name in declared_flags(section)})
         for attribute, section in SECTION_OF.items() if section in sections})
+
+
+def _run_name(dataset_path: str) -> str:
+    """Return a name for a run on a scene that begins now, and say how it is resumed."""
+    scene = re.sub(r"[^\w.-]", "_", Path(dataset_path).name).lstrip(".")[:100] or "run"
+    name = f"{scene}_{datetime.now():%Y-%m-%d_%H%M%S}"
+    log.info("this run is %s; --experiment_name %s resumes it", name, name)
+    return name
 
 
 def _flags_of_all(sections: Iterable[type],

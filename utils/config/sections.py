@@ -17,7 +17,8 @@ class RunConfig:
     """Where a run is written, what it starts from, and when it ends."""
 
     logging_root: str = flag("./logs", "folder of all runs")
-    experiment_name: str = flag("", "name of the run: its folder inside logging_root (required)")
+    experiment_name: str = flag("", "name of the run: its folder inside logging_root; "
+                                "training on one scene takes scene and time where it is absent")
     checkpoint_path: str = flag("", "checkpoint of the whole model to start from")
     checkpoint_strict: int = switch(1, "1: a checkpoint must fit exactly")
     checkpoint_sdf: str = flag("", "checkpoint of the SDF network alone")

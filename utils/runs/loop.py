@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from utils.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from utils.checkpoints.manifest import sha256_of
 from utils.checkpoints.storage import (
@@ -25,10 +23,9 @@ from utils.checkpoints.storage import (
 from utils.config.saving import config_to_dict
 from utils.errors import CheckpointError
 from utils.fast.memory import give_back_freed
-from utils.files.text import visible
 from utils.runs.progress import Progress
 from utils.runs.recovery import MAX_SKIPPED_IN_ROW, MAX_TRIES, LostStepsError, RecoveryState
-from utils.runs.reporting import NUM_CURVE_ROWS, Reporter, summary_writer
+from utils.runs.reporting import NUM_CURVE_ROWS, ProgressLine, Reporter, summary_writer
 from utils.runs.resume import check_changes
 from utils.runs.run import Run
 from utils.runs.seeds import random_state, set_random_state
@@ -98,21 +95,21 @@ class Loop:
         """Take steps until the last one, the time limit, or a signal."""
         options, progress, folder = self.options, self.progress, self.folder
         with (summary_writer(folder.summaries, progress.step + 1) as writer,
-              tqdm(total=options.num_steps, initial=progress.step, unit="step",
-                   desc=visible(folder.path.name), dynamic_ncols=True) as bar):
-            reporter = Reporter(self.task, options, progress, folder=folder.summaries,
-                                writer=writer)
+              ProgressLine(folder.path.name, options.num_steps, progress.step,
+                           self.task.step_kind) as line):
+            reporter = Reporter(self.task, options, progress, folder=folder, writer=writer,
+                                line=line)
             if progress.step == 0:
                 self._report(reporter, {}, is_last=options.num_steps == 0)
             while progress.step < options.num_steps and not self._is_out_of_time() \
                     and not self._is_stopped():
-                before, losses = progress.step, self._timed_step()
-                bar.update(progress.step - bar.n)
-                if progress.step <= before:                # returned to a checkpoint
-                    continue
+                line.begin_step(progress.step)
+                before, seconds, losses = progress.step, progress.seconds, self._timed_step()
                 if losses and progress.step % options.scalar_interval == 0:
-                    bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
-                self._finish_step(reporter, losses)
+                    line.show(loss=f"{losses['total']:.4f}")
+                line.end_step(progress.step, progress.seconds - seconds)
+                if progress.step > before:                 # else it returned to a checkpoint
+                    self._finish_step(reporter, losses)
 
     def _finish_step(self, reporter: Reporter, losses: dict[str, float]) -> None:
         """Report, warn and save, each if it is due after this step."""

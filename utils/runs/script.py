@@ -116,11 +116,24 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
+class _AboveProgress(logging.StreamHandler):
+    """Writes above the line of progress, if there is one, and leaves that whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        bars = sys.modules.get("tqdm")
+        if bars is None:
+            super().emit(record)
+        else:
+            with bars.tqdm.external_write_mode(file=self.stream):
+                super().emit(record)
+
+
 def _make_printable() -> None:
     """Log to stderr, and let no character that the terminal cannot show end a script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _AboveProgress(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -25,6 +25,10 @@ class Task(Protocol):
         """
         raise NotImplementedError
 
+    def step_kind(self, step: int) -> str:
+        """Return a word for what a step trains; steps of one kind take alike long."""
+        return "step"
+
     def warnings(self) -> dict[str, str]:
         """Return what is wrong though every number is finite: a short name and a sentence each."""
         return {}

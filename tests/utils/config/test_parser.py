@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,13 @@ def test_an_ablation_changes_its_keys_and_nothing_else(name):
 def test_every_ablation_is_known():
     assert {path.stem for path in CONFIGS.glob("ablation_*.txt")} \
         == {f"ablation_{name}" for name in ABLATIONS}
+
+
+def test_a_run_is_named_by_scene_and_time_where_it_may_be(caplog):
+    caplog.set_level("INFO")
+    config = cfg.parse_config(cfg.TRAIN_SECTIONS, ["--dataset_path", "DTU/scan 65/"],
+                              names_run=True)
+    name = config.run.experiment_name
+    assert re.fullmatch(r"scan_65_\d{4}-\d\d-\d\d_\d{6}", name)
+    assert caplog.messages == [f"this run is {name}; --experiment_name {name} resumes it"]
+    assert cfg.parse_config(cfg.TRAIN_SECTIONS, NAMED, names_run=True).run.experiment_name == "x"
