@@ -7,7 +7,7 @@ Without `--dataset_path`, or with `made`, pairs are made while it runs: no downl
 LOGGING_ROOT/X/encdec.pth then starts `train_sdf_ibr.py --checkpoint_img_encoder`; metrics.json has
 the held-out pairs' PSNR before and after. Several processes share each batch:
 
-    torchrun --nproc_per_node 2 experiment_scripts/pretrain_features.py --experiment_name X
+    python -m utils.launch 2 experiment_scripts/pretrain_features.py --experiment_name X
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULTS = {"batch_size": 16, "num_epochs": 300}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, then train in this process and those that torchrun started beside it."""
+    """Parse, then train in this process and those that were started beside it."""
     from utils.config.parser import PRETRAIN_SECTIONS, parse_config
     from utils.files.text import show
 

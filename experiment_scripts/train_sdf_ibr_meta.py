@@ -7,7 +7,7 @@ DATASET_PATH holds a folder for each scene, of any formats and sizes. An outer s
 one scene (about 50 s at 64x48 on one core). LOGGING_ROOT/EXPERIMENT_NAME/meta_start.pth is for
 test_sdf_ibr_meta.py. Started again, it resumes. Several processes share each meta-batch:
 
-    torchrun --nproc_per_node 4 experiment_scripts/train_sdf_ibr_meta.py ... --meta_batch_size 4
+    python -m utils.launch 4 experiment_scripts/train_sdf_ibr_meta.py ... --meta_batch_size 4
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.runs.script import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, then meta-train in this process and those that torchrun started beside it."""
+    """Parse, then meta-train in this process and those that were started beside it."""
     from utils.config.parser import META_SECTIONS, parse_config
     from utils.config.stage_sections import META_DEFAULTS
     from utils.files.text import show

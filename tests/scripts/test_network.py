@@ -101,6 +101,26 @@ def test_ranks_on_one_machine_talk_over_loopback(tiny_scenes, tmp_path, monkeypa
         assert not {event for event, _ in found - sockets} - {"subprocess.Popen"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process' sockets")
+def test_launched_ranks_listen_on_loopback_alone(tiny_scenes, tmp_path, monkeypatch):
+    """No socket of any process is on another interface; the launcher itself has none."""
+    monkeypatch.setenv("LISTENING", "torch")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    flags = flags_of(tmp_path, tiny_scenes, "--num_steps", 1, "--num_meta_steps", 1,
+                     "--meta_batch_size", 2, "--test_views", "")
+    ended = start(LISTENING, tmp_path / "launcher.json", ROOT / "utils" / "launch.py", 2, LISTENING,
+                  tmp_path / "record.json", SCRIPTS / "train_sdf_ibr_meta.py", *flags, cwd=tmp_path)
+    assert ended.returncode == 0 and (tmp_path / "run" / "meta_start.pth").is_file(), ended.stderr
+    for rank in range(2):
+        found = {tuple(pair) for pair in json.loads((tmp_path / f"record.json{rank}").read_text())}
+        sockets = {pair for pair in found if pair[0] in ("connected", "listening")}
+        assert {address for _, address in sockets} <= LOOPBACK
+        assert {state for state, _ in sockets} == {"connected", "listening"}
+        assert not {event for event, _ in found - sockets} - {"subprocess.Popen"}
+    assert {event for event, _ in json.loads((tmp_path / "launcher.json").read_text())} == {
+        "subprocess.Popen"}
+
+
 @pytest.mark.parametrize("master, before, after", [
     ("127.0.0.1", None, "lo"), ("localhost", None, "lo"), ("127.0.0.1", "eth1", "eth1"),
     ("192.0.2.7", None, None), (None, None, None)])

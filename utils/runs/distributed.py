@@ -1,8 +1,9 @@
 """Several processes that train together: who they are, what they exchange, and how they fail.
 
-`torchrun --nproc_per_node N script.py ...` starts N ranks; without it there is one, and everything
-here returns at once. Sums are taken in the order of the ranks, so that they are the same to the
-bit each time. `utils.runs.ranked_training` has the trainer that is built on this.
+`python -m utils.launch N script.py ...` starts N ranks on one machine, torchrun on several; without
+either there is one, and everything here returns at once. Sums are taken in the order of the ranks,
+so that they are the same to the bit each time. `utils.runs.ranked_training` has the trainer that is
+built on this.
 
 A rank that dies is noticed at once: its connections close, and torchrun ends the others. A rank
 that is alive and does not answer ends the run after TIMEOUT, which must be longer than any rank's
@@ -89,7 +90,7 @@ def start_ranks(device: str) -> Ranks:
         found = torch.device("cuda", local)
     keep_to_this_machine()
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=JOINING))
+        store = _store(size)
         store.set(f"joined/{rank}", "here")
         store.wait([f"joined/{other}" for other in range(size)], JOINING)
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo", store=store, rank=rank,
@@ -98,6 +99,13 @@ def start_ranks(device: str) -> Ranks:
         raise RankError(f"rank {rank} of {size} cannot reach the others ({_first_line(error)}); "
                         "start all of them with torchrun") from error
     return Ranks(rank, size, found)
+
+
+def _store(size: int) -> dist.Store:
+    """Return where the processes find each other: a file, or what torchrun names."""
+    if "METANLR_STORE" in os.environ:                # set by `utils.launch`
+        return dist.FileStore(os.environ["METANLR_STORE"], size)
+    return next(dist.rendezvous("env://", timeout=JOINING))[0]
 
 
 def keep_to_this_machine() -> None:
