@@ -52,7 +52,7 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
     """
     scene, split = open_scene(config.data, config.run.seed)
     run = start_run(config)
-    start = SurfaceStart(scene, split, config, is_new=run.start is None, device=run.device)
+    start = SurfaceStart(scene, split, config, resumed=run.start, device=run.device)
     model = model_of(config, run.device, initial)
     evaluation = SceneEvaluation(scene, split, all_views=bool(config.test.benchmark_all_views))
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
@@ -61,7 +61,7 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
                                   evaluation=evaluation, adjust=start.adjust)
     check_memory(trainer)
     epoch = steps_per_epoch(config.views, len(split.train))
-    loop = Loop(trainer, run, loop_options(config.run, epoch))
+    loop = Loop(trainer, run, loop_options(config.run, epoch), entries=start.entries)
     loop.progress.seconds = start.seconds
     progress = loop.run(partial(start.begin, trainer, run.folder.pictures))
     return write_results(evaluation.trained_scene(trainer, progress.step), run.folder,

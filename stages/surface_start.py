@@ -5,6 +5,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from data_processing.stereo.stereo_start import (
 from scheduler import StepPlan
 from stages.shape_fitting import SPHERE_RADIUS, carve_start, fit_hull
 from training import SceneTrainer
+from utils.checkpoints.checkpoint import Checkpoint
 from utils.config.parser import Config
 from utils.errors import SceneError
 from utils.geometry.visual_hull import Hull
@@ -33,26 +35,34 @@ log = logging.getLogger(__name__)
 PICTURE_FILE = "start.png"
 PICTURE_CAPTION = "What the surface started as, seen by the training views"
 KIND_NAMES = {"hull": "visual hull", "stereo": "stereo of the training views"}
+KINDS = ("sphere", *KIND_NAMES)
+#: Entry of a run's checkpoints that tells its kind, where `--init` does not.
+ENTRY = "start"
 
 
 class SurfaceStart:
     """What a scene's surface starts as, before its first step (`--init`).
 
     Hull and stereo are computed when this is made, so that input which does not serve is told
-    before anything is written; a run that goes on has its surface already.
+    before anything is written. A run that resumes has its surface already: nothing is computed,
+    and its kind is the one that it began with.
 
     Args:
         scene, split: what is carved and matched are the training views.
         config: of a training script.
-        is_new: the run does not go on from a checkpoint.
+        resumed: the checkpoint that the run resumes from; None: it is new.
         device: on which stereo is computed.
+    Attributes:
+        kind: sphere, hull or stereo.
+        choice: None for `--init sphere`, and for a run that resumes.
+        seconds: that this took; they are part of the training's time.
     Raises:
         SceneError: `--init` is hull or stereo, and the scene has no masks, or none that agree, or
             no two views near enough to each other.
     """
 
-    def __init__(self, scene: Scene, split: Split, config: Config, *, is_new: bool,
-                 device: torch.device | str = "cpu") -> None:
+    def __init__(self, scene: Scene, split: Split, config: Config, *,
+                 resumed: Checkpoint | None = None, device: torch.device | str = "cpu") -> None:
         begin, self.config = time.perf_counter(), config
         self.choice: SurfaceChoice | None = None
         self.views: TrainingViews | None = None
@@ -61,16 +71,23 @@ class SurfaceStart:
             raise SceneError(f"{where}: --init {init}: the scene has no masks, need them to "
                              "carve a hull; add them (experiment_scripts/import_scene.py "
                              "makes them of a plain background), or give --init sphere")
-        # a run that goes on chooses again where its plan depends on the choice
-        if init != "sphere" and (is_new or config.tracing.start_mask_alpha > 0):
+        kind = init if resumed is None else stored_kind(resumed.content) or init
+        if kind == "auto" or (kind != "sphere" and resumed is None):
             self.views = views_of(scene, split.train, device)
             self.choice = _choice(init, self.views, scene.has_masks, where)
             _tell(self.choice)
-        self.seconds = time.perf_counter() - begin     # part of the training's time
+            kind = self.choice.kind
+        self.kind = kind
+        self.seconds = time.perf_counter() - begin
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """What checkpoints have to tell of it: its kind, where that is not the flag's value."""
+        return {} if self.kind == self.config.sdf.init else {ENTRY: self.kind}
 
     def adjust(self, plan: StepPlan) -> StepPlan:
         """The plan of a step as a surface from masks needs it (`--start_mask_alpha`)."""
-        if self.choice is None or self.choice.kind == "sphere":
+        if self.kind == "sphere":
             return plan
         return replace(plan, alpha=max(plan.alpha, self.config.tracing.start_mask_alpha))
 
@@ -92,6 +109,18 @@ class SurfaceStart:
             save_png(pictures / PICTURE_FILE, stereo_grid(
                 views.cameras, views.images, views.masks, choice.grid, maps=choice.maps,
                 names=views.names, title=f"start: {KIND_NAMES.get(choice.kind, choice.kind)}"))
+
+
+def stored_kind(content: dict[str, Any]) -> str | None:
+    """The kind that a run began with, from its checkpoint; None where that does not tell it.
+
+    Args:
+        content: of the checkpoint.
+    """
+    sections = content.get("config")
+    section = sections.get("sdf") if isinstance(sections, dict) else None
+    init = section.get("init") if isinstance(section, dict) else None
+    return next((kind for kind in (content.get(ENTRY), init) if kind in KINDS), None)
 
 
 def _choice(init: str, views: TrainingViews, has_masks: bool, where: str) -> SurfaceChoice:

@@ -5,28 +5,41 @@ import json
 import logging
 import shutil
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from unittest import mock
 
 import pytest
 import torch
 from support.ball_scene import ball_scene
-from support.tiny_runs import config_of, flags_of
+from support.tiny_runs import call, config_of, differing, final_state, flags_of
 
 from data_processing.scenes.splits import Split
 from scheduler import StepPlan
 from stages import baselines, scene as scene_run, shape_fitting, surface_start
 from stages.baselines import HULL, STEREO
 from stages.shape_fitting import carve_start
-from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE, SurfaceStart
+from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE, SurfaceStart, stored_kind
+from utils.checkpoints.checkpoint import Checkpoint
 from utils.errors import SceneError
+
+
+def make_quick(monkeypatch):
+    """Take coarse grids and short fits."""
+    for module in (surface_start, baselines):
+        monkeypatch.setattr(module, "carve_start", partial(carve_start, resolution=32))
+    monkeypatch.setattr(shape_fitting, "NUM_HULL_STEPS", 3)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Coarse grids and short fits."""
-    for module in (surface_start, baselines):
-        monkeypatch.setattr(module, "carve_start", partial(carve_start, resolution=32))
-    monkeypatch.setattr(shape_fitting, "NUM_HULL_STEPS", 3)
+    make_quick(monkeypatch)
+
+
+@cache
+def few_views():
+    """A textured ball that 12 cameras photographed all around."""
+    return ball_scene(0.6, resolution=(48, 40), num_views=12)
 
 
 def test_a_run_starts_from_photographs(tiny_scene, tiny_sphere, tmp_path, quick):
@@ -43,10 +56,10 @@ def test_a_run_starts_from_photographs(tiny_scene, tiny_sphere, tmp_path, quick)
     assert HULL in said
 
 
-def ball_start(tmp_path, tiny_scene, *flags, scene=None, is_new=True):
-    scene = scene or ball_scene(0.6, resolution=(48, 40), num_views=12)
+def ball_start(tmp_path, tiny_scene, *flags, scene=None, resumed=None):
+    scene = scene or few_views()
     config = config_of(*flags_of(tmp_path, tiny_scene, *flags))
-    return SurfaceStart(scene, Split((0, 1, 2, 3), (4,)), config, is_new=is_new)
+    return SurfaceStart(scene, Split((0, 1, 2, 3), (4,)), config, resumed=resumed)
 
 
 def test_views_far_apart_are_refused_by_stereo_and_told_by_auto(tiny_scene, tmp_path, quick,
@@ -62,7 +75,7 @@ def test_views_far_apart_are_refused_by_stereo_and_told_by_auto(tiny_scene, tmp_
 
 
 def test_masks_that_disagree_leave_the_sphere(tiny_scene, tmp_path, quick):
-    scene = ball_scene(0.6, resolution=(48, 40), num_views=12)
+    scene = few_views()
     masks = torch.zeros_like(scene.masks)
     for view in range(4):
         masks[view, :, 2 + 9 * view:6 + 9 * view, :6] = True           # different corners
@@ -85,7 +98,56 @@ def test_only_a_good_start_sharpens_the_soft_mask(tiny_scene, tmp_path, quick):
     assert hull.adjust(plan).alpha == 200 and hull.adjust(replace(plan, alpha=400)).alpha == 400
     sphere = ball_start(tmp_path, tiny_scene, "--init", "sphere", *sharp)
     assert sphere.adjust(plan) is plan
-    resumed = ball_start(tmp_path, tiny_scene, "--init", "hull", *sharp, is_new=False)
-    assert resumed.adjust(plan).alpha == 200
     untouched = ball_start(tmp_path, tiny_scene, "--init", "hull")
     assert untouched.adjust(plan).alpha == 50
+
+
+def train(root, scene, sphere, num_steps):
+    """Train from the start that is chosen, without results; give the last checkpoint."""
+    with mock.patch.object(scene_run, "write_results", lambda *_, **__: ""):
+        call("train_sdf_ibr", *flags_of(root, scene, "--init", "auto", "--start_mask_alpha", 200,
+                                        "--num_steps", num_steps, sphere=sphere))
+    return final_state(root / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_scene, tiny_sphere, tmp_path_factory):
+    """The checkpoint of a run that was not stopped."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_quick(monkeypatch)
+        return train(tmp_path_factory.mktemp("whole"), tiny_scene, tiny_sphere, 3)
+
+
+def test_a_stopped_run_keeps_the_start_that_was_chosen(tiny_scene, tiny_sphere, tmp_path, quick,
+                                                       whole, monkeypatch):
+    """To the bit as one that was never stopped, though nothing is chosen or fitted again."""
+    assert whole["start"] in ("hull", "stereo")                 # else the mask is not sharper
+    train(tmp_path, tiny_scene, tiny_sphere, 1)
+    for name in ("_choice", "fit_hull"):
+        monkeypatch.setattr(surface_start, name, lambda *_: pytest.fail("computed again"))
+    stopped = train(tmp_path, tiny_scene, tiny_sphere, 3)
+    assert differing(stopped["task"], whole["task"]) == [] and stopped["start"] == whole["start"]
+
+
+@pytest.mark.parametrize("content, init, kind", [
+    ({"start": "hull", "config": {"sdf": {"init": "auto"}}}, "auto", "hull"),
+    ({"start": "sphere", "config": {"sdf": {"init": "auto"}}}, "auto", "sphere"),
+    ({"start": "hull", "config": {"sdf": {"init": "auto"}}}, "sphere", "hull"),
+    ({"config": {"sdf": {"init": "stereo"}}}, "stereo", "stereo"),
+    ({"config": {"sdf": {"init": "sphere"}}}, "auto", "sphere"),
+    ({"config": {"sdf": {}}}, "hull", "hull")])
+def test_a_run_that_resumes_is_of_the_kind_it_began_with(tiny_scene, tmp_path, content, init, kind,
+                                                         monkeypatch):
+    monkeypatch.setattr(surface_start, "_choice", lambda *_: pytest.fail("chosen again"))
+    start = ball_start(tmp_path, tiny_scene, "--init", init, "--start_mask_alpha", 200,
+                       scene=few_views(), resumed=Checkpoint(tmp_path, content))
+    assert start.kind == kind and start.choice is None
+    assert start.entries == ({} if kind == init else {"start": kind})
+    plan = StepPlan(True, 50.0, 1e-3, 1e-4, 5e-4)
+    assert start.adjust(plan).alpha == (50 if kind == "sphere" else 200)
+
+
+@pytest.mark.parametrize("content", [{}, {"start": "cube"}, {"start": ["hull"], "config": 3},
+                                     {"config": {"sdf": {"init": "auto"}}}])
+def test_a_checkpoint_that_does_not_tell_is_chosen_for_again(content):
+    assert stored_kind(content) is None

@@ -227,7 +227,7 @@ def not_finite(config: Config) -> Iterator[str]:
     """Train and render by the flags; names what is not finite."""
     scene, split = open_scene(config.data)
     torch.manual_seed(0)
-    start = SurfaceStart(scene, split, config, is_new=True)
+    start = SurfaceStart(scene, split, config)
     model = model_of(config, torch.device("cpu"))
     trainer = build_scene_trainer(model, views_of(scene, split.train, "cpu"), config,
                                   generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,15 @@ class Loop:
         task: what is trained.
         run: its folder, its configuration for the checkpoints, and the checkpoint to resume from.
         options: when to do what.
+        entries: further entries of all its checkpoints, by name.
 
     Attributes:
         progress: how far the training is.
     """
 
-    def __init__(self, task: Task, run: Run, options: LoopOptions) -> None:
+    def __init__(self, task: Task, run: Run, options: LoopOptions, *,
+                 entries: Mapping[str, Any] | None = None) -> None:
+        self.entries = dict(entries or {})
         self.task, self.folder, self.options = task, run.folder, options
         self.start, self.config = run.start, config_to_dict(run.config)
         self.begin = run.begin
@@ -240,7 +243,7 @@ class Loop:
         path = self.folder.checkpoints / checkpoint_name(self.progress.step)
         self.progress.checkpoint_sha256 = save_checkpoint(path, {
             "format": CHECKPOINT_FORMAT, **self._state(), "seconds": self.progress.seconds,
-            **self.progress.recovery.as_entry(), "config": self.config})
+            **self.progress.recovery.as_entry(), "config": self.config, **self.entries})
         keep_latest(self.folder.checkpoints, self.options.keep)
         self._first = None
         self.progress.recovery.saved(self.progress.step)
