@@ -4,15 +4,17 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
-from unittest import mock
+from io import StringIO
 
 import pytest
 import torch
 from support.ball_scene import ball_scene
 from support.tiny_runs import call, config_of, differing, final_state, flags_of
 
+from data_processing.scenes.opening import open_scene
 from data_processing.scenes.splits import Split
 from scheduler import StepPlan
 from stages import baselines, scene as scene_run, shape_fitting, surface_start
@@ -42,18 +44,35 @@ def few_views():
     return ball_scene(0.6, resolution=(48, 40), num_views=12)
 
 
-def test_a_run_starts_from_photographs(tiny_scene, tiny_sphere, tmp_path, quick):
+#: Of runs from the best start, with a mask that is sharper where that is not the sphere.
+AUTO = ("--init", "auto", "--start_mask_alpha", 200, "--num_steps")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_scene, tiny_sphere, tmp_path_factory):
+    """Folder and output of a run of three steps that was not stopped; it scores baselines."""
+    root, said = tmp_path_factory.mktemp("whole"), StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(said):
+        make_quick(monkeypatch)
+        call("train_sdf_ibr", *flags_of(root, tiny_scene, *AUTO, 3, "--baseline", 1,
+                                        "--test_metrics", 1, sphere=tiny_sphere))
+    return root / "run", said.getvalue()
+
+
+def test_a_run_starts_from_photographs(whole):
     """It draws its start, scores the baselines, and both are in the results."""
-    flags = flags_of(tmp_path, tiny_scene, "--init", "stereo", "--baseline", 1, "--num_steps", 0,
-                     "--test_metrics", 1, "--mesh_formats", "none", "--test_spacetime_video", 0,
-                     "--test_plot", 0, "--test_cameras", 0, sphere=tiny_sphere)
-    said = scene_run.train_scene(config_of(*flags))
-    folder = tmp_path / "run"
+    folder, said = whole
     assert (folder / "pictures" / PICTURE_FILE).stat().st_size > 1000
     assert PICTURE_CAPTION in (folder / "report.html").read_text()
     found = json.loads((folder / "metrics.json").read_text())["baselines"]
     assert set(found) <= {HULL, STEREO} and found[HULL]["psnr"] > 5
     assert HULL in said
+
+
+def test_stereo_starts_where_it_is_asked_for(tiny_scene, tmp_path, quick):
+    config = config_of(*flags_of(tmp_path, tiny_scene, "--init", "stereo"))
+    start = SurfaceStart(*open_scene(config.data), config)
+    assert start.kind == "stereo" and start.choice.maps is not None and start.entries == {}
 
 
 def ball_start(tmp_path, tiny_scene, *flags, scene=None, resumed=None):
@@ -102,31 +121,18 @@ def test_only_a_good_start_sharpens_the_soft_mask(tiny_scene, tmp_path, quick):
     assert untouched.adjust(plan).alpha == 50
 
 
-def train(root, scene, sphere, num_steps):
-    """Train from the start that is chosen, without results; give the last checkpoint."""
-    with mock.patch.object(scene_run, "write_results", lambda *_, **__: ""):
-        call("train_sdf_ibr", *flags_of(root, scene, "--init", "auto", "--start_mask_alpha", 200,
-                                        "--num_steps", num_steps, sphere=sphere))
-    return final_state(root / "run")
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_scene, tiny_sphere, tmp_path_factory):
-    """The checkpoint of a run that was not stopped."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        make_quick(monkeypatch)
-        return train(tmp_path_factory.mktemp("whole"), tiny_scene, tiny_sphere, 3)
-
-
 def test_a_stopped_run_keeps_the_start_that_was_chosen(tiny_scene, tiny_sphere, tmp_path, quick,
                                                        whole, monkeypatch):
     """To the bit as one that was never stopped, though nothing is chosen or fitted again."""
-    assert whole["start"] in ("hull", "stereo")                 # else the mask is not sharper
-    train(tmp_path, tiny_scene, tiny_sphere, 1)
+    monkeypatch.setattr(scene_run, "write_results", lambda *_, **__: "")
+    flags = flags_of(tmp_path, tiny_scene, *AUTO, sphere=tiny_sphere)
+    call("train_sdf_ibr", *flags, 1)
     for name in ("_choice", "fit_hull"):
         monkeypatch.setattr(surface_start, name, lambda *_: pytest.fail("computed again"))
-    stopped = train(tmp_path, tiny_scene, tiny_sphere, 3)
-    assert differing(stopped["task"], whole["task"]) == [] and stopped["start"] == whole["start"]
+    call("train_sdf_ibr", *flags, 3)
+    stopped, wanted = final_state(tmp_path / "run"), final_state(whole[0])
+    assert wanted["start"] in ("hull", "stereo")                # else the mask is not sharper
+    assert differing(stopped["task"], wanted["task"]) == [] and stopped["start"] == wanted["start"]
 
 
 @pytest.mark.parametrize("content, init, kind", [
