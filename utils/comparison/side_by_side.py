@@ -16,7 +16,7 @@ from utils.files.images import open_image
 from utils.files.limits import MAX_COORDINATE, read_json, short
 from utils.results.curve import psnr_by_step
 from utils.results.evaluation import file_name
-from utils.results.metric_table import METRICS, NOT_AVAILABLE
+from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in
 from utils.results.pictures import image_grid, save_png
 from utils.results.text_tables import format_rows
 
@@ -93,6 +93,10 @@ def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
         values = [run.metrics["mean"].get(key) for run in runs]
         if any(value is not None for value in values):
             rows.append([metric.title, *map(metric.text, values)])
+    baselines = [baselines_in(run.metrics) for run in runs]
+    rows += [[f"PSNR, {name}", *(METRICS["psnr"].text(one.get(name, {}).get("psnr"))
+                                 for one in baselines)]
+             for name in dict.fromkeys(name for one in baselines for name in one)]
     rows.append(["steps", *(str(run.metrics.get("steps", NOT_AVAILABLE)) for run in runs)])
     seconds = [run.metrics.get("train_seconds") for run in runs]
     rows.append(["training, s", *(NOT_AVAILABLE if value is None else f"{value:.0f}"

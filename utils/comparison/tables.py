@@ -14,7 +14,7 @@ from utils.config.tool_sections import RunTableConfig
 from utils.files.atomic import write_text_atomic
 from utils.files.text import csv_cell, visible
 from utils.results.curve import at_time, read_curve
-from utils.results.metric_table import METRICS, NOT_AVAILABLE, finite
+from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in, number
 from utils.results.text_tables import markdown_rows
 
 SECONDS = ("seconds", 1)
@@ -24,6 +24,8 @@ HOW = ("A metric is the mean over a run's held-out views. A cell is its mean ove
        "seeds that have all scenes; it is left out where there are fewer than two. PSNR at a "
        "number of steps is what was scored then; PSNR at a time is interpolated linearly between "
        "the scores before and after it. Seconds are those of training alone.")
+HOW_BASELINES = ("Hull and stereo + colours are baselines without any network: a surface that is "
+                 "not trained, in the colours of the training photographs.")
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def metrics_of(run: ListedRun, table: RunTableConfig) -> dict[str, float | None]
     metrics = run.metrics()
     if metrics is None:
         return None
-    values = {name: _number(metrics["mean"].get(name)) for name in METRICS}
-    values["seconds"] = _number(metrics["train_seconds"])
+    values = {name: number(metrics["mean"].get(name)) for name in METRICS}
+    values["seconds"] = number(metrics["train_seconds"])
     curve = read_curve(run.folder / "curve.csv")
     for step in table.at_steps:
         values[f"psnr_at_step_{step}"] = next(
@@ -94,7 +96,8 @@ class Table:
     Attributes:
         columns: title and decimals by name of metric; those that no run has are left out.
         cells: by config, then by name of metric.
-        counts: finished runs and all runs, by config.
+        baselines: the same of image-based rendering without networks, by `baseline_rows`' names.
+        counts: finished runs (of a baseline, those that scored it) and all runs, by row.
         metrics: of each run by name, None where it is not finished.
         gaps: unfinished runs, and why.
         machines: what the finished ones ran on.
@@ -102,10 +105,21 @@ class Table:
 
     columns: dict[str, tuple[str, int]]
     cells: dict[str, dict[str, Cell]]
+    baselines: dict[str, dict[str, Cell]]
     counts: dict[str, tuple[int, int]]
     metrics: list[tuple[ListedRun, dict[str, float | None] | None]]
     gaps: dict[str, str]
     machines: tuple[str, ...]
+
+    @property
+    def how(self) -> str:
+        """Say how the values were made."""
+        return f"{HOW} {HOW_BASELINES}" if self.baselines else HOW
+
+    @property
+    def rows(self) -> dict[str, dict[str, Cell]]:
+        """Return the cells of all rows: configs, then baselines."""
+        return self.cells | self.baselines
 
 
 def gather(runs: Sequence[ListedRun], table: RunTableConfig) -> Table:
@@ -114,7 +128,8 @@ def gather(runs: Sequence[ListedRun], table: RunTableConfig) -> Table:
     columns = {name: column for name, column in columns_of(table).items()
                if name != "chamfer" or any(row and row[name] is not None for _, row in metrics)}
     scenes = list(dict.fromkeys(run.scene for run in runs))
-    cells, counts = {}, {}
+    baselines, counts = baseline_rows(runs, columns, scenes)
+    cells = {}
     for config in dict.fromkeys(run.config for run in runs):
         rows = {(run.scene, run.seed): row for run, row in metrics if run.config == config}
         done = {key: row for key, row in rows.items() if row is not None}
@@ -122,7 +137,35 @@ def gather(runs: Sequence[ListedRun], table: RunTableConfig) -> Table:
         cells[config] = {name: cell_of({key: row[name] for key, row in done.items()}, scenes)
                          for name in columns}
     gaps = {run.folder.name: run.gap() for run, row in metrics if row is None}
-    return Table(columns, cells, counts, metrics, gaps, _machines(runs))
+    return Table(columns, cells, baselines, counts, metrics, gaps, _machines(runs))
+
+
+def baseline_rows(runs: Sequence[ListedRun], columns: Iterable[str], scenes: Sequence[str]
+                  ) -> tuple[dict[str, dict[str, Cell]], dict[str, tuple[int, int]]]:
+    """Return cells and counts of the baselines that finished runs have scored.
+
+    A baseline depends on views and image size alone: it has one row if all configs that scored it
+    have the same, else one for each, which the config's name begins.
+    """
+    found = {run: baselines_in(run.metrics() or {}) for run in runs}
+    cells, counts = {}, {}
+    for name in dict.fromkeys(name for one in found.values() for name in one):
+        rows, sizes = {}, {}
+        for config in dict.fromkeys(run.config for run in runs):
+            of_config = {run: one for run, one in found.items() if run.config == config}
+            scored = {(run.scene, run.seed): one[name] for run, one in of_config.items()
+                      if name in one}
+            if scored:
+                rows[config] = {column: cell_of({key: one.get(column) for key, one
+                                                 in scored.items()}, scenes) for column in columns}
+                sizes[config] = len(scored), len(of_config)
+        if all(row == next(iter(rows.values())) for row in rows.values()):
+            cells[name] = next(iter(rows.values()))
+            counts[name] = next(iter(sizes.values()))
+        else:
+            cells |= {f"{config}: {name}": row for config, row in rows.items()}
+            counts |= {f"{config}: {name}": size for config, size in sizes.items()}
+    return cells, counts
 
 
 def _machines(runs: Iterable[ListedRun]) -> tuple[str, ...]:
@@ -148,14 +191,14 @@ def write_table(runs: Sequence[ListedRun], table: RunTableConfig) -> str:
 
 
 def as_markdown(found: Table) -> str:
-    """Return a row a config; below, what is missing and how the values were made."""
+    """Return a row a config and a baseline; below, what is missing and how the values were made."""
     rows = [["config", "runs", *(title for title, _ in found.columns.values())]]
-    for config, cells in found.cells.items():
+    for config, cells in found.rows.items():
         done, wanted = found.counts[config]
         rows.append([config, f"{done} of {wanted}", *(
             _cell_text(cells[name], decimals, done)
             for name, (_, decimals) in found.columns.items())])
-    lines = [markdown_rows(rows), "", HOW]
+    lines = [markdown_rows(rows), "", found.how]
     if found.machines:
         lines += ["", "Ran on: " + "; ".join(found.machines) + "."]
     if found.gaps:
@@ -174,12 +217,12 @@ def _cell_text(cell: Cell, decimals: int, num_runs: int) -> str:
 
 
 def as_csv(found: Table) -> str:
-    """Return a row a config: finished runs, all runs, and mean, spread and count of metrics."""
+    """Return a row a config and a baseline: finished and all runs, mean, spread and count."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["config", "runs", "runs_wanted", *(
         f"{name}{end}" for name in found.columns for end in ("", "_spread", "_count"))])
-    for config, cells in found.cells.items():
+    for config, cells in found.rows.items():
         values = [value for name in found.columns
                   for value in (cells[name].mean, cells[name].spread, cells[name].count)]
         writer.writerow([csv_cell(config), *found.counts[config],
@@ -193,17 +236,11 @@ def as_json(found: Table) -> str:
         "configs": {config: dict(zip(("runs", "runs_wanted"), found.counts[config]))
                     | {name: asdict(cell) for name, cell in cells.items()}
                     for config, cells in found.cells.items()},
+        "baselines": {name: {column: asdict(cell) for column, cell in cells.items()}
+                      for name, cells in found.baselines.items()},
         "runs": [{"config": run.config, "scene": run.scene, "seed": run.seed,
                   "folder": run.folder.name, "figures": row,
                   "checkpoint_sha256": (run.last_metrics() or {}).get("checkpoint_sha256", "")}
                  for run, row in found.metrics],
-        "missing": found.gaps, "machines": found.machines, "how": HOW}
+        "missing": found.gaps, "machines": found.machines, "how": found.how}
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _number(value: object) -> float | None:
-    """Return a value of metrics.json as a number, or None."""
-    try:
-        return finite(value) if isinstance(value, (int, float)) else None
-    except OverflowError:                          # digits beyond any float
-        return None

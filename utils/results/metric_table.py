@@ -6,8 +6,9 @@ where it is computed for each view, one field of `ViewMetrics`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 #: How a table marks a metric that is not available.
 NOT_AVAILABLE = "n/a"
@@ -78,3 +79,24 @@ class ViewMetrics:
 def finite(value: float | None) -> float | None:
     """Return the value, or None where it is missing, infinite or not a number."""
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def baselines_in(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Return mean metrics by baseline (`--baseline`) of a run's results; empty where it has none.
+
+    Args:
+        metrics: content of metrics.json. What is no number there counts as not available.
+    """
+    found = metrics.get("baselines")
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(name): {key: number(values.get(key)) for key in METRICS}
+            for name, values in found.items() if isinstance(values, Mapping)}
+
+
+def number(value: object) -> float | None:
+    """Return a value of metrics.json as a finite number, or None."""
+    try:
+        return finite(value) if isinstance(value, (int, float)) else None
+    except OverflowError:                          # digits beyond any float
+        return None

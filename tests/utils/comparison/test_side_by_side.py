@@ -47,6 +47,16 @@ def test_a_column_for_each_run_and_a_row_for_each_shared_step(folders):
     assert rows["PSNR"] == ["20.00", "26.00"] and rows["training, s"] == ["12", "12"]
 
 
+def test_baselines_have_a_row_where_a_run_has_them(folders):
+    path = folders[0] / "metrics.json"
+    baselines = {"hull + colours": {"psnr": 18.25}, "odd": 3}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"baselines": baselines}))
+    table = compare([read_run(folder) for folder in folders])
+    rows = {name: cells for name, *cells in
+            (re.split(r"  +", line) for line in table.splitlines())}
+    assert rows["PSNR, hull + colours"] == ["18.25", "n/a"] and "PSNR, odd" not in rows
+
+
 def test_the_sheet_shows_every_run_of_every_view(folders):
     picture = comparison_grid([read_run(folder) for folder in folders])
     values, counts = np.unique(picture[..., 0], return_counts=True)

@@ -101,6 +101,42 @@ def test_chamfer_has_a_column_where_a_run_has_it(runs, tmp_path):
     assert found.cells["full"]["psnr"].count == 3
 
 
+BASELINES = {"hull + colours": {"psnr": 18.0, "ssim": 0.7}, "stereo + colours": {"psnr": 23.0}}
+
+
+def test_baselines_are_rows_once_where_configs_agree(runs, tmp_path):
+    for run in runs:
+        level = 24.0 if run.config == "less" else 23.0
+        metrics_in(run.folder, baselines=BASELINES | {"stereo + colours": {"psnr": level}})
+    text = write_table(runs, table_of("--output", tmp_path, "--at_steps", 10))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    rows = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:7]}
+    assert list(rows) == ["full", "less", "hull + colours", "full: stereo + colours",
+                          "less: stereo + colours"]
+    assert [row["PSNR"] for row in list(rows.values())[2:]] == [
+        "18.00 ± 0.00", "23.00 ± 0.00", "24.00 ± 0.00"]
+    hull = rows["hull + colours"]
+    assert (hull["runs"], hull["PSNR at 10"], hull["seconds"]) == ("4 of 4", "n/a", "n/a")
+    assert "without any network" in text
+    stored = json.loads((tmp_path / "table.json").read_text())
+    assert stored["baselines"]["hull + colours"]["ssim"]["mean"] == pytest.approx(0.7)
+    assert list(stored["configs"]) == ["full", "less"]
+    names = [row["config"] for row in csv.DictReader(io.StringIO(
+        (tmp_path / "table.csv").read_text()))]
+    assert names == list(rows)
+
+
+def test_only_runs_that_scored_baselines_count(runs, tmp_path):
+    """The last is not finished, the others have none, or something else there."""
+    metrics_in(runs[0].folder, baselines=BASELINES)
+    metrics_in(runs[1].folder, baselines=[3])
+    metrics_in(runs[2].folder, baselines={"hull + colours": "none", "odd": {"psnr": "high"}})
+    found = gather(runs, table_of("--output", tmp_path))
+    assert found.baselines["hull + colours"]["psnr"] == Cell(18.0, None, 1)
+    assert found.counts["hull + colours"] == (1, 4)
+    assert found.baselines["odd"]["psnr"] == Cell(None, None, 0)
+
+
 def test_a_table_of_nothing_is_all_gaps(tmp_path):
     run = ListedRun("c", "s", 0, tmp_path / "c-s-seed0", ("true",), 3, 0.0)
     text = write_table([run], table_of("--output", tmp_path))
