@@ -104,8 +104,8 @@ class SurfaceStart:
                            center=choice.grid.center.cpu())
             fit_hull(trainer.model.sdf, grid, trainer.generator, KIND_NAMES[choice.kind])
         trainer.trace_first(self.config.data)
-        if choice is not None and pictures is not None:
-            views = self.views
+        views = self.views
+        if choice is not None and views is not None and pictures is not None:
             save_png(pictures / PICTURE_FILE, stereo_grid(
                 views.cameras, views.images, views.masks, choice.grid, maps=choice.maps,
                 names=views.names, title=f"start: {KIND_NAMES.get(choice.kind, choice.kind)}"))
@@ -139,6 +139,7 @@ def _choice(init: str, views: TrainingViews, has_masks: bool, where: str) -> Sur
         like = hull or _on_device(Hull(torch.zeros(64, 64, 64), torch.zeros(3), 1.0), views)
         return choose_surface(views.cameras, views.images, views.masks, hull,
                               sphere=ball(SPHERE_RADIUS, like), reason=reason)
+    assert hull is not None, "a scene without masks, or with none that agree, was refused"
     reason = why_no_stereo(views.cameras, hull)
     if reason:
         raise SceneError(f"{where}: --init stereo: {reason}, need sources that show the same "

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ def redistanced(hull: Hull) -> Hull:
     places = np.stack(np.nonzero(near), -1)                            # (M, 3)
     steps, normals = _cells_to_surface(
         np.clip(values / hull.cell, -SLOPE_CELLS, SLOPE_CELLS), places)
-    nearest = ndimage.distance_transform_edt(~near, return_distances=False, return_indices=True)
+    nearest: Any = ndimage.distance_transform_edt(~near, return_distances=False,
+                                                  return_indices=True)
     rows = np.zeros(values.shape, np.int32)
     rows[near] = np.arange(len(places), dtype=np.int32)
     row = rows[tuple(nearest)]                                         # (N, N, N)
