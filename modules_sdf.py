@@ -25,7 +25,7 @@ from sdf_rendering import (
 )
 from utils.geometry.rays import Surface
 from utils.views.regions import Region, ViewRegions
-from utils.views.source_crops import source_crops
+from utils.views.source_crops import MARGIN, source_crops
 from utils.views.training_views import Correspondence, Sources, Targets
 
 #: What D gives before training. On the way from black to it, most features of E would die: their
@@ -35,11 +35,17 @@ GREY = 0.5
 
 @dataclass(frozen=True)
 class BlendSettings:
-    """How source views become a target view; the values are those of the flags."""
+    """How source views become a target view; the values are those of the flags.
+
+    With `blends_residuals`, what D gives of a source's own features is compared with its
+    photograph, and the difference is blended with the same weights as the features are: detail
+    that E and D lose comes back. Gradients pass through it; without them training is worse.
+    """
 
     feature_type: str = "learned"
     aggregation: str = "learned"
     occlusion: str = "raytrace"
+    blends_residuals: bool = False
 
 
 class Execution(Protocol):
@@ -139,21 +145,41 @@ class ImageNetworks(nn.Module):
             self.add_module(name, network)
         self.settings, self.execution = settings, execution or PlainExecution()
 
+    @property
+    def source_margin(self) -> int:
+        """Pixels of a source around one of `encode`'s output that it depends on; D doubles it."""
+        return 2 * MARGIN if self.settings.blends_residuals else MARGIN
+
     def encode(self, images: Tensor, regions: list[Region] | None = None) -> Tensor:
         """Return features (K, C, H, W) of images (K, 3, H, W) in [0, 1]; plain RGB as it is.
 
-        With a region of each, everything outside may be 0.
+        With a region of each, everything outside may be 0. Residuals, where they are blended, are
+        three more channels.
         """
         if self.settings.feature_type == "rgb":
             return images
-        return self.execution.run(self.encoder, images * 2 - 1, regions,
-                                  is_training=self.training)
+        blends_residuals = self.settings.blends_residuals
+        features = self.execution.run(self.encoder, images * 2 - 1,
+                                      None if blends_residuals else regions,     # D reads beyond
+                                      is_training=self.training)
+        if not blends_residuals:
+            return features
+        decoded = self.execution.run(self.decoder, features, regions, is_training=self.training)
+        return torch.cat([features, (images - decoded).to(features.dtype)], 1)
 
     def decode(self, blended: Tensor, regions: list[Region] | None = None) -> Tensor:
         """Return images (T, 3, H, W), not clamped, of blended features (T, C, H, W)."""
         if self.settings.feature_type == "rgb":
             return blended
-        return self.execution.run(self.decoder, blended, regions, is_training=self.training)
+        images = self.execution.run(self.decoder, self.without_residuals(blended), regions,
+                                    is_training=self.training)
+        return images + blended[:, -3:] if self.settings.blends_residuals else images
+
+    def without_residuals(self, maps: Tensor, channel: int = 1) -> Tensor:
+        """Return features alone, of maps that may have residuals too in dimension `channel`."""
+        if not self.settings.blends_residuals:
+            return maps
+        return maps.narrow(channel, 0, maps.shape[channel] - 3)
 
 
 class ImageBasedModel(ImageNetworks):
@@ -185,7 +211,8 @@ class ImageBasedModel(ImageNetworks):
         """
         found, images = self.correspond(targets, sources, occ_threshold), sources.images
         if crops_sources:
-            crops = source_crops(found.uv_grid, found.counts_mask, sources.cameras.resolution)
+            crops = source_crops(found.uv_grid, found.counts_mask, sources.cameras.resolution,
+                                 self.source_margin)
             found = replace(found, uv_grid=crops.uv_grid(found.uv_grid))
             images = crops.cut(images)
         features = self.encode(images, regions and regions.sources)
@@ -228,7 +255,7 @@ class ImageBasedModel(ImageNetworks):
         counts = correspondence.counts_mask
         sampled = sample_maps(features, correspondence.uv_grid)        # (K, T, C, H, W)
         if self.settings.occlusion == "correlation":
-            counts = correlated_in_sources(sampled, counts)
+            counts = correlated_in_sources(self.without_residuals(sampled, 2), counts)
         weights = self._weights(sampled, targets, sources, counts) * counts
         if self.settings.aggregation != "sum":
             total = weights.sum(0)
@@ -242,7 +269,7 @@ class ImageBasedModel(ImageNetworks):
         if kind in ("sum", "mean"):
             return counts.to(sampled.dtype)
         if kind == "learned":
-            features = sampled.permute(0, 1, 3, 4, 2)                  # (K, T, H, W, C)
+            features = self.without_residuals(sampled, 2).permute(0, 1, 3, 4, 2)
             dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
             return self.execution.aggregate(self.aggregation, features,
                                             dirs.expand(*counts.shape, 3),
@@ -261,7 +288,7 @@ class ImageBasedModel(ImageNetworks):
             if kind in ("sum", "mean"):
                 return torch.ones_like(sampled[:, 0])
             if kind == "learned":
-                return self.execution.aggregate(self.aggregation, sampled,
+                return self.execution.aggregate(self.aggregation, self.without_residuals(sampled),
                                                 dirs.reshape(-1, 3)[pixel],
                                                 is_training=self.training)
             counts = torch.zeros(len(features), dirs[..., 0].numel(), dtype=torch.bool)

@@ -39,7 +39,7 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     decoder = nn.Identity() if is_rgb else grey_decoder(features,
                                                         initial.convolution_of("decoder"))
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
-                             views.occlusion_method)
+                             views.occlusion_method, bool(views.blend_residuals) and not is_rgb)
     execution = FastExecution(network_precision(cnn.precision, run.device, is_fast), is_fast)
     model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
                             AggregationMLP(3 if is_rgb else features), decoder=decoder,

@@ -73,7 +73,7 @@ class ViewRenderer:
         self.model, self.sources = model, sources
         self.occ_threshold, self.tracer = occ_threshold, tracer
         with evaluating(model):
-            self.features = in_tiles(model.encode, sources.images, MARGIN)
+            self.features = in_tiles(model.encode, sources.images, model.source_margin)
 
     def __call__(self, cameras: Cameras, exclude: int | None = None) -> Rendering:
         """Render T cameras; source number `exclude` (the target itself, say) does not feed them."""

@@ -9,15 +9,16 @@ import pytest
 import torch
 from support.ball_views import EYES, SIZE, THRESHOLD, Ball, built, rgb_model, texture, views_of
 from support.tracing_cases import cameras_at
+from torch import nn
 
-from modules_sdf import ImageBasedModel
+from modules_sdf import BlendSettings, ImageBasedModel
 from modules_unet import UNet
 from sdf_rendering import ReferenceTracer, lumigraph_weights
 from stages.models import build_model
 from stages.view_rendering import trace_views
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
-from utils.fast.image_networks.execution import network_precision
+from utils.fast.image_networks.execution import FastExecution, network_precision
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Surface
 from utils.views.regions import view_regions
@@ -185,11 +186,47 @@ def test_image_is_differentiable_in_the_surface(views):
     assert abs(expected) > 1e-9 and not found[0, :, 0, 0].any()
 
 
+class NarrowG(nn.Module):
+    """In the place of G: equal weights, of as many features as E gives."""
+
+    def forward(self, features: torch.Tensor, dirs: torch.Tensor) -> torch.Tensor:
+        assert features.shape[-1] == 5
+        return torch.ones_like(features[..., 0])
+
+
+@pytest.mark.parametrize("is_compact", [False, True])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS[1:])
+def test_residuals_give_back_what_linear_networks_lose(views, aggregation, is_compact):
+    """With D linear, D(blend(f)) + blend(photo - D(f)) is blend(photo), whatever E does.
+
+    Rounding in float64; D's bias falls out as the weights sum to 1.
+    """
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Tanh()).double()
+    settings = BlendSettings("learned", aggregation, blends_residuals=True)
+    model = ImageBasedModel(Ball(), encoder, NarrowG(), decoder=nn.Conv2d(5, 3, 1).double(),
+                            settings=settings, execution=FastExecution(is_compact=is_compact))
+    model.eval()
+    targets, sources = batch_of(views, [2, 0])
+    plain = rgb_model("mean" if aggregation == "learned" else aggregation)
+    where = plain.correspond(targets, sources, THRESHOLD)
+    colours, weights = plain.blend(views.images, targets, sources, where)
+    seen = (weights.sum(0) > 0)[:, None].expand_as(colours)
+    image = model(targets, sources, THRESHOLD)
+    torch.testing.assert_close(image[seen], colours[seen], atol=1e-12, rtol=0)
+    lossy = replace(settings, blends_residuals=False)
+    model.settings = lossy
+    assert (model(targets, sources, THRESHOLD) - colours)[seen].abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("blends_residuals", [False, True])
 @pytest.mark.parametrize("share", [1.0, 0.3])
-def test_learned_features_train_every_network_and_compact_is_the_same(share, monkeypatch):
+def test_learned_features_train_every_network_and_compact_is_the_same(share, monkeypatch,
+                                                                      blends_residuals):
     """Float32: sums of some hundred terms in another order, 1e-4 of the greatest gradient.
 
-    share: of the width that the masks cover; small regions are computed alone.
+    share: of the width that the masks cover; small regions are computed alone, of E and D, with
+    residuals of D alone, twice.
     """
     views = views_of(cameras_at(EYES[:3], SIZE, dtype=torch.float32))
     views.masks[:] = torch.arange(SIZE[0]) < share * SIZE[0]
@@ -201,10 +238,11 @@ def test_learned_features_train_every_network_and_compact_is_the_same(share, mon
     for is_compact in (False, True):
         model = built(precision="fp32")
         model.execution = replace(model.execution, is_compact=is_compact)
+        model.settings = replace(model.settings, blends_residuals=blends_residuals)
         model.eval()
         image = model(targets, sources, THRESHOLD, regions=read)
         ((image - views.images[[0, 2]]) * read_mask).square().mean().backward()
-        assert len(calls) == (2 if is_compact and share < 1 else 0)        # E and D
+        assert len(calls) == (2 if is_compact and share < 1 else 0)
         grads.append([parameter.grad for net in (model.encoder, model.aggregation, model.decoder)
                       for parameter in net.parameters()])
     for ours, true in zip(*grads, strict=True):

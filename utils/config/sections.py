@@ -144,6 +144,8 @@ class ViewsConfig:
                                            choices=("random", "nearest"))
     occlusion_method: str = flag("raytrace", "what tells whether a source sees a point",
                                  choices=("raytrace", "correlation"))
+    blend_residuals: int = switch(0, "1: what decoder and encoder lose of the source photographs "
+                                  "is blended as the features are, and added to the image")
     refine_cameras: int = switch(0, "1: all training cameras but the first are trained too, after "
                                  "the first steps, which all train the shape")
     lr_cameras: float = flag(5e-4, "learning rate of the refined cameras: radians, and "
