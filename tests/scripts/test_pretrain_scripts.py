@@ -80,7 +80,7 @@ def test_made_folders_are_named_as_flyingchairs2(folder):
         "occ_weights_01.pfm", "occ_weights_10.pfm"}
 
 
-def test_a_run_leaves_weights_figures_curve_and_pictures(finished):
+def test_a_run_leaves_weights_metrics_curve_and_pictures(finished):
     assert {path.name for path in finished.iterdir()} == {
         "config.txt", "train.log", "checkpoints", "summaries", "encdec.pth", "metrics.json",
         "curve.csv", "pictures"}

@@ -1,4 +1,4 @@
-"""Each script: two steps on a made-up scene, from another folder; and what it says of bad input."""
+"""Each script: two steps on a synthetic scene, from another folder; what it says of bad input."""
 from __future__ import annotations
 
 import csv
@@ -131,7 +131,7 @@ def test_meshes_lie_round_the_object_in_world_space(finished, tiny_scene):
     assert nearest.median() < 0.5 * scale
 
 
-def test_figures_are_json_without_nan(finished):
+def test_metrics_are_json_without_nan(finished):
     metrics = json.loads((finished / "metrics.json").read_text(),
                          parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert list(metrics["views"]) == ["002"]
@@ -146,7 +146,7 @@ def test_figures_are_json_without_nan(finished):
     assert float(rows[1]["psnr"]) == pytest.approx(metrics["mean"]["psnr"])
 
 
-def test_the_curve_ends_with_the_figures(finished):
+def test_the_curve_ends_with_the_metrics(finished):
     with open(finished / "curve.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     metrics = json.loads((finished / "metrics.json").read_text())
@@ -179,7 +179,7 @@ def test_the_printed_table_ends_with_paths_that_exist(copy, tiny_scene, capsys, 
     assert all((copy.parent / path).exists() for path in written.split())
 
 
-def test_an_evaluation_gives_the_figures_that_training_ended_with(copy, tiny_scene, tmp_path):
+def test_an_evaluation_gives_the_metrics_that_training_ended_with(copy, tiny_scene, tmp_path):
     before = json.loads((copy / "metrics.json").read_text())
     config = (copy / "config.txt").read_text()
     (copy / "metrics.json").unlink()
@@ -284,7 +284,7 @@ def test_a_full_disk_names_the_disk_and_keeps_the_run(copy, tiny_scene, tiny_sph
     assert final_state(copy)["step"] == 4
 
 
-def test_scenes_without_withheld_views_or_masks_say_so(tiny_scene, tiny_sphere, tmp_path, capsys,
+def test_scenes_without_held_out_views_or_masks_say_so(tiny_scene, tiny_sphere, tmp_path, capsys,
                                                        caplog):
     scene = shutil.copytree(tiny_scene, tmp_path / "scene")
     for path in scene.glob("*_mask.png"):

@@ -1,7 +1,7 @@
 """A process that has imported the project and forks a child for each run, which may be killed.
 
 Importing torch takes longer than a tiny run. The server itself computes nothing: what autograd does
-in a parent it could not go on with in a child.
+in a parent cannot be continued in a child.
 
 As a program it reads a request a line, as JSON, and answers each with a line; `ForkServer` is its
 user. A kill is SIGKILL, after some seconds or at a place:

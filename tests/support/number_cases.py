@@ -25,7 +25,7 @@ from data_processing.scenes.opening import open_scene
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.writing import write_scene
 from data_processing.synthetic.camera_arrangements import camera_dirs
-from stages.evaluation import exhibit_of, mean_figures
+from stages.evaluation import mean_metrics, trained_scene_of
 from stages.models import model_of
 from stages.scene import build_scene_trainer, check_memory
 from stages.surface_start import SurfaceStart
@@ -236,11 +236,11 @@ def not_finite(config: Config) -> Iterator[str]:
     for step in range(NUM_STEPS):
         yield from _unsound(f"loss at step {step}", trainer.train_step(step))
         yield from _after_step(trainer, step)
-    exhibit = exhibit_of(trainer, scene, split, step=NUM_STEPS)
+    trained = trained_scene_of(trainer, scene, split, step=NUM_STEPS)
     view = split.test[0]
-    yield from _unsound("rendered", vars(exhibit.render(scene.cameras[view], None)))
+    yield from _unsound("rendered", vars(trained.render(scene.cameras[view], None)))
     if math.prod(scene.cameras.resolution) < 1e6:              # it renders the same view again
-        yield from (f"figure {name}" for name, value in mean_figures(exhibit).items()
+        yield from (f"metric {name}" for name, value in mean_metrics(trained).items()
                     if not math.isfinite(value))
 
 

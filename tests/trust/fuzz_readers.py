@@ -182,7 +182,7 @@ def fuzz_apart(name: str, output: Path, *, seconds: float, seed: int) -> Outcome
 
 def _one_child(name: str, output: Path, outcome: Outcome, *, first: int, end: float, seed: int,
                bar: tqdm) -> int:
-    """Run one child until it dies, hangs, or the time is over; the number to go on from."""
+    """Run one child until it dies, hangs, or the time is over; the number to continue from."""
     context = multiprocessing.get_context("fork")
     current = context.Value("q", first)
     receiver, sender = context.Pipe(duplex=False)

@@ -16,7 +16,7 @@ from modules_sdf import BlendSettings, ImageBasedModel
 from scheduler import StepPlan
 from sdf_rendering import ReferenceTracer
 from stages import scene as scene_run
-from stages.evaluation import exhibit_of
+from stages.evaluation import trained_scene_of
 from training import SceneTrainer, ShapeSupervision
 from utils.checkpoints.storage import checkpoints_in
 from utils.config.sections import LossConfig
@@ -249,7 +249,7 @@ def test_results_are_seen_by_refined_cameras(tiny_scene, tiny_sphere):
     scene, split = open_scene(config_of(*flags_of("x", tiny_scene)).data)
     with torch.no_grad():
         trainer.refiner.poses.shift += 0.01
-    shown = exhibit_of(trainer, scene, split, step=1)
+    shown = trained_scene_of(trainer, scene, split, step=1)
     train = list(split.train)
     refined = trainer.current_views().cameras
     assert torch.equal(shown.scene.cameras.view[train], refined.view)
@@ -257,10 +257,10 @@ def test_results_are_seen_by_refined_cameras(tiny_scene, tiny_sphere):
     assert torch.equal(shown.scene.cameras.view[list(split.test)], other)
     again = trainer_of(tiny_scene, tiny_sphere)            # an evaluation without the flag
     again.load_cameras(trainer.state_dict())
-    shown_again = exhibit_of(again, scene, split, step=1)
+    shown_again = trained_scene_of(again, scene, split, step=1)
     assert torch.equal(shown_again.scene.cameras.view, shown.scene.cameras.view)
     plain = trainer_of(tiny_scene, tiny_sphere)
-    assert exhibit_of(plain, scene, split, step=1).scene is scene
+    assert trained_scene_of(plain, scene, split, step=1).scene is scene
 
 
 def test_cameras_stand_still_in_the_warm_up(tiny_scene, tiny_sphere):
