@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
@@ -89,6 +90,7 @@ def start_ranks(device: str) -> Ranks:
         torch.cuda.set_device(local)
         found = torch.device("cuda", local)
     keep_to_this_machine()
+    import_module("torch._dynamo")             # see `finish_ranks`
     try:
         store = _store(size)
         store.set(f"joined/{rank}", "here")
@@ -120,7 +122,12 @@ def keep_to_this_machine() -> None:
 
 
 def finish_ranks() -> None:
-    """Leave the group of processes, at the end of a run or after an error."""
+    """Leave the group of processes, at the end of a run or after an error.
+
+    This ends the group's threads, unless something still refers to the group, as torch._dynamo
+    does where it is imported after the group was made (the first optimiser imports it). Such
+    threads now and then let a process that exits right after its last message end with SIGABRT.
+    """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
