@@ -1,16 +1,17 @@
-"""Meta-learning of first weights for any `nn.Module`: Reptile and first-order MAML.
+"""Meta-learning of initial weights for any `nn.Module`: Reptile and first-order MAML.
 
-The slow weights are what is learned. A task starts from a copy of them, takes k steps of its own
-optimiser to the fast weights, and says in which direction the slow ones should go:
+The slow weights are what is learned. A task starts from a copy of them and takes k steps with an
+optimiser of its own, which end at the fast weights. From these follows its update of the slow ones
+(docs/method.md, section 7):
 
     Reptile: slow += beta * mean over tasks of (fast - slow)
     first-order MAML: slow moves along -mean over tasks of (gradient at the fast weights, on data
         that the k steps have not seen)
 
-Weights are all floating point entries of a module's state, running statistics of batch
-normalisation among them: those of a task begin as the slow model's and reach the slow model only
-through the same mean and rate as the weights beside them, so nothing else leaks from task to task.
-Scale and shift of batch normalisation are weights like all others. Counters stay as they are.
+Weights are all floating point entries of a module's state. Running statistics of batch
+normalisation are among them: a task begins with those of the slow model, and changes these only
+through the mean update, at the same rate as the weights beside them. So nothing else leaks from
+task to task. Counters stay as they are.
 """
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ Weights = dict[str, Tensor]
 
 
 def copy_weights(module: nn.Module) -> Weights:
-    """The slow weights: detached copies of a module's floating point state, by name."""
+    """Return detached copies of a module's floating point state, by name."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()
             if value.is_floating_point()}
 
@@ -33,25 +34,25 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Write weights into a module, in place.
 
     Raises:
-        ValueError: a name that the module has not.
+        ValueError: the module has no entry of some name.
     """
     state = module.state_dict()
     foreign = sorted(set(weights) - set(state))
     if foreign:
-        raise ValueError(f"weights for {', '.join(foreign[:5])}, which the module has not")
+        raise ValueError(f"weights for {', '.join(foreign[:5])}, which the module does not have")
     for name, value in weights.items():
         state[name].copy_(value)
 
 
-def adapt(module: nn.Module, slow: Mapping[str, Tensor], step: Callable[[int], object],
+def adapt(module: nn.Module, slow: Mapping[str, Tensor], step: Callable[[int], object], *,
           num_steps: int) -> None:
-    """Take k steps on one task from the slow weights; the module ends with the fast ones.
+    """Take k steps on one task from the slow weights, after which the module has the fast ones.
 
     Args:
         module: changed in place.
         slow: where the task starts; not changed.
-        step: number of the step (from 0) to one update of the module, with an optimiser that was
-            made for this task: moments of another task would leak into it.
+        step: takes the number of a step (from 0) and updates the module, with an optimiser made
+            for this task: moments of another task would leak into it.
         num_steps: k.
     """
     put_weights(module, slow)
@@ -61,24 +62,24 @@ def adapt(module: nn.Module, slow: Mapping[str, Tensor], step: Callable[[int], o
 
 @torch.no_grad()
 def reptile_update(module: nn.Module, slow: Mapping[str, Tensor]) -> Weights:
-    """What one task asks for: fast - slow, by name."""
+    """Return the update of one task by Reptile: fast - slow, by name."""
     state = module.state_dict()
     return {name: state[name] - value for name, value in slow.items()}
 
 
 def fomaml_update(module: nn.Module, slow: Mapping[str, Tensor],
                   query_loss: Callable[[], Tensor]) -> Weights:
-    """What one task asks for by first-order MAML: the descent direction at the fast weights.
+    """Return the update of one task by first-order MAML: the negative gradient at the fast weights.
 
-    The second derivatives, of the fast weights by the slow ones, are left out (the identity stands
-    for them). Running statistics have no gradient; for them it is fast - slow, as in Reptile.
+    First-order means that the derivative of the fast weights by the slow ones is replaced by the
+    identity. Running statistics have no gradient; their update is fast - slow, as in Reptile.
 
     Args:
         module: with the fast weights.
-        slow: where they started.
-        query_loss: the loss of the module on data that the steps have not seen; scalar.
+        slow: where the task started.
+        query_loss: gives the scalar loss of the module on data that the steps have not seen.
     Returns:
-        Minus the gradient by name; 0 for weights that the loss does not depend on.
+        Updates by name; 0 for weights that the loss does not depend on.
     """
     module.zero_grad(set_to_none=True)
     query_loss().backward()
@@ -91,15 +92,15 @@ def fomaml_update(module: nn.Module, slow: Mapping[str, Tensor],
 
 
 def all_finite(update: Mapping[str, Tensor]) -> Tensor:
-    """Whether every entry of an update is finite; scalar bool on its device, so nothing waits."""
+    """Return whether every entry of an update is finite, as a scalar bool tensor on its device."""
     return torch.stack([value.isfinite().all() for value in update.values()]).all()
 
 
 @torch.no_grad()
 def mean_update(updates: Sequence[Mapping[str, Tensor]]) -> Weights:
-    """The mean of several tasks' updates, added in their order."""
+    """Return the mean of the updates of several tasks, added in their order."""
     if not updates:
-        raise ValueError("there are no updates, need those of one task or more")
+        raise ValueError("there are no updates, need those of at least one task")
     total = {name: value.clone() for name, value in updates[0].items()}
     for update in updates[1:]:
         for name, value in update.items():
@@ -113,16 +114,17 @@ def move_slow(slow: Weights, update: Mapping[str, Tensor], rates: Mapping[str, f
 
     Args:
         slow: weights by name.
-        update: by name; the names that it lacks stay as they are.
-        rates: beta of each group. A weight's group is the first part of its name ("encoder" of
-            "encoder.up.0.weight"), or "" for all groups that have no rate of their own.
+        update: updates by name; weights whose names are missing stay as they are.
+        rates: outer learning rate beta of each group. The group of a weight is the first part of
+            its name ("encoder" of "encoder.up.0.weight"); "" stands for all groups that are not
+            listed.
     """
     for name, value in update.items():
         slow[name] += group_rate(name, rates) * value
 
 
 def group_rate(name: str, rates: Mapping[str, float]) -> float:
-    """The rate of a weight's group, see `move_slow`; ValueError where there is none."""
+    """Return the rate of a weight's group, see `move_slow`; ValueError if there is none."""
     group = name.partition(".")[0]
     if group not in rates and "" not in rates:
         raise ValueError(f"no rate for {name}; rates are given for {', '.join(sorted(rates))}")
@@ -130,11 +132,11 @@ def group_rate(name: str, rates: Mapping[str, float]) -> float:
 
 
 class OuterAdam:
-    """Adam on the slow weights, for updates that are gradients (`fomaml_update`).
+    """Adam on the slow weights, for updates that are negative gradients (`fomaml_update`).
 
     Args:
         slow: weights by name, changed in place.
-        names: of those that have gradients; others are moved as in Reptile.
+        names: of the weights that have gradients; all others are moved as in Reptile.
     """
 
     def __init__(self, slow: Weights, names: Sequence[str]) -> None:
@@ -143,13 +145,13 @@ class OuterAdam:
 
     def move(self, update: Mapping[str, Tensor], rates: Mapping[str, float],
              step_lengths: Mapping[str, float]) -> None:
-        """Move along an update.
+        """Move the slow weights along an update.
 
         Args:
-            update: minus the gradients, and differences for what has none.
-            rates: beta of each group, see `move_slow`.
-            step_lengths: of each group: how far the k inner steps can take a weight. The outer
-                step is at most beta of it, as Reptile's.
+            update: negative gradients, and differences for weights that have none.
+            rates: outer learning rate beta of each group, see `move_slow`.
+            step_lengths: how far k inner steps can move a weight, for each group. An outer step
+                moves it at most by beta times that, as with Reptile.
         """
         for name, group in zip(self.names, self.optimizer.param_groups, strict=True):
             group["lr"] = group_rate(name, rates) * group_rate(name, step_lengths)

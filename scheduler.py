@@ -7,7 +7,7 @@ from utils.config.sections import RatesConfig, TracingConfig
 from utils.config.stage_sections import MetaConfig
 from utils.errors import ConfigError
 
-LR_DECAY_LEVELS = (1, 3, 7, 15, 31, 63)      # rates halve when step / interval reaches these
+LR_DECAY_LEVELS = (1, 3, 7, 15, 31, 63)  # learning rates halve where step / interval reaches these
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,17 @@ SHAPE_SCHEDULES = {"dtu": ShapeSchedule(50, 7), "nlr": ShapeSchedule(100, 3),
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Settings of one step, from `scheduler`.
+    """Settings of one training step.
 
     Attributes:
-        train_shape: the surface is traced anew and its losses count.
+        train_shape: whether the surface is traced anew and the losses on the shape count.
         alpha: sharpness of the soft mask.
-        occ_threshold: squared object distance of the occlusion test.
-        lr_sdf, lr: rates of Phi and of E, G, D.
-        lr_cameras: rate of refined cameras; 0 in the warm-up, when the surface is still that of no
-            object and masks would move cameras to fit it.
-        average_decay: of the moving average of E, G and D, in which views are rendered.
+        occ_threshold: squared distance of the occlusion test, object units squared.
+        lr_sdf: learning rate of Phi.
+        lr: learning rate of E, G and D.
+        lr_cameras: learning rate of refined cameras; 0 in the warm-up, when the surface is not yet
+            that of the object and masks would move the cameras to fit it.
+        average_decay: decay of the moving average of E, G and D, with which views are rendered.
     """
 
     train_shape: bool
@@ -45,7 +46,7 @@ class StepPlan:
     average_decay: float = 0.0
 
     def scaled(self, factor: float) -> StepPlan:
-        """The same with all rates times a factor."""
+        """Return the same plan with all learning rates multiplied by a factor."""
         return replace(self, lr_sdf=self.lr_sdf * factor, lr=self.lr * factor,
                        lr_cameras=self.lr_cameras * factor)
 
@@ -55,8 +56,8 @@ class OuterPlan:
     """Settings of one outer step of meta-training.
 
     Attributes:
-        meta_lr_sdf, meta_lr: beta of Phi and of E, G, D.
-        inner_factor_sdf, inner_factor: what the rates of the inner steps are multiplied with.
+        meta_lr_sdf, meta_lr: outer learning rate beta of Phi, and of E, G and D.
+        inner_factor_sdf, inner_factor: factors of the learning rates of the inner steps.
     """
 
     meta_lr_sdf: float
@@ -65,13 +66,13 @@ class OuterPlan:
     inner_factor: float
 
     def inner(self, plan: StepPlan) -> StepPlan:
-        """A plan for single scenes as that of an inner step: the shape is trained in each."""
+        """Return a single scene's plan as that of an inner step: each of them trains the shape."""
         return replace(plan, train_shape=True, lr_sdf=plan.lr_sdf * self.inner_factor_sdf,
                        lr=plan.lr * self.inner_factor)
 
 
 def plan_outer_step(step: int, meta: MetaConfig) -> OuterPlan:
-    """Everything that changes over outer steps, for outer step `step` (from 0)."""
+    """Return the settings of outer step `step` (from 0)."""
     meta_lr = meta.meta_lr * halvings(step, meta.meta_lr_decay_steps, meta.meta_lr_decay_factor)
     decay = meta.meta_inner_decay_factor
     return OuterPlan(meta_lr, meta_lr * meta.meta_lr_image_factor,
@@ -80,12 +81,15 @@ def plan_outer_step(step: int, meta: MetaConfig) -> OuterPlan:
 
 
 def halvings(step: int, interval: int, decay: float = 0.5) -> float:
-    """decay^(step // interval); interval 0: constant."""
+    """Return decay^(step // interval), or 1 if the interval is 0."""
     return decay ** (step // interval) if interval > 0 else 1.0
 
 
 def shape_schedule(rates: RatesConfig, dataset_name: str) -> ShapeSchedule:
-    """The dataset's schedule (DTU's for unknown ones); flags that are not negative override it."""
+    """Return the schedule of a dataset; flags that are not negative override it.
+
+    Datasets that have none of their own take that of DTU.
+    """
     default = SHAPE_SCHEDULES.get(dataset_name, SHAPE_SCHEDULES["dtu"])
     return ShapeSchedule(
         default.warmup if rates.shape_warmup_steps < 0 else rates.shape_warmup_steps,
@@ -94,7 +98,16 @@ def shape_schedule(rates: RatesConfig, dataset_name: str) -> ShapeSchedule:
 
 def plan_step(step: int, rates: RatesConfig, tracing: TracingConfig, *, dataset_name: str,
               steps_per_epoch: int, lr_cameras: float = 0.0) -> StepPlan:
-    """Everything that changes over time, for step `step` (from 0)."""
+    """Return the settings of step `step` (from 0).
+
+    Args:
+        step: number of steps before this one.
+        rates: learning rates and their decay.
+        tracing: schedules of the soft mask and of the occlusion test.
+        dataset_name: chooses the default of the shape schedule.
+        steps_per_epoch: unit of `rt_mask_alpha_period_epochs`.
+        lr_cameras: initial learning rate of refined cameras.
+    """
     schedule = shape_schedule(rates, dataset_name)
     period = tracing.rt_mask_alpha_period
     if tracing.rt_mask_alpha_period_epochs > 0:
@@ -102,7 +115,8 @@ def plan_step(step: int, rates: RatesConfig, tracing: TracingConfig, *, dataset_
     decay = rates.lr_decay_factor
     return StepPlan(
         train_shape=is_shape_step(step, schedule),
-        alpha=mask_alpha(step, tracing.rt_mask_alpha, period, tracing.rt_mask_alpha_period_max),
+        alpha=mask_alpha(step, tracing.rt_mask_alpha, period=period,
+                         max_doublings=tracing.rt_mask_alpha_period_max),
         occ_threshold=occlusion_threshold(step, tracing.occ_threshold, tracing.occ_threshold_steps),
         lr_sdf=rates.lr_sdf * warmup_factor(step, rates.lr_sdf_warmup_steps)
         * learning_rate_factor(step, rates.lr_sdf_decay_steps, decay),
@@ -114,37 +128,44 @@ def plan_step(step: int, rates: RatesConfig, tracing: TracingConfig, *, dataset_
 
 
 def is_shape_step(step: int, schedule: ShapeSchedule) -> bool:
-    """Whether shape losses count in step `step` (from 0)."""
+    """Whether step `step` (from 0) trains the shape."""
     return step < schedule.warmup or (schedule.interval > 0 and step % schedule.interval == 0)
 
 
 def learning_rate_factor(step: int, interval: int, decay: float = 0.5) -> float:
-    """decay^(number of LR_DECAY_LEVELS that step / interval has reached); interval 0: constant."""
+    """Return decay^(number of LR_DECAY_LEVELS that step / interval has reached).
+
+    It is 1 if the interval is 0.
+    """
     if interval <= 0:
         return 1.0
     return decay ** sum(step >= level * interval for level in LR_DECAY_LEVELS)
 
 
 def warmup_factor(step: int, num_steps: int) -> float:
-    """Rises evenly to 1 over the first `num_steps` steps; 0: 1 from the start."""
+    """Return a factor that rises linearly to 1 over the first `num_steps` steps."""
     return min(1.0, (step + 1) / num_steps) if num_steps > 0 else 1.0
 
 
-def mask_alpha(step: int, start: float, period: int, max_doublings: int) -> float:
-    """Sharpness of the soft mask: doubled every `period` steps, at most `max_doublings` times."""
+def mask_alpha(step: int, start: float, *, period: int, max_doublings: int) -> float:
+    """Return the sharpness of the soft mask.
+
+    It is doubled every `period` steps (0: never), at most `max_doublings` times.
+    """
     doublings = 0 if period <= 0 else min(step // period, max_doublings)
     return start * 2.0 ** doublings
 
 
 def mask_loss_weight(alpha: float) -> float:
-    """Weight of the soft-mask loss, 100 / alpha."""
+    """Return the weight of the soft-mask loss, 100 / alpha."""
     return 100.0 / alpha
 
 
 def occlusion_threshold(step: int, values: tuple[float, ...], starts: tuple[int, ...]) -> float:
-    """Squared object distance of the occlusion test.
+    """Return the threshold of the occlusion test, a squared distance in object units squared.
 
     Args:
+        step: number of steps before this one.
         values: thresholds in order of use, one more than `starts`.
         starts: steps at which the second, third, ... value begins.
     """

@@ -71,17 +71,27 @@ class InnerTask(Protocol):
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Take one step of the model with this task's own optimiser."""
+        ...
 
     def losses(self, plan: StepPlan) -> dict[str, Tensor]:
         """Return the losses of a batch drawn anew, "total" with its graph."""
+        ...
 
     def score(self, step: int) -> dict[str, float]:
-        """Mean metrics of the held-out views after `step` steps."""
+        """Return mean metrics of the held-out views after `step` steps."""
+        ...
 
 #: What a single scene's plan of a step becomes in an outer step; None: it stays.
 Adjust = Callable[[StepPlan], StepPlan] | None
-#: From model, scene, generator and adjustment of its plan to the training of that scene.
-MakeTask = Callable[[nn.Module, PoolScene, torch.Generator, Adjust], InnerTask]
+
+
+class MakeTask(Protocol):
+    """Makes the training of one scene."""
+
+    def __call__(self, model: nn.Module, scene: PoolScene, generator: torch.Generator, *,
+                 adjust: Adjust = None) -> InnerTask:
+        """Return the training of a model on a scene; `adjust` changes its plan of each step."""
+        ...
 
 
 class MetaTrainer(RankedTrainer):
@@ -170,11 +180,12 @@ class MetaTrainer(RankedTrainer):
         scene = self.pool[self.scene_of(step, position)]
         self._read_ahead(step, position)
         task = self.make_task(self.model, scene, self.generator("inner", step, position),
-                              lambda single: plan.inner(single).scaled(self.rate_factor))
+                              adjust=lambda single: plan.inner(single).scaled(self.rate_factor))
         k = self.meta.num_meta_steps
         losses: list[dict[str, Tensor]] = []
         try:
-            adapt(self.model, self.slow, lambda number: losses.append(task.train_step(number)), k)
+            adapt(self.model, self.slow, lambda number: losses.append(task.train_step(number)),
+                  num_steps=k)
         except FloatingPointError as error:
             raise FloatingPointError(f"scene {scene.name}, inner step {len(losses)}: "
                                      f"{error}") from error
@@ -233,15 +244,17 @@ class MetaTrainer(RankedTrainer):
         """
         if self.trials is None:
             return {}
-        rows = [self._score_on(index) for index in range(len(self.trials))]
+        rows = [self._score_on(self.trials[index], self.generator("trial", index))
+                for index in range(len(self.trials))]
         names = set.intersection(*(set(row) for row in rows))
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]
                 if name in names}
 
-    def _score_on(self, index: int) -> dict[str, float]:
-        scene, num_steps = self.trials[index], self.meta.meta_eval_steps
+    def _score_on(self, scene: PoolScene, generator: torch.Generator) -> dict[str, float]:
+        """Return metrics of one held-out scene, after some steps on it from the slow weights."""
+        num_steps = self.meta.meta_eval_steps
         put_weights(self.model, self.slow)
-        task = self.make_trial(self.model, scene, self.generator("trial", index), None)
+        task = self.make_trial(self.model, scene, generator)
         before = task.score(0)
         for number in range(num_steps):
             task.train_step(number)
@@ -331,8 +344,8 @@ def check_meta(config: Config) -> None:
                               "leave it out, and give it to test_sdf_ibr_meta.py")
 
 
-def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator,
-                  adjust: Adjust = None, *, config: Config) -> SceneTrainer:
+def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator, *,
+                  config: Config, adjust: Adjust = None) -> SceneTrainer:
     """Return the training of a pool's scene; it is scored if the scene has held-out views.
 
     Nothing is traced yet: the surface in a view is traced when a step first needs it.

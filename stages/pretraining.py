@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ class PairTrainer(RankedTrainer):
         for batch in batches:
             torch._foreach_copy_(self.statistics, before)
             losses = self.losses(batch.to(before[0].device))
-            losses["total"] = sum(losses.values())
+            losses["total"] = reduce(torch.add, losses.values())
             if not torch.isfinite(losses["total"]):
                 bad = [name for name, value in losses.items() if not torch.isfinite(value)]
                 raise FloatingPointError(f"loss not finite: {', '.join(bad)}")

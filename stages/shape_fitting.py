@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ class ShapeFit(Task):
             "eikonal": (self.loss.opt_sdf_eikonal_w * self.loss.opt_sdf_eikonal,
                         eikonal_terms(gradients, self.loss.loss_eikonal_metric).mean())}
         losses = {name: value for name, (_, value) in terms.items()}
-        losses["total"] = sum(weight * value for weight, value in terms.values())
+        losses["total"] = reduce(torch.add, [weight * value for weight, value in terms.values()])
         check_finite(losses["total"], losses)
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()

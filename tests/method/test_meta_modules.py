@@ -77,7 +77,7 @@ def test_reptile_on_quadratics_is_the_closed_form():
     start = slow["place"].clone()
     updates, expected = [], torch.zeros(4)
     for centre, curvature in quadratics():
-        adapt(module, slow, sgd(module, partial(module.loss, centre, curvature)), STEPS)
+        adapt(module, slow, sgd(module, partial(module.loss, centre, curvature)), num_steps=STEPS)
         updates.append(reptile_update(module, slow))
         expected += (1 - (1 - LR * curvature) ** STEPS) * (centre - start) / 3
     assert torch.equal(slow["place"], start)
@@ -89,7 +89,7 @@ def test_rate_one_with_one_step_is_gradient_descent():
     module, twin = Point(draws(4, seed=9)), Point(draws(4, seed=9))
     (centre, curvature), = quadratics(1)
     slow = copy_weights(module)
-    adapt(module, slow, sgd(module, lambda: module.loss(centre, curvature)), 1)
+    adapt(module, slow, sgd(module, lambda: module.loss(centre, curvature)), num_steps=1)
     move_slow(slow, reptile_update(module, slow), {"": 1.0})
     sgd(twin, lambda: twin.loss(centre, curvature))(0)
     torch.testing.assert_close(slow["place"], twin.place.detach(), **CLOSE)
@@ -100,7 +100,7 @@ def test_fomaml_is_the_gradient_at_the_adapted_weights():
     module = Point(draws(4, seed=9))
     slow, other = copy_weights(module), draws(4, seed=50)
     (centre, curvature), = quadratics(1)
-    adapt(module, slow, sgd(module, partial(module.loss, centre, curvature)), STEPS)
+    adapt(module, slow, sgd(module, partial(module.loss, centre, curvature)), num_steps=STEPS)
     fast = centre + (1 - LR * curvature) ** STEPS * (slow["place"] - centre)
     update = fomaml_update(module, slow, lambda: module.loss(other, curvature))
     torch.testing.assert_close(update["place"], -curvature * (fast - other), **CLOSE)
@@ -112,7 +112,7 @@ def test_fomaml_of_a_network_is_its_functional_gradient():
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     inputs, truth = draws(8, 3), draws(8, 1, seed=1)
     slow = copy_weights(module)
-    adapt(module, slow, sgd(module, lambda: module(inputs).square().mean()), 2)
+    adapt(module, slow, sgd(module, lambda: module(inputs).square().mean()), num_steps=2)
     expected = grad(lambda weights: (functional_call(module, weights, (inputs,)) - truth)
                     .square().mean())(copy_weights(module))
     update = fomaml_update(module, slow, lambda: (module(inputs) - truth).square().mean())
@@ -134,7 +134,7 @@ def test_batches_and_groups_equal_plain_loops():
     updates, fasts = [], []
     for inputs, truth in tasks:
         step = sgd(module, lambda inputs=inputs, truth=truth: loss(inputs, truth))
-        adapt(module, slow, step, 3)
+        adapt(module, slow, step, num_steps=3)
         updates.append(reptile_update(module, slow))
         module.load_state_dict(slow, strict=False)
         for number in range(3):
@@ -155,7 +155,8 @@ def test_statistics_do_not_leak_from_task_to_task():
     slow = copy_weights(module)
 
     def task(scale):
-        adapt(module, slow, sgd(module, lambda: module(inputs * scale).square().mean()), 3)
+        adapt(module, slow, sgd(module, lambda: module(inputs * scale).square().mean()),
+              num_steps=3)
         return reptile_update(module, slow)
 
     first = task(1.0)
@@ -206,5 +207,5 @@ def test_counters_stay_as_they_are():
     module = Small()
     slow = copy_weights(module)
     assert "body.1.num_batches_tracked" not in slow
-    adapt(module, slow, lambda number: module(draws(8, 3)), 2)
+    adapt(module, slow, lambda number: module(draws(8, 3)), num_steps=2)
     assert int(module.body[1].num_batches_tracked) == 2

@@ -40,8 +40,9 @@ def test_rates_without_decay_and_with_another_factor():
 
 def test_alpha_doubles_at_most_three_times():
     expected = {0: 50, 1999: 50, 2000: 100, 3999: 100, 4000: 200, 6000: 400, 8000: 400, 99999: 400}
-    assert {step: mask_alpha(step, 50.0, 2000, 3) for step in expected} == expected
-    assert mask_alpha(10 ** 6, 50.0, 0, 3) == 50
+    assert {step: mask_alpha(step, 50.0, period=2000, max_doublings=3)
+            for step in expected} == expected
+    assert mask_alpha(10 ** 6, 50.0, period=0, max_doublings=3) == 50
     assert mask_loss_weight(50.0) == 2.0 and mask_loss_weight(400.0) == 0.25
 
 

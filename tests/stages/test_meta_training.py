@@ -150,8 +150,8 @@ def test_rates_of_inner_steps_halve(tiny_scenes, tiny_sphere):
     plans = []
     make = trainer.make_task
 
-    def spying(*args):
-        task = make(*args)
+    def spying(*args, **options):
+        task = make(*args, **options)
         step = task.train_step
         task.train_step = lambda number: plans.append(task.plan(number)) or step(number)
         return task
@@ -280,8 +280,8 @@ def test_updates_that_are_not_finite_never_reach_the_slow_weights(tiny_scenes, t
     before, make = clones(trainer.slow), trainer.make_task
     spoiled = trainer.pool.entries[trainer.scene_of(0, 1)].outline.path.name
 
-    def making(model, scene, generator, adjust):
-        task = make(model, scene, generator, adjust)
+    def making(model, scene, generator, *, adjust):
+        task = make(model, scene, generator, adjust=adjust)
         if scene.name == spoiled:
             spoil(model, task)
         return task
@@ -323,8 +323,8 @@ def test_tasks_let_go_of_their_scenes(tiny_scenes, tiny_sphere):
     tasks = []
     make = trainer.make_task
 
-    def watched(*args):
-        task = make(*args)
+    def watched(*args, **options):
+        task = make(*args, **options)
         tasks.append(weakref.ref(task))
         return task
 

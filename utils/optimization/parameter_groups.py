@@ -1,4 +1,4 @@
-"""Which parts of a model are trained, and at which rates."""
+"""Which parts of a model are trained, and at which learning rates."""
 from __future__ import annotations
 
 import torch
@@ -8,7 +8,7 @@ from utils.config.sections import TrainedPartsConfig
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:
-    """Adam over Phi (group 0) and E, G, D (group 1); rates are set every step."""
+    """Return Adam over Phi (group 0) and E, G, D (group 1); each step sets their rates."""
     sdf_parameters = list(model.sdf.parameters())
     known = {id(p) for p in sdf_parameters}
     others = [p for p in model.parameters() if id(p) not in known]
@@ -16,13 +16,13 @@ def make_optimizer(model: nn.Module) -> torch.optim.Adam:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr_sdf: float, lr: float) -> None:
-    """Write rates into the two groups of `make_optimizer`."""
+    """Set the learning rates of Phi and of E, G, D in an optimiser of `make_optimizer`."""
     optimizer.param_groups[0]["lr"] = lr_sdf
     optimizer.param_groups[1]["lr"] = lr
 
 
 def trained_parts(model: nn.Module, parts: TrainedPartsConfig) -> None:
-    """Switch off the gradients, and batch statistics, of the parts that are not to be trained."""
+    """Freeze the weights and batch statistics of the parts that are not to be trained."""
     switches = {"sdf": parts.train_decoder_sdf, "encoder": parts.train_image_encoder,
                 "decoder": parts.train_feature_decoder, "aggregation": parts.train_feature_blending}
     for name, is_trained in switches.items():

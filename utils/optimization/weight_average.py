@@ -1,4 +1,4 @@
-"""A moving average of weights, which renders what the last few training steps agree on."""
+"""A moving average of weights, with which views are rendered."""
 from __future__ import annotations
 
 import copy
@@ -10,16 +10,17 @@ from torch import nn
 
 
 class WeightAverage:
-    """Exponential moving average of some of a model's networks.
+    """Exponential moving average of some networks of a model.
 
-    At these rates single steps change held-out PSNR by a decibel up or down; the average of the
-    last ten or so does not. Training itself is not touched. In the first steps the average is
-    shorter: its weight is at most (1 + n) / (10 + n) after n updates.
+    At the method's learning rates a single step moves held-out PSNR up or down by a decibel; the
+    average of about the last ten steps does not jump like that. Training itself is not affected.
+    In the first steps the average is shorter: after n updates its weight is at most
+    (1 + n) / (10 + n).
 
     Args:
-        model: the networks' owner.
-        names: its attributes that are averaged.
-        decay: weight of the average in an update; 0: the average is the last step.
+        model: it owns the networks.
+        names: attributes of the model whose weights are averaged.
+        decay: weight of the average in an update; 0: the average is that of the last step alone.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], decay: float) -> None:
@@ -31,13 +32,16 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of this moment."""
+        """Include the present weights in the average."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         torch._foreach_lerp_(self.weights, self._live(), 1 - decay)
         self.num_updates += 1
 
     def averaged_model(self) -> nn.Module:
-        """The model with averaged networks of its own; all other modules are shared."""
+        """Return the model with copies of its networks that have the averaged weights.
+
+        All other modules are those of the model itself.
+        """
         twin = copy.copy(self.model)
         twin._modules = dict(self.model._modules)
         for name in self.names:
@@ -48,12 +52,12 @@ class WeightAverage:
         return twin
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
+        """Return the averaged weights and the number of updates, for checkpoints."""
         return {"weights": [weight.clone() for weight in self.weights],
                 "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Restore; without a state (an older checkpoint) the average begins with these weights."""
+        """Restore an average; without a state, as in old checkpoints, it begins anew."""
         source = self._live() if state is None else state["weights"]
         if [w.shape for w in source] != [w.shape for w in self.weights]:
             raise ValueError("the averaged weights are of another architecture")

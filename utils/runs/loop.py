@@ -193,9 +193,19 @@ class Loop:
                 f"learning rates; the last good state is in {self.folder.checkpoints}. "
                 "experiment_scripts/check_scene.py tells whether the scene is at fault; otherwise "
                 "start again with smaller --lr and --lr_sdf") from error
+        self._return_to_checkpoint(error)
+
+    def _return_to_checkpoint(self, error: FloatingPointError) -> None:
+        """Restore the last checkpoint, or the start if none is saved yet, with half the rates."""
+        progress, recovery = self.progress, self.progress.recovery
         recovery.go_back(progress.step)
         found = latest_checkpoint(self.folder.checkpoints)
-        self._restore(copy.deepcopy(self._first) if found is None else found.content)
+        state = copy.deepcopy(self._first) if found is None else found.content
+        if state is None:
+            raise CheckpointError(f"step {progress.step}: {error}; the run should return to its "
+                                  f"last checkpoint, but none can be read in "
+                                  f"{self.folder.checkpoints} any more; start it again") from error
+        self._restore(state)
         self.task.scale_rates(recovery.rate_factor)
         log.warning("step %d: %s; returns to step %d, with %g of the learning rates",
                     recovery.failed_at, error, progress.step, recovery.rate_factor)
@@ -251,7 +261,7 @@ class Loop:
         return path
 
     def _state(self) -> dict[str, Any]:
-        """Return what `_restore` takes."""
+        """Return the state of task, random numbers, step and curve, which `_restore` takes."""
         return {"task": self.task.state_dict(), "random": random_state(),
                 "step": self.progress.step, "curve": self.progress.curve}
 

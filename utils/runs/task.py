@@ -46,7 +46,7 @@ class Task(Protocol):
         raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore everything that `state_dict` returned."""
         raise NotImplementedError
 
 
