@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from utils.checkpoints.checkpoint import open_checkpoint
 from utils.errors import CheckpointError
 
@@ -75,7 +77,7 @@ def _numbers(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, 
     elif isinstance(value, (list, tuple)) and depth < MAX_DEPTH:
         for inner in value:
             yield from _numbers(inner, name, depth + 1)
-    elif hasattr(value, "numel"):                          # Adam's count may be a tensor
+    elif isinstance(value, Tensor):                        # Adam's count may be a tensor
         if value.numel() == 1 and name == "step":
             yield from _numbers(value.item(), name, depth)
     elif isinstance(value, (int, float)) and not isinstance(value, bool) \
