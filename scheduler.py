@@ -18,6 +18,8 @@ class ShapeSchedule:
     interval: int
 
 
+#: Of the soft mask's sharpness: far beyond every use, and finite.
+MOST_DOUBLINGS = 60
 SHAPE_SCHEDULES = {"dtu": ShapeSchedule(50, 7), "nlr": ShapeSchedule(100, 3),
                    "shapenet": ShapeSchedule(2000, 5)}
 
@@ -150,9 +152,11 @@ def warmup_factor(step: int, num_steps: int) -> float:
 def mask_alpha(step: int, start: float, *, period: int, max_doublings: int) -> float:
     """Return the sharpness of the soft mask.
 
-    It is doubled every `period` steps (0: never), at most `max_doublings` times.
+    It is doubled every `period` steps (0: never), at most `max_doublings` times; -1 doublings are
+    no limit but MOST_DOUBLINGS.
     """
-    doublings = 0 if period <= 0 else min(step // period, max_doublings)
+    limit = max_doublings if max_doublings >= 0 else MOST_DOUBLINGS
+    doublings = 0 if period <= 0 else min(step // period, limit)
     return start * 2.0 ** doublings
 
 

@@ -43,6 +43,8 @@ def test_alpha_doubles_at_most_three_times():
     assert {step: mask_alpha(step, 50.0, period=2000, max_doublings=3)
             for step in expected} == expected
     assert mask_alpha(10 ** 6, 50.0, period=0, max_doublings=3) == 50
+    assert mask_alpha(2000 * 7, 50.0, period=2000, max_doublings=-1) == 50 * 2 ** 7   # no limit
+    assert mask_alpha(10 ** 9, 50.0, period=2000, max_doublings=-1) < 1e20    # finite in float32
     assert mask_loss_weight(50.0) == 2.0 and mask_loss_weight(400.0) == 0.25
 
 

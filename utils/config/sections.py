@@ -44,8 +44,8 @@ class RunConfig:
     steps_til_ckpt: int = flag(-1, "steps between checkpoints; -1: as epochs_til_ckpt says",
                                unit="steps", minimum=-1)
     keep_checkpoints: int = flag(3, "how many of the latest checkpoints are kept", minimum=1)
-    steps_til_summary: int = flag(1, "steps between scalars in TensorBoard", unit="steps",
-                                  minimum=1)
+    steps_til_summary: int = flag(1, "steps between scalars in TensorBoard; 0: none",
+                                  unit="steps", minimum=0)
     steps_til_pictures: int = flag(100, "steps between image grids in TensorBoard; 0: none",
                                    unit="steps", minimum=0)
     image_batch_size: int = flag(4, "target views of a step (l in the paper)", minimum=1)
@@ -204,12 +204,13 @@ class TracingConfig:
     start_mask_alpha: float = flag(0.0, "minimum sharpness where the surface starts as hull or "
                                    "stereo, which rt_mask_alpha would blur; 0: as rt_mask_alpha",
                                    minimum=0)
-    rt_mask_alpha_period: int = flag(5000, "steps between doublings of the sharpness",
-                                     unit="steps", minimum=1)
+    rt_mask_alpha_period: int = flag(5000, "steps between doublings of the sharpness; 0: none",
+                                     unit="steps", minimum=0)
     rt_mask_alpha_period_epochs: int = flag(-1, "the same in epochs, instead of "
                                             "rt_mask_alpha_period; -1: not used", unit="epochs",
                                             minimum=-1)
-    rt_mask_alpha_period_max: int = flag(5, "how often the sharpness is doubled", minimum=0)
+    rt_mask_alpha_period_max: int = flag(5, "how often the sharpness is doubled; -1: no limit",
+                                         minimum=-1)
     occ_threshold: tuple[float, ...] = flag(
         (1e-3, 1e-4, 1e-5), "squared distance up to which a source sees a point, one a phase",
         unit="object units squared", element=float, minimum=0)

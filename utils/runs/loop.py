@@ -108,7 +108,7 @@ class Loop:
                     and not self._is_stopped():
                 line.begin_step(progress.step)
                 before, seconds, losses = progress.step, progress.seconds, self._timed_step()
-                if losses and progress.step % options.scalar_interval == 0:
+                if losses and progress.step % (options.scalar_interval or 1) == 0:
                     line.show(loss=f"{losses['total']:.4f}")
                 line.end_step(progress.step, progress.seconds - seconds)
                 if progress.step > before:                 # else it returned to a checkpoint

@@ -76,3 +76,11 @@ def test_no_warning_where_nothing_was_given(caplog):
 def test_unsupported_flags_exist_and_their_defaults_are_fine(name):
     flags = {flag.name: flag for section in META_SECTIONS for flag in flags_of(section).values()}
     assert flags[name].default in UNSUPPORTED[name][0]
+
+
+@pytest.mark.parametrize("flag, value", [
+    ("opt_sdf_curvature", 0.25), ("opt_rays_sdf_curvature", 0.5), ("rt_mask_alpha_period_max", -1),
+    ("rt_mask_alpha_period", 0), ("steps_til_summary", 0)])
+def test_values_of_the_release_are_taken(flag, value):
+    values = config_to_dict(parse(f"--{flag}", str(value)))
+    assert [section[flag] for section in values.values() if flag in section] == [value]

@@ -35,7 +35,7 @@ def test_everything_is_done_at_its_steps(make_loop):
 
 
 def test_interval_zero_is_never(make_loop):
-    made, task = make_loop(LoopOptions(num_steps=3))
+    made, task = make_loop(LoopOptions(num_steps=3, scalar_interval=0))
     made.run()
     assert task.drawn == [] and task.scored == [3] and steps_of(made) == [3]
 
