@@ -22,7 +22,7 @@ def parsed_by(name, monkeypatch):
     class Stop(Exception):
         pass
 
-    def parse(sections, argv=None, *, defaults=None):
+    def parse(sections, argv=None, *, defaults=None, **_):
         asked.extend((sections, defaults))
         raise Stop
 
