@@ -71,15 +71,15 @@ def _stored_step(content: dict[str, Any], steps_per_epoch: int) -> int | None:
 
 def _numbers(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
     """Yield the whole numbers of a nested structure, each with the name that it stands under."""
-    if isinstance(value, dict) and depth < MAX_DEPTH:
+    if isinstance(value, Tensor):                        # Adam's count may be a tensor
+        if value.numel() == 1 and name == "step":
+            yield from _numbers(value.item(), name, depth)
+    elif isinstance(value, dict) and depth < MAX_DEPTH:
         for key, inner in value.items():
             yield from _numbers(inner, str(key), depth + 1)
     elif isinstance(value, (list, tuple)) and depth < MAX_DEPTH:
         for inner in value:
             yield from _numbers(inner, name, depth + 1)
-    elif isinstance(value, Tensor):                        # Adam's count may be a tensor
-        if value.numel() == 1 and name == "step":
-            yield from _numbers(value.item(), name, depth)
     elif isinstance(value, (int, float)) and not isinstance(value, bool) \
             and 0 <= value < 2**53 and value == int(value):
         yield name, int(value)
