@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -258,11 +258,7 @@ def carve_start(cameras: Cameras, masks: Tensor, where: str, *,
     Raises:
         SceneError: the masks agree on no point.
     """
-    hull = carve(cameras.to("cpu"), masks.cpu(), resolution=resolution)
-    ticks = torch.linspace(-hull.half, hull.half, len(hull.distance))
-    x, y, z = torch.meshgrid(ticks, ticks, ticks, indexing="ij")
-    radius = (x.square() + y.square() + z.square()).sqrt()
-    hull = replace(hull, distance=torch.maximum(hull.distance, radius - HULL_RADIUS))
+    hull = carve(cameras.to("cpu"), masks.cpu(), resolution=resolution).cut_to_ball(HULL_RADIUS)
     if hull.is_empty or not len(surface_points(hull)[0]):
         raise SceneError(f"{where}: --init {init}: the masks of the {len(cameras)} training views "
                          "agree on no point inside the unit sphere, need an object that all of "

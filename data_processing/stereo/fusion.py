@@ -71,7 +71,7 @@ def measured(hull: Hull, maps: DepthMaps, cameras: Cameras,
         sums over views of weighted truncated distances, and of weights: (N, N, N) each.
     """
     index = (hull.distance.flatten() < MARGIN_CELLS * hull.cell).nonzero()[:, 0]
-    points = grid_points(hull).reshape(-1, 3)[index]
+    points = hull.grid_points().reshape(-1, 3)[index]
     sums = torch.zeros(2, hull.distance.numel(), device=points.device)
     for view in range(len(cameras)):
         seen = seen_depth(maps, view, cameras[view], points)
@@ -79,13 +79,6 @@ def measured(hull: Hull, maps: DepthMaps, cameras: Cameras,
         sums[0, index] += weight * seen.before.clamp(-truncation, truncation)
         sums[1, index] += weight
     return sums[0].reshape(hull.distance.shape), sums[1].reshape(hull.distance.shape)
-
-
-def grid_points(hull: Hull) -> Tensor:
-    """(N, N, N, 3) points of a grid, object space."""
-    ticks = torch.linspace(-hull.half, hull.half, len(hull.distance), device=hull.distance.device)
-    axes = torch.meshgrid(ticks, ticks, ticks, indexing="ij")
-    return torch.stack(axes, -1) + hull.center.to(hull.distance)
 
 
 def blurred(grid: Tensor, spread: float) -> Tensor:
@@ -104,5 +97,5 @@ def blurred(grid: Tensor, spread: float) -> Tensor:
 
 def ball(radius: float, like: Hull) -> Hull:
     """A ball about the origin on the grid of another solid."""
-    distance = grid_points(like).norm(dim=-1) - radius
+    distance = like.grid_points().norm(dim=-1) - radius
     return replace(like, distance=distance)

@@ -7,7 +7,7 @@ the distance from the hull's surface inside it, and at most that outside.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -66,18 +66,14 @@ class Hull:
         index = self.occupied_mask.nonzero().float()
         return index * self.cell + (self.center - self.half)
 
-    def bounding_ball(self) -> tuple[Tensor, float]:
-        """Centre (3,) of the hull's box, and radius of the ball about it that holds the hull.
+    def grid_points(self) -> Tensor:
+        """(N, N, N, 3) all grid points, object space."""
+        return _cube_points(len(self.distance), self.half, self.center.to(self.distance))
 
-        Half a cell is added, as the surface lies between grid points.
-        Raises:
-            ValueError: the hull is empty.
-        """
-        points = self.points()
-        if not len(points):
-            raise ValueError("the hull is empty, need at least one point in it")
-        center = (points.amin(0) + points.amax(0)) / 2
-        return center, float((points - center).norm(dim=-1).max()) + self.cell / 2
+    def cut_to_ball(self, radius: float) -> Hull:
+        """The part of the solid inside a ball about the origin of object space."""
+        away = self.grid_points().square().sum(-1).sqrt()
+        return replace(self, distance=torch.maximum(self.distance, away - radius))
 
     def sdf(self, points_obj: Tensor) -> Tensor:
         """Signed distance of points, interpolated between the grid's.
@@ -87,12 +83,16 @@ class Hull:
         Returns:
             (...), negative inside, object units. Differentiable in the points.
         """
-        offset = (points_obj.reshape(1, 1, 1, -1, 3) - self.center.to(points_obj)) / self.half
+        offset = (points_obj.reshape(-1, 3) - self.center.to(points_obj)) / self.half
         inner = offset.clamp(-1, 1)
-        grid = self.distance.to(points_obj)[None, None]                # (1, 1, x, y, z)
-        value = functional.grid_sample(grid, inner.flip(-1), align_corners=True)[0, 0, 0, 0]
-        beyond = (offset - inner)[0, 0, 0].norm(dim=-1) * self.half
-        return (value + beyond).reshape(points_obj.shape[:-1])
+        beyond = (offset - inner).norm(dim=-1) * self.half
+        return (self._interpolated(inner) + beyond).reshape(points_obj.shape[:-1])
+
+    def _interpolated(self, inner: Tensor) -> Tensor:
+        """Distance (P,) at points (P, 3) in the cube, which is [-1, 1]^3 here; trilinear."""
+        grid = self.distance.to(inner)[None, None]                     # (1, 1, x, y, z)
+        return functional.grid_sample(grid, inner.flip(-1)[None, None, None],
+                                      align_corners=True)[0, 0, 0, 0]
 
 
 def carve(cameras: Cameras, masks: Tensor, *, resolution: int = 64, half: float = 1.0,
@@ -115,9 +115,7 @@ def carve(cameras: Cameras, masks: Tensor, *, resolution: int = 64, half: float 
     if masks.ndim != 4 or masks.shape[1] != 1 or len(masks) != len(cameras):
         raise ValueError(f"masks are {tuple(masks.shape)}, need ({len(cameras)}, 1, H, W)")
     cameras, center = cameras.to(torch.float32), torch.as_tensor(center, dtype=torch.float32)
-    ticks = torch.linspace(-half, half, resolution)
-    points = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(-1, 3)
-    points = points + center
+    points = _cube_points(resolution, half, center).reshape(-1, 3)
     sure = SURE_CELLS * 2 * half / (resolution - 1)
     distance = torch.full((len(points),), -torch.inf)
     num_framed = torch.zeros(len(points), dtype=torch.int16)
@@ -217,23 +215,21 @@ def hull_masks(hull: Hull, cameras: Cameras, *, radius: float | None = None) -> 
     """
     cameras = cameras.to(torch.float32)
     width, height = cameras.resolution
-    grid = hull.distance[None, None]
-    if radius is not None:
-        grid = torch.maximum(grid, (_grid_points(hull).norm(dim=-1) - radius)[None, None])
+    hull = hull if radius is None else hull.cut_to_ball(radius)
     out = torch.zeros(len(cameras), 1, height, width, dtype=torch.bool)
     for view in range(len(cameras)):
         origins, dirs = (part.reshape(-1, 3) for part in cameras[view].pixel_rays())
-        out[view, 0] = (_least_along(grid, hull, origins, dirs) <= 0).reshape(height, width)
+        out[view, 0] = (_least_along(hull, origins, dirs) <= 0).reshape(height, width)
     return out
 
 
-def _grid_points(hull: Hull) -> Tensor:
-    """(N, N, N, 3) grid points, object space."""
-    ticks = torch.linspace(-hull.half, hull.half, len(hull.distance))
-    return torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), -1) + hull.center
+def _cube_points(resolution: int, half: float, center: Tensor) -> Tensor:
+    """(N, N, N, 3) points of a cubic grid, object space, on the centre's device."""
+    ticks = torch.linspace(-half, half, resolution, device=center.device)
+    return torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), -1) + center
 
 
-def _least_along(grid: Tensor, hull: Hull, origins: Tensor, dirs: Tensor) -> Tensor:
+def _least_along(hull: Hull, origins: Tensor, dirs: Tensor) -> Tensor:
     """(R,) least distance on the part of each ray that passes the hull's cube.
 
     Steps are as long as the distance allows, as outside it is a lower bound, and at least
@@ -247,9 +243,7 @@ def _least_along(grid: Tensor, hull: Hull, origins: Tensor, dirs: Tensor) -> Ten
     alive, t = (far > near).nonzero()[:, 0], near.clone()
     while len(alive):
         points = origins[alive] + dirs[alive] * t[alive, None]
-        uvw = ((points - hull.center) / hull.half).flip(-1)[None, None, None]
-        value = functional.grid_sample(grid, uvw, align_corners=True,
-                                       padding_mode="border")[0, 0, 0, 0]
+        value = hull._interpolated(((points - hull.center) / hull.half).clamp(-1, 1))
         least[alive] = torch.minimum(least[alive], value)
         t[alive] += value.clamp_min(LEAST_STEP * hull.cell)
         alive = alive[(value > 0) & (t[alive] < far[alive])]
