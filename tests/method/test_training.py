@@ -203,7 +203,7 @@ def test_views_are_traced_when_they_first_serve(tiny_scene, tiny_sphere, step):
     trainer.buffer = SurfaceBuffer(trainer.views.cameras)
     for other in (trainer, traced):
         other.generator.manual_seed(5)
-    drawn = trainer.sampler.draw(torch.Generator().manual_seed(5)).sources
+    drawn = trainer.sampled.sampler.draw(torch.Generator().manual_seed(5)).sources
     losses = [other.train_step(step) for other in (trainer, traced)]
     everything = torch.arange(len(trainer.views))
     left = trainer.buffer.untraced(everything)

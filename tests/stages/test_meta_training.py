@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
 import weakref
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +32,7 @@ from training import SceneTrainer
 from utils.checkpoints.checkpoint import open_checkpoint
 from utils.checkpoints.networks import NETWORKS
 from utils.checkpoints.storage import load_checkpoint
+from utils.comparison import execution
 from utils.config.parser import META_SECTIONS, parse_config
 from utils.config.stage_sections import SPECIALISE_DEFAULTS
 from utils.errors import CheckpointError, SceneError
@@ -368,9 +372,22 @@ def test_defaults_of_the_curve_are_the_releases_steps():
                                                      "x").tracing.occ_threshold
 
 
+class RunHere:
+    """A process whose script has run in this one; `run_table.py` starts one for each run."""
+
+    def __init__(self, command, **options):
+        call(Path(command[1]).stem, *command[2:])
+        self.returncode = 0
+
+    def poll(self):
+        return self.returncode
+
+
 def test_a_table_has_runs_from_scratch_and_from_the_start(finished, tiny_scene, tiny_sphere,
-                                                          tmp_path, capsys):
-    """run_table.py runs both scripts, each in a process of its own, and finds their results."""
+                                                          tmp_path, monkeypatch):
+    """run_table.py runs both scripts and finds their results; as processes in test_tables.py."""
+    monkeypatch.setattr(execution, "subprocess", SimpleNamespace(
+        Popen=RunHere, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT))
     start_file = finished / "meta_start.pth"
     pairs = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
     lines = [f"{flag[2:]} = {value}" for flag, value in pairs.items()]

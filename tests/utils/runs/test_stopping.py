@@ -16,6 +16,14 @@ from utils.runs.stopping import SIGNALS, RunStopped, stop_requests, stopping_at_
 from utils.runs.task import LoopOptions, Task
 
 
+@pytest.fixture(autouse=True)
+def hangups_count():
+    """SIGHUP does what it does by default, also where nohup started the tests."""
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, earlier)
+
+
 def send(number):
     os.kill(os.getpid(), number)
 
