@@ -1,6 +1,7 @@
 # make demo: set up .venv, make a scene, train on it from three starts, compare.
 # make test: set up, run the tests in two processes, print the ten slowest. WORKERS=4 make test: in
 #   four.
+# make coverage: the tests, and how much of the library they run; a tenth slower.
 # make check: lint, types, import rows, links and command lines of the pages. A minute or two.
 # make trust: what README's "What it promises" says, tested at length: kills at random moments, disk
 #   full, memory over 5,000 steps, numbers at their limits, MINUTES of fuzzing for each reader.
@@ -18,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 MINUTES ?= 10
 WORKERS ?= 2
 
-.PHONY: demo test check trust install check-environment clean
+.PHONY: demo test coverage check trust install check-environment clean
 .DEFAULT_GOAL := demo
 
 install: $(INSTALLED)
@@ -48,7 +49,10 @@ demo: $(INSTALLED)
 		--labels from_scratch pre-trained meta-learned --comparison logs/comparison.png
 
 test: $(INSTALLED)
-	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10 --cov --cov-report=term
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10
+
+coverage: $(INSTALLED)
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term
 
 check: $(INSTALLED)
 	$(PY) -m ruff check .
