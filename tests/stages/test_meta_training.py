@@ -49,11 +49,11 @@ from contextlib import nullcontext
 sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "tests")]
 from support.tiny_runs import script
 from stages.meta_training import MetaTrainer
-from utils.runs.distributed import start_ranks
+from utils.runs import distributed
 from utils.runs.script import run_script
 
-module, ranks = script("train_sdf_ibr_meta"), start_ranks("cpu")
-module.joined_ranks = lambda device: nullcontext(ranks)
+module, ranks = script("train_sdf_ibr_meta"), distributed.start_ranks("cpu")
+distributed.joined_ranks = lambda device: nullcontext(ranks)
 well, lost = json.loads(sys.argv[2])
 module.main(well)
 inner = MetaTrainer._adapt_to_scene

@@ -54,9 +54,9 @@ def differing_files(one: Path, other: Path) -> list[str]:
 
 
 def without_times(state: dict) -> dict:
-    """The same without seconds, and without the flags, which name folders."""
+    """The same without seconds (a checkpoint holds them too) and flags, which name folders."""
     found = {key: value for key, value in state.items()
-             if key not in ("seconds", "train_seconds", "config")}
+             if key not in ("seconds", "train_seconds", "config", "checkpoint_sha256")}
     if isinstance(found.get("curve"), list):
         found["curve"] = [without_times(row) for row in found["curve"]]
     return found

@@ -201,11 +201,12 @@ def _read_flow(path: Path) -> None:
 
 
 def _make_images(folder: Path) -> None:
-    picture = scene_files.picture(0)
-    image = Image.fromarray(picture)
+    image = Image.fromarray(scene_files.picture(0))
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"
-    image.save(folder / "a.jpg", quality=90, exif=exif)
+    # black and white in RGB, which readers of photographs and of masks both take
+    both = Image.fromarray(scene_files.mask(0)).convert("RGB")
+    both.save(folder / "a.jpg", quality=90, exif=exif)
     image.convert("CMYK").save(folder / "b.jpg")
     image.save(folder / "progressive.jpg", progressive=True)
     image.save(folder / "c.ppm")
@@ -329,7 +330,7 @@ def _make_tables(folder: Path) -> None:
 
 def _read_tables(folder: Path) -> None:
     table = RunTableConfig(at_steps=(10,), at_seconds=(3.0,))
-    run = ListedRun("a", "b", 0, folder, [], 30, 0.0, "")
+    run = ListedRun("a", "b", 0, folder, (), 30, 0.0, "")
     found = gather([run], table)
     as_csv(found), as_json(found)
     runs = [read_run(folder), read_run(folder)]

@@ -40,6 +40,7 @@ class _Summing:
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.digest = stream, hashlib.sha256()
+        self.name = stream.name
 
     def write(self, data: bytes) -> int:
         """Write all of the data, and return its number of bytes."""

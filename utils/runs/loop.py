@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from utils.checkpoints.checkpoint import Checkpoint, latest_checkpoint
-from utils.checkpoints.manifest import sha256_of
 from utils.checkpoints.storage import (
     CHECKPOINT_FORMAT,
     checkpoint_name,
@@ -88,7 +87,6 @@ class Loop:
         with stop_requests() as self._stop:
             self._train()
             path = self.save()
-            self.progress.checkpoint_sha256 = sha256_of(path)
         if self._stop.number is not None:
             raise RunStopped(self._stop.number, f"{self.progress.step} steps are saved in {path}; "
                              "the same command without --restart resumes from there")
