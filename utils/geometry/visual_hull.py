@@ -83,16 +83,15 @@ class Hull:
         Returns:
             (...), negative inside, object units. Differentiable in the points.
         """
-        offset = (points_obj.reshape(-1, 3) - self.center.to(points_obj)) / self.half
+        offset = (points_obj.reshape(1, 1, 1, -1, 3) - self.center.to(points_obj)) / self.half
         inner = offset.clamp(-1, 1)
-        beyond = (offset - inner).norm(dim=-1) * self.half
+        beyond = (offset - inner)[0, 0, 0].norm(dim=-1) * self.half
         return (self._interpolated(inner) + beyond).reshape(points_obj.shape[:-1])
 
     def _interpolated(self, inner: Tensor) -> Tensor:
-        """Distance (P,) at points (P, 3) in the cube, which is [-1, 1]^3 here; trilinear."""
+        """Distance (P,) at points (1, 1, 1, P, 3) of the cube, which is [-1, 1]^3 here."""
         grid = self.distance.to(inner)[None, None]                     # (1, 1, x, y, z)
-        return functional.grid_sample(grid, inner.flip(-1)[None, None, None],
-                                      align_corners=True)[0, 0, 0, 0]
+        return functional.grid_sample(grid, inner.flip(-1), align_corners=True)[0, 0, 0, 0]
 
 
 def carve(cameras: Cameras, masks: Tensor, *, resolution: int = 64, half: float = 1.0,
@@ -142,11 +141,21 @@ def _informative_order(masks: Tensor) -> list[int]:
 def mask_distance(mask: Tensor) -> Tensor:
     """(H, W) bool to (H, W) float32, pixels from the outline: negative on the object."""
     inside = mask.numpy().astype(np.uint8)
-    within = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    within = _distance_to_zero(inside)
     if inside.all():
         return torch.full(mask.shape, -float(max(mask.shape)))
-    outside = cv2.distanceTransform(1 - inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    outside = _distance_to_zero(1 - inside)
     return torch.from_numpy(np.where(inside > 0, 0.5 - within, outside - 0.5))
+
+
+def _distance_to_zero(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 to (H, W) float32, pixels from the nearest 0, rounded as IEEE's square root.
+
+    OpenCV's own root differs in the last bit by where the image lies in memory. The squares are
+    whole numbers, and exact for images up to MAX_MASK_SIDE.
+    """
+    found = cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.sqrt(np.rint(found * found))
 
 
 def touches_border(mask: Tensor) -> bool:
@@ -243,7 +252,8 @@ def _least_along(hull: Hull, origins: Tensor, dirs: Tensor) -> Tensor:
     alive, t = (far > near).nonzero()[:, 0], near.clone()
     while len(alive):
         points = origins[alive] + dirs[alive] * t[alive, None]
-        value = hull._interpolated(((points - hull.center) / hull.half).clamp(-1, 1))
+        inner = ((points - hull.center) / hull.half).clamp(-1, 1)
+        value = hull._interpolated(inner[None, None, None])
         least[alive] = torch.minimum(least[alive], value)
         t[alive] += value.clamp_min(LEAST_STEP * hull.cell)
         alive = alive[(value > 0) & (t[alive] < far[alive])]

@@ -1,6 +1,7 @@
 """The carved hull against balls, whose outlines and distances are known in closed form."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from support.ball_scene import ball_cameras, ball_scene
@@ -113,6 +114,18 @@ def test_mask_distance_in_closed_form():
     torch.testing.assert_close(mask_distance(mask), expected.repeat(5, 1))
     assert touches_border(mask) and not touches_border(mask & False)
     assert (mask_distance(torch.ones(5, 8, dtype=torch.bool)) < 0).all()
+
+
+def test_mask_distance_is_the_root_of_whole_numbers():
+    """To the bit, wherever the mask lies in memory; the roots of OpenCV and torch are not."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(37, 53, generator=generator) < 0.97
+    place = torch.stack(torch.meshgrid(torch.arange(37), torch.arange(53), indexing="ij"), -1)
+    apart = (place[:, :, None] - place[~mask]).square().sum(-1).amin(-1)       # whole numbers
+    expected = 0.5 - torch.from_numpy(np.sqrt(apart.float().numpy()))
+    for shift in range(1, 9):
+        moved = torch.zeros(37 * 53 + shift, dtype=torch.bool)[shift:].view(37, 53).copy_(mask)
+        assert torch.equal(mask_distance(moved)[mask], expected[mask])
 
 
 def test_bad_shapes_are_named(ball):
