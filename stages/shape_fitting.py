@@ -267,9 +267,16 @@ def carve_start(cameras: Cameras, masks: Tensor, where: str, *,
     return hull
 
 
-def fit_hull(sdf: nn.Module, hull: Hull, generator: torch.Generator,
+def fit_hull(sdf: nn.Module, hull: Hull, generator: torch.Generator, *,
              kind: str = "visual hull") -> None:
-    """Fit Phi to a distance grid from its present weights; seconds. `kind` is for the log."""
+    """Fit Phi to a distance grid, starting from its present weights; this takes seconds.
+
+    Args:
+        sdf: trained in place.
+        hull: not empty.
+        generator: on the CPU.
+        kind: what the grid is, for the log.
+    """
     start = time.perf_counter()
     task = HullTask(sdf, hull, generator=generator)
     for step in range(NUM_HULL_STEPS):

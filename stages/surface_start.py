@@ -102,7 +102,8 @@ class SurfaceStart:
         if choice is not None and choice.kind != "sphere":
             grid = replace(choice.grid, distance=choice.grid.distance.cpu(),
                            center=choice.grid.center.cpu())
-            fit_hull(trainer.model.sdf, grid, trainer.generator, KIND_NAMES[choice.kind])
+            fit_hull(trainer.model.sdf, grid, trainer.generator,
+                     kind=KIND_NAMES[choice.kind])
         trainer.trace_first(self.config.data)
         views = self.views
         if choice is not None and views is not None and pictures is not None:

@@ -116,7 +116,7 @@ def test_alpha_period_in_epochs_goes_before_the_one_in_steps():
 
 
 def test_outer_steps_halve_the_inner_rates():
-    """METHOD 7: every 60 outer steps those of E, D and G, every 400 that of Phi."""
+    """Every 60 outer steps those of E, D and G, every 400 that of Phi."""
     meta = MetaConfig(meta_lr=1e-2, meta_lr_decay_steps=500)
     assert plan_outer_step(0, meta) == OuterPlan(1e-2, 5e-2, 1.0, 1.0)
     assert plan_outer_step(59, meta) == plan_outer_step(0, meta)

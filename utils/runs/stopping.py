@@ -59,6 +59,7 @@ def stop_requests() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
+        """Remember the signal; say what follows from it."""
         request.number = number
         handlers.restore()
         # not through sys.stderr, in the midst of whose writing the signal may have come
@@ -75,6 +76,7 @@ def stopping_at_once() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise RunStopped in the block, as Ctrl-C raises KeyboardInterrupt."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        """Raise in place of whatever the signal interrupts."""
         raise RunStopped(number)
 
     with _Handlers(stop, SIGNALS[1:]):
