@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,8 +96,6 @@ def start_run(config: Config, *, is_training: bool = True, is_main: bool = True)
     logging.getLogger().setLevel(level if is_main else logging.WARNING)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else \
         f"{torch.get_num_threads()} threads"
-    if os.environ.get("OMP_WAIT_POLICY") == "passive":
-        name += ", which sleep while they wait"
     log.info("%s: seed %d, %s (%s), torch %s, revision %s", folder.path, config.run.seed, device,
              name, torch.__version__, revision())
     return Run(folder, start, device, seed_everything(config.run.seed), config, run_log,

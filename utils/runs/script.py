@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import logging
-import os
 import re
 import signal
 import sys
@@ -23,7 +22,6 @@ from utils.runs.stopping import RunStopped, stopping_at_once
 
 STOPPED = ("started again without --restart, a training run resumes from its last checkpoint, if "
            "it has one")
-BUSY_LOAD = 0.75          # running processes per processor, over the last minute
 OLDEST_PYTHON = (3, 11)
 #: The project's own modules; an import of anything else that fails lacks a package.
 _OWN = ("utils", "stages", "data_processing", "modules", "training", "sdf", "loss", "scheduler",
@@ -100,7 +98,6 @@ def run_script(main: Callable[[], None]) -> None:
     if sys.version_info < OLDEST_PYTHON:
         sys.stderr.write(f"error: {_lacks('Python 3.11 or newer')}\n")
         sys.exit(2)
-    sleep_when_busy()
     try:
         with stopping_at_once():
             main()
@@ -130,19 +127,6 @@ class _AboveProgress(logging.StreamHandler):
         else:
             with bars.tqdm.external_write_mode(file=self.stream):
                 super().emit(record)
-
-
-def sleep_when_busy() -> None:
-    """Let threads sleep while they wait, on a machine that is busy before this process begins.
-
-    Spinning threads take the processor from each other's work there. It must be set before torch is
-    loaded; what the user has set stays, and numbers are the same. `start_run` logs it.
-    """
-    is_set = "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
-    if is_set or "torch" in sys.modules or not hasattr(os, "getloadavg"):
-        return
-    if os.getloadavg()[0] >= BUSY_LOAD * (os.cpu_count() or 1):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def _make_printable() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.tiny_runs import ROOT, call_as_user
 
-from utils.runs.script import run_script, sleep_when_busy, told
+from utils.runs.script import run_script, told
 
 PETABYTE = 1 << 50
 
@@ -100,19 +100,3 @@ def test_an_old_python_is_told(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         run_script(lambda: None)
     assert ended.value.code == 2 and "lacks Python 3.11 or newer" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("load, before, is_loaded, after", [
-    (100.0, None, False, "passive"), (0.0, None, False, None), (100.0, "active", False, "active"),
-    (100.0, None, True, None)])
-def test_threads_sleep_on_a_busy_machine(load, before, is_loaded, after, monkeypatch):
-    """Not on a quiet one, not against the user's word, and not once torch has read it."""
-    modules = {name: module for name, module in sys.modules.items() if name != "torch"}
-    monkeypatch.setattr(sys, "modules", modules | ({"torch": torch} if is_loaded else {}))
-    monkeypatch.setattr(os, "getloadavg", lambda: (load * os.cpu_count(), 0.0, 0.0))
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")        # so that it is put back afterwards
-    if before is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    sleep_when_busy()
-    assert os.environ.get("OMP_WAIT_POLICY") == after
