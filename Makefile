@@ -54,9 +54,11 @@ test: $(INSTALLED)
 coverage: $(INSTALLED)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term
 
+# pyright looks at this project alone, not into the packages of .venv: to torch's annotations every
+# submodule may be a tensor, which finds some hundred errors that are none.
 check: $(INSTALLED)
 	$(PY) -m ruff check .
-	$(PY) -m pyright --pythonpath $(PY)
+	$(PY) -m pyright --pythonpath "$$($(PY) -c 'import sys; print(sys._base_executable)')"
 	$(PY) -m pytest tests/scripts/test_imports.py tests/scripts/test_fast_twins.py \
 		tests/scripts/test_docs.py
 
