@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from data_processing.stereo.blending import SourceViews, blend_colours, trace_grid
+from data_processing.stereo.blending import blend_colours, trace_grid
 from data_processing.stereo.stereo_start import stereo_surface, why_no_stereo
 from stages.evaluation import TrainedScene
 from stages.shape_fitting import carve_start
@@ -19,6 +19,7 @@ from utils.errors import SceneError
 from utils.geometry.visual_hull import Hull
 from utils.results.evaluation import RenderedView, evaluate_views, summarise
 from utils.results.lpips import LPIPS
+from utils.views.training_views import Sources
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +66,12 @@ def _rendered_on(trained: TrainedScene, grid: Hull) -> Callable[[int], RenderedV
     """Render views of the scene on a grid, in the colours of the training photographs."""
     scene, train = trained.scene, list(trained.train)
     cameras = scene.cameras[train]
-    sources = SourceViews(cameras, scene.images[train], scene.masks[train],
+    sources = Sources(cameras, scene.images[train], scene.masks[train],
                           trace_grid(grid, cameras)[0])
 
     @torch.no_grad()
     def rendered(view: int) -> RenderedView:
+        """Return one view of the scene, kept from feeding itself."""
         surface, dirs = trace_grid(grid, scene.cameras[view])
         own = train.index(view) if view in train else None
         image = blend_colours(surface, dirs, sources, exclude=own)[0]

@@ -5,8 +5,6 @@ surface renders each training view from the others.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -14,6 +12,7 @@ from sdf_rendering import lumigraph_weights, project_to_sources, sample_maps, vi
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Rays, Surface, camera_rays
 from utils.geometry.visual_hull import Hull
+from utils.views.training_views import Sources
 
 #: Squared distance in object units under which a source sees a point: that of training's begin.
 OCC_THRESHOLD = 1e-3
@@ -63,24 +62,7 @@ def _settled(hull: Hull, rays: Rays, low: Tensor, high: Tensor) -> Tensor:
     return low + (high - low) * (first / (first - second).clamp(min=1e-9)).clamp(0, 1)
 
 
-@dataclass(frozen=True)
-class SourceViews:
-    """K photographs and what they see of a surface.
-
-    Attributes:
-        cameras: K cameras.
-        images: (K, 3, H, W) RGB in [0, 1].
-        masks: (K, 1, H, W) bool, object.
-        surface: traced.
-    """
-
-    cameras: Cameras
-    images: Tensor
-    masks: Tensor
-    surface: Surface
-
-
-def blend_colours(surface: Surface, dirs_obj: Tensor, sources: SourceViews,
+def blend_colours(surface: Surface, dirs_obj: Tensor, sources: Sources,
                   exclude: int | None = None) -> Tensor:
     """Source colours at the surface of T targets, weighed by angle (unstructured lumigraph).
 
@@ -121,7 +103,7 @@ def held_out_psnr(hull: Hull, cameras: Cameras, images: Tensor, masks: Tensor) -
         cameras, images (V, 3, H, W), masks (V, 1, H, W) bool.
     """
     surface, dirs = trace_grid(hull, cameras)
-    sources = SourceViews(cameras, images, masks, surface)
+    sources = Sources(cameras, images, masks, surface)
     found = []
     for view in range(len(cameras)):
         own = Surface(surface.points_obj[view:view + 1], surface.hit_mask[view:view + 1])

@@ -120,7 +120,7 @@ class _AboveProgress(logging.StreamHandler):
     """Writes above the line of progress, if there is one, and leaves that whole."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record."""
+        """Write a record above the line of progress."""
         bars = sys.modules.get("tqdm")
         if bars is None:
             super().emit(record)

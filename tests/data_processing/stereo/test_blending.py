@@ -7,12 +7,12 @@ from support.ball_scene import ball_scene
 from support.grids import grid_of
 
 from data_processing.stereo.blending import (
-    SourceViews,
     blend_colours,
     held_out_psnr,
     trace_grid,
 )
 from utils.geometry.rays import Surface
+from utils.views.training_views import Sources
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_the_true_surface_renders_held_out_views_best(scene):
 def test_a_constant_colour_stays_and_no_source_is_black(scene):
     surface, dirs = trace_grid(sphere(0.6), scene.cameras)
     images = torch.full_like(scene.images, 0.3)
-    sources = SourceViews(scene.cameras, images, scene.masks, surface)
+    sources = Sources(scene.cameras, images, scene.masks, surface)
     own = Surface(surface.points_obj[:1], surface.hit_mask[:1])
     found = blend_colours(own, dirs[:1], sources, exclude=0)[0]
     hit = surface.hit_mask[0, 0]
