@@ -8,6 +8,7 @@ samples that count) is handed in; `PlainExecution` is the reference.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -49,7 +50,11 @@ class BlendSettings:
 
 
 class Execution(Protocol):
-    """How E, G and D are computed; all ways give the same numbers to rounding."""
+    """How the networks are computed; all ways give the same numbers to rounding."""
+
+    def passes(self, sdf: nn.Module) -> AbstractContextManager:
+        """Return a context for several passes through Phi, one soon after another."""
+        ...
 
     def run(self, network: nn.Module, maps: Tensor, regions: list[Region] | None, *,
             is_training: bool) -> Tensor:
@@ -99,6 +104,10 @@ class SampleWeights(Protocol):
 
 class PlainExecution:
     """The reference: whole maps, every sample, the precision of the weights."""
+
+    def passes(self, sdf: nn.Module) -> AbstractContextManager:
+        """Return a context that changes nothing."""
+        return nullcontext()
 
     def run(self, network: nn.Module, maps: Tensor, regions: list[Region] | None, *,
             is_training: bool) -> Tensor:

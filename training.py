@@ -145,7 +145,8 @@ class SceneTrainer:
         views = self.sampled.draw(self.generator, self.buffer, self.refined_cameras(plan))
         losses, surface = {}, None
         if plan.train_shape:
-            surface, losses = self.shape_losses(views, plan)
+            with self.model.execution.passes(self.model.sdf):
+                surface, losses = self.shape_losses(views, plan)
             self.buffer.mark_traced(views.drawn.targets)
         if not views.is_cropped:
             self.trace(self.buffer.untraced(views.drawn.sources))   # targets are among the sources

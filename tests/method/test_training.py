@@ -254,6 +254,25 @@ def test_every_alternative_trains(tiny_scene, tiny_sphere, flags):
     assert differing(before, trainer.model.sdf.state_dict())
 
 
+@pytest.mark.parametrize("tracer, num_threads", [("fast", 1), ("reference", 2)])
+def test_torchs_threads_rest_between_the_passes_of_a_shape_step(tiny_scene, tiny_sphere,
+                                                                monkeypatch, tracer, num_threads):
+    trainer = trainer_of(tiny_scene, tiny_sphere, "--tracer", tracer)
+    draw, seen, before = trainer.eikonal_points, [], torch.get_num_threads()
+
+    def drawn():
+        seen.append(torch.get_num_threads())
+        return draw()
+
+    monkeypatch.setattr(trainer, "eikonal_points", drawn)
+    torch.set_num_threads(2)
+    try:
+        trainer.train_step(0)
+        assert seen == [num_threads] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("flag, network", [
     ("train_decoder_sdf", "sdf"), ("train_image_encoder", "encoder"),
     ("train_feature_decoder", "decoder"), ("train_feature_blending", "aggregation")])

@@ -18,7 +18,8 @@ def trainer_of(scene_folder, sphere, *flags, cloud=False):
     config = config_of(*flags_of("unused", scene_folder, *flags, sphere=sphere))
     scene, split = open_scene(config.data)
     torch.manual_seed(0)
-    model = build_model(config.sdf, config.cnn, config.views, config.run)
+    model = build_model(config.sdf, config.cnn, config.views, config.run,
+                        is_fast=config.tracing.tracer == "fast")
     trainer = build_scene_trainer(model, views_of(scene, split.train, "cpu"), config,
                                   generator=torch.Generator().manual_seed(0),
                                   cloud=load_point_cloud(scene, config.data) if cloud else None)

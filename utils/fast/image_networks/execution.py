@@ -1,4 +1,4 @@
-"""E, G and D computed sooner: in bf16, on parts of maps, on the samples that count.
+"""Networks computed sooner: in bf16, on parts of maps, on the samples that count.
 
 The twin is `modules_sdf.PlainExecution`: the same numbers to the rounding of the precision.
 """
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.fast.image_networks.sparse_blending import blend_samples, surface_hits
+from utils.fast.siren.evaluator import is_siren_chain
+from utils.fast.threads import only_shares
 from utils.geometry.rays import Surface
 from utils.views.regions import Region
 from utils.views.training_views import Correspondence, Targets
@@ -41,6 +43,16 @@ class FastExecution:
 
     precision: str = "fp32"
     is_compact: bool = False
+
+    def passes(self, sdf: nn.Module) -> AbstractContextManager:
+        """Return a context in which torch's own threads rest until the last of the passes.
+
+        Each pass lets them rest by itself; whatever lies between two passes would wake them, and
+        they would then keep the cores busy while the next one begins.
+        """
+        if not (self.is_compact and is_siren_chain(sdf)):
+            return nullcontext()
+        return only_shares() if next(sdf.parameters()).device.type == "cpu" else nullcontext()
 
     def run(self, network: nn.Module, maps: Tensor, regions: list[Region] | None, *,
             is_training: bool) -> Tensor:
