@@ -311,6 +311,11 @@ class AggregationMLP(nn.Module):
         for layer in self.layers:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
 
+    def weigh_all_alike(self) -> None:
+        """Let all samples have one weight before training, as a factor of another weight needs."""
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
     def forward(self, features: Tensor, target_dirs: Tensor) -> Tensor:
         """Weights before normalisation over the sources.
 

@@ -32,6 +32,8 @@ from utils.views.training_views import Correspondence, Sources, Targets
 #: What D gives before training. On the way from black to it, most features of E would die: their
 #: ReLUs, the last of E, all learn at once to give less.
 GREY = 0.5
+#: Values of --feature_aggregation_method under which G is evaluated.
+LEARNED = ("learned", "learned_prior")
 
 
 @dataclass(frozen=True)
@@ -277,14 +279,22 @@ class ImageBasedModel(ImageNetworks):
         kind = self.settings.aggregation
         if kind in ("sum", "mean"):
             return counts.to(sampled.dtype)
-        if kind == "learned":
-            features = self.without_residuals(sampled, 2).permute(0, 1, 3, 4, 2)
-            dirs = targets.dirs_obj.permute(0, 2, 3, 1)                # (T, H, W, 3)
-            return self.execution.aggregate(self.aggregation, features,
-                                            dirs.expand(*counts.shape, 3),
-                                            is_training=self.training)
+        if kind not in LEARNED:
+            return self._weights_by_direction(targets, sources, counts)
+        features = self.without_residuals(sampled, 2).permute(0, 1, 3, 4, 2)
+        dirs = targets.dirs_obj.permute(0, 2, 3, 1)                    # (T, H, W, 3)
+        weights = self.execution.aggregate(self.aggregation, features,
+                                           dirs.expand(*counts.shape, 3),
+                                           is_training=self.training)
+        if kind == "learned_prior":
+            weights = weights * self._weights_by_direction(targets, sources, counts)
+        return weights
+
+    def _weights_by_direction(self, targets: Targets, sources: Sources, counts: Tensor) -> Tensor:
+        """Lumigraph weights (K, T, H, W) of samples that count, not normalised; constants."""
         return lumigraph_weights(targets.surface.points_obj.detach(), targets.dirs_obj,
-                                 sources.cameras, counts, epipolar=kind == "lumigraph_epipolar")
+                                 sources.cameras, counts,
+                                 epipolar=self.settings.aggregation != "lumigraph")
 
     def _blend_samples(self, features: Tensor, targets: Targets, sources: Sources,
                        correspondence: Correspondence) -> tuple[Tensor, Tensor]:
@@ -296,14 +306,18 @@ class ImageBasedModel(ImageNetworks):
             """Return the weights (N,) of samples, not normalised."""
             if kind in ("sum", "mean"):
                 return torch.ones_like(sampled[:, 0])
+            weights = torch.ones_like(sampled[:, 0])
+            if kind in LEARNED:
+                weights = self.execution.aggregate(self.aggregation,
+                                                   self.without_residuals(sampled),
+                                                   dirs.reshape(-1, 3)[pixel],
+                                                   is_training=self.training)
             if kind == "learned":
-                return self.execution.aggregate(self.aggregation, self.without_residuals(sampled),
-                                                dirs.reshape(-1, 3)[pixel],
-                                                is_training=self.training)
+                return weights
             counts = torch.zeros(len(features), dirs[..., 0].numel(), dtype=torch.bool)
             counts[source, pixel] = True
-            weights = self._weights(sampled, targets, sources, counts.reshape(shape))
-            return weights.flatten(1)[source, pixel]
+            prior = self._weights_by_direction(targets, sources, counts.reshape(shape))
+            return weights * prior.flatten(1)[source, pixel]
 
         return self.execution.blend_samples(features, correspondence, weigh, shape=shape,
                                             is_normalised=kind != "sum")

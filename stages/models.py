@@ -44,6 +44,8 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
                             AggregationMLP(3 if is_rgb else features), decoder=decoder,
                             settings=settings, execution=execution)
+    if settings.aggregation == "learned_prior":
+        model.aggregation.weigh_all_alike()
     if cnn.resnet_weights and not is_rgb:
         load_resnet_weights(encoder, cnn.resnet_weights)
     initial.load_into(model)

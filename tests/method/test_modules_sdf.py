@@ -24,7 +24,7 @@ from utils.geometry.rays import Surface
 from utils.views.regions import view_regions
 from utils.views.training_views import Correspondence, Sources, Targets, TrainingViews
 
-AGGREGATIONS = ("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned")
+AGGREGATIONS = ("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned", "learned_prior")
 
 
 @pytest.fixture
@@ -162,6 +162,29 @@ def test_lumigraph_blends_use_the_weights_by_direction(views, aggregation):
     torch.testing.assert_close(weights, raw / torch.where(total > 0, total, 1), atol=1e-12, rtol=0)
 
 
+def test_a_learned_factor_begins_as_the_weights_by_direction(views):
+    """The factor is 1 before training; then it is G's, for each sample by itself."""
+    def model_of(aggregation: str):
+        torch.manual_seed(0)
+        flags = ViewsConfig(feature_aggregation_method=aggregation)
+        return build_model(SdfConfig(), CnnConfig(feature_type="rgb"), flags, RunConfig()).double()
+
+    prior, learned = model_of("lumigraph_epipolar"), model_of("learned_prior")
+    targets, sources = batch_of(views, [1, 2])
+    where = learned.correspond(targets, sources, THRESHOLD)
+    features = torch.rand_like(views.images)         # those of a ball are alike
+
+    def weights_of(model) -> torch.Tensor:
+        return model.blend(features, targets, sources, where)[1]
+
+    torch.testing.assert_close(weights_of(learned), weights_of(prior), atol=1e-12, rtol=0)
+    nn.init.ones_(learned.aggregation.layers[-1].weight)
+    changed = weights_of(learned)
+    assert (changed - weights_of(prior)).abs().max() > 1e-3
+    changed.square().sum().backward()
+    assert all(layer.weight.grad.any() for layer in learned.aggregation.layers)
+
+
 def test_image_is_differentiable_in_the_surface(views):
     """Central differences of one pixel's point along its ray; the source images are piecewise
     bilinear, smooth but where a sample crosses a line between pixels: 1e-6 steps stay within."""
@@ -208,7 +231,8 @@ def test_residuals_give_back_what_linear_networks_lose(views, aggregation, is_co
                             settings=settings, execution=FastExecution(is_compact=is_compact))
     model.eval()
     targets, sources = batch_of(views, [2, 0])
-    plain = rgb_model("mean" if aggregation == "learned" else aggregation)
+    plain = rgb_model({"learned": "mean", "learned_prior": "lumigraph_epipolar"}
+                      .get(aggregation, aggregation))
     where = plain.correspond(targets, sources, THRESHOLD)
     colours, weights = plain.blend(views.images, targets, sources, where)
     seen = (weights.sum(0) > 0)[:, None].expand_as(colours)

@@ -242,6 +242,7 @@ def test_a_point_cloud_supervises_the_shape(tiny_scene, tiny_sphere, tmp_path):
     ["--feature_type", "rgb"], ["--feature_aggregation_method", "mean"],
     ["--feature_aggregation_method", "sum"], ["--feature_aggregation_method", "lumigraph"],
     ["--feature_aggregation_method", "lumigraph_epipolar"], ["--occlusion_method", "correlation"],
+    ["--feature_aggregation_method", "learned_prior"],
     ["--tracer", "reference"], ["--source_view_selection_mode", "nearest"],
     ["--image_encoder", "residual"], ["--color_loss", "l2", "--image_loss_region", "foreground"],
     ["--color_loss", "smooth_l1", "--loss_eikonal_metric", "l2"], ["--precision", "bf16"],

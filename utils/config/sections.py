@@ -134,8 +134,9 @@ class ViewsConfig:
     """Which source views a target is rendered from, and how."""
 
     feature_aggregation_method: str = flag(
-        "learned", "weights of the source views at a pixel",
-        choices=("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned"))
+        "learned", "weights of the source views at a pixel; learned_prior: a learned factor, 1 "
+        "before training, times lumigraph_epipolar's",
+        choices=("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned", "learned_prior"))
     source_views_per_target: int = flag(25, "source views of a step (k in the paper); -1: all",
                                         minimum=-1)
     total_number_source_views: int = flag(-1, "draws of an epoch; -1: one of each training view",
