@@ -71,7 +71,8 @@ class PairTrainer(RankedTrainer):
         scored: held-out pairs.
         rates: learning rate, its decay, and the decay of the averaged weights that are scored and
             written.
-        flags: whether image 0 itself is decoded too, and the steps in which the rate rises.
+        flags: what is trained, the image loss, whether image 0 itself is decoded too, and the
+            steps in which the rate rises.
         ranks: the processes; each makes a PairTrainer with the same weights.
     """
 
@@ -80,6 +81,13 @@ class PairTrainer(RankedTrainer):
         super().__init__(ranks)
         self.model, self.stream, self.scored = model, stream, scored
         self.rates, self.flags = rates, flags
+        self.is_trained = {"encoder": bool(flags.train_image_encoder),
+                           "decoder": bool(flags.train_feature_decoder)}
+        if not any(self.is_trained.values()):
+            raise ConfigError("--train_image_encoder 0 and --train_feature_decoder 0 leave nothing "
+                              "to train; give 1 for one of them")
+        for name, is_trained in self.is_trained.items():
+            getattr(model, name).requires_grad_(is_trained)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=rates.lr)
         self.average = WeightAverage(model, TRAINED, rates.average_decay)
         self.statistics = running_statistics(model)
@@ -122,7 +130,8 @@ class PairTrainer(RankedTrainer):
 
     def _accumulate(self, batches: Sequence[PairBatch]) -> dict[str, Tensor]:
         """Compute mean gradients and running statistics of micro-batches; return mean losses."""
-        self.model.train()
+        for name, is_trained in self.is_trained.items():        # batch statistics rest too
+            getattr(self.model, name).train(is_trained)
         self.optimizer.zero_grad(set_to_none=True)
         before = [value.clone() for value in self.statistics]
         sums = [torch.zeros_like(value) for value in self.statistics]
@@ -142,7 +151,7 @@ class PairTrainer(RankedTrainer):
         return means
 
     def losses(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Return the mean L1 losses of both reconstructions; unknown pixels are left out.
+        """Return the mean losses of both reconstructions; unknown pixels are left out.
 
         Args:
             batch: on the model's device.
@@ -153,10 +162,11 @@ class PairTrainer(RankedTrainer):
         if self.flags.input_image_loss:
             maps.append(features)
         images = self.model.decode(torch.cat(maps)).split(len(features))  # D normalises no batch
-        found = {"warped": image_loss(images[0], batch.image_1, batch.known_mask)}
+        metric = self.flags.color_loss
+        found = {"warped": image_loss(images[0], batch.image_1, batch.known_mask, metric)}
         if self.flags.input_image_loss:
             found["input"] = image_loss(images[1], batch.image_0,
-                                        torch.ones_like(batch.known_mask))
+                                        torch.ones_like(batch.known_mask), metric)
         return {name: value / len(features) for name, value in found.items()}
 
     def score(self, step: int) -> dict[str, float]:

@@ -145,6 +145,9 @@ def test_losses_are_those_of_the_method():
     expected = ((moved - image_1).abs() * known).mean()
     torch.testing.assert_close(found["warped"], expected)
     torch.testing.assert_close(found["input"], torch.zeros(()))
+    squared = with_copies(color_loss="l2").losses(batch_of(image_0, image_1, flow, known=known,
+                                                           seen=seen))
+    torch.testing.assert_close(squared["warped"], ((moved - image_1).square() * known).mean())
     one = with_copies(input_image_loss=0).losses(batch_of(image_0, image_1, flow))
     assert set(one) == {"warped"}
 
@@ -239,6 +242,17 @@ def test_every_option_trains(flags):
     assert set(trainer.score(1)) == {"psnr_reconstruction", "psnr_warped", "psnr_image_warped"}
 
 
+@pytest.mark.parametrize("flag, network", [
+    ("--train_image_encoder", "encoder"), ("--train_feature_decoder", "decoder")])
+def test_a_part_that_is_not_trained_stays_to_the_bit(flag, network):
+    trainer = trainer_of(flag, 0)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train_step(0)
+    changed = {name.split(".")[0] for name, value in trainer.model.state_dict().items()
+               if not torch.equal(value, before[name])}
+    assert changed == {"encoder", "decoder"} - {network}
+
+
 def test_it_learns_to_copy_and_to_move():
     """30 steps on one batch bring both losses from 0.13, all grey, to 0.06; asked is 0.09."""
     trainer = trainer_of("--lr", 2e-3, "--batch_size", 2, "--model_image_encoder_features", 16)
@@ -320,5 +334,7 @@ def test_flags_that_do_not_fit_are_refused():
         trainer_of("--num_micro_batches", 4, ranks=Ranks(0, 3))
     with pytest.raises(ConfigError, match="--crop_size is '24', need"):
         trainer_of("--crop_size", 24)
+    with pytest.raises(ConfigError, match="leave nothing to train; give 1 for one"):
+        trainer_of("--train_image_encoder", 0, "--train_feature_decoder", 0)
     with pytest.raises(ConfigError, match="feature_type rgb.*nothing to pre-train"):
         trainer_of("--feature_type", "rgb")

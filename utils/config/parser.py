@@ -133,7 +133,7 @@ def build_parser(*sections: type,
     for names, is_whole in ((("-h", "--help"), False), (("--help_all",), True)):
         parser.add_argument(*names, action=HelpAction, help="list flags and exit", page=partial(
             help_page, sections, add, is_whole=is_whole))
-    parser.add_argument(f"--{CONFIG_FLAG}", is_config_file=True, metavar="FILE",
+    parser.add_argument("-c", f"--{CONFIG_FLAG}", is_config_file=True, metavar="FILE",
                         default=configargparse.SUPPRESS,
                         help="file with lines `key = value` or `key value`")
     for flag in flags.values():

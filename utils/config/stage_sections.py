@@ -89,6 +89,10 @@ class PretrainConfig:
 
     convolution_type: str = flag("standard", "convolutions of encoder and decoder",
                                  choices=("standard", "partial", "meta"))
+    color_loss: str = flag("l1", "image loss; the release's default here is l2",
+                           choices=("l2", "l1", "smooth_l1"))
+    train_image_encoder: int = switch(1, "1: train the image encoder")
+    train_feature_decoder: int = switch(1, "1: train the feature decoder")
     input_image_loss: int = switch(1, "1: the first image itself is reconstructed too")
     lr_warmup_steps: int = flag(200, "first steps, in which the learning rate rises to lr; without "
                                 "them most features of the encoder die in the first ten",

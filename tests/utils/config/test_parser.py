@@ -29,6 +29,7 @@ def write(folder: Path, text: str) -> str:
 def test_both_line_styles_are_read(tmp_path):
     path = write(tmp_path, "# a comment\nlr = 5e-4\nopt_sdf_onsurface 0\nnum_epochs 7  # why\n")
     config = parse("--config_filepath", path)
+    assert parse("-c", path) == config
     assert config.rates.lr == 5e-4
     assert config.loss.opt_sdf_onsurface == 0
     assert config.run.num_epochs == 7
