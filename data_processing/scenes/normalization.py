@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from data_processing.point_clouds.ply_format import read_ply
 from data_processing.scenes.folder import MIN_SCALE
-from data_processing.scenes.ply_format import read_ply
+from data_processing.scenes.scene_clouds import read_scene_cloud
 from utils.errors import ConfigError, MissingExtraError, SceneError
 from utils.files.limits import MAX_COORDINATE, MAX_YAML_BYTES, read_text, short
 
@@ -24,7 +25,6 @@ SOURCE_WORDS = ("cache", "yaml", "pcd", "camera")
 #: Levels that a yaml file may be nested.
 MAX_DEPTH = 32
 DEFAULT_ORDER = "cache,yaml,pcd,camera"
-POINT_CLOUD = Path("merged") / "point_cloud_world.ply"
 #: Beyond this condition number the camera axes count as parallel and meet nowhere.
 MAX_AXES_CONDITION = 1e6
 
@@ -155,17 +155,17 @@ def _load_yaml(path: Path) -> Any:
 
 
 def sphere_from_point_cloud(folder: Path) -> Sphere | None:
-    """Return the ball round `merged/point_cloud_world.ply`, or None.
+    """Return the ball round the points of the scene's folder (`scene_clouds`), or None.
 
     Its centre is the middle of the points' box; it holds every point.
     """
-    path = folder / POINT_CLOUD
-    if not path.is_file():
+    cloud = read_scene_cloud(folder)
+    if cloud is None:
         return None
-    points = load_ply_points(path)
+    points = cloud.points
     center = (points.min(0) + points.max(0)) / 2
     radius = np.linalg.norm(points - center, axis=1).max()
-    return checked_sphere(center, radius, str(path))
+    return checked_sphere(center, radius, f"the point cloud in {folder}")
 
 
 def load_ply_points(path: Path) -> np.ndarray:

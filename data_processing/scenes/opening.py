@@ -6,17 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import trimesh
 from torch import Tensor
 
-from data_processing.scenes.ply_format import PlyPoints, read_ply
+from data_processing.point_clouds.ply_format import CloudPoints
 from data_processing.scenes.scene import Scene, check_training_views, load_scene
+from data_processing.scenes.scene_clouds import read_scene_cloud
 from data_processing.scenes.splits import Split, resolve_split
 from utils.config.sections import DataConfig
 from utils.errors import ConfigError, SceneError
 from utils.geometry.cameras import Cameras, rotations
-
-CLOUD_FILE = Path("merged") / "point_cloud_world.ply"
 
 
 @dataclass(frozen=True)
@@ -87,32 +85,30 @@ def perturbed(cameras: Cameras, spread: float, seed: int, *,
 
 
 def load_point_cloud(scene: Scene, data: DataConfig) -> PointCloud | None:
-    """Return `merged/point_cloud_world.ply` of the scene's folder in object space.
+    """Return the points of the scene's folder (`scene_clouds`) in object space.
 
     Returns:
-        None where it is absent, or not asked for (load_pcd, use_pcd).
+        None where there are none, or they are not asked for (load_pcd, use_pcd).
     Raises:
-        SceneError: the file holds no points.
+        SceneError: a file holds no points, or cannot be read.
     """
-    path = Path(scene.path) / CLOUD_FILE
-    if not (data.load_pcd and data.use_pcd and scene.path and path.is_file()):
+    if not (data.load_pcd and data.use_pcd and scene.path and Path(scene.path).is_dir()):
         return None
     try:
-        cloud = read_ply(path)
+        cloud = read_scene_cloud(Path(scene.path))
     except SceneError as error:
         raise SceneError(f"{error}; or give --use_pcd 0") from error
+    if cloud is None:
+        return None
     to_object = np.linalg.inv(scene.cameras.model.double().numpy())
     points_world = cloud.points - np.array(scene.world_origin)
     points_obj = points_world @ to_object[:3, :3].T + to_object[:3, 3]
     return PointCloud(torch.from_numpy(points_obj).float(), _normals(cloud, to_object))
 
 
-def _normals(cloud: PlyPoints, to_object: np.ndarray) -> Tensor | None:
-    """Return unit normals in object space: the file's own, else those of its triangles."""
-    normals = cloud.normals
-    if normals is None and cloud.faces is not None:
-        normals = trimesh.Trimesh(cloud.points, cloud.faces, process=False).vertex_normals
-    if normals is None:
+def _normals(cloud: CloudPoints, to_object: np.ndarray) -> Tensor | None:
+    """Return unit normals (N, 3) in object space, or None."""
+    if cloud.normals is None:
         return None
-    turned = torch.from_numpy(np.asarray(normals, np.float64) @ to_object[:3, :3].T).float()
+    turned = torch.from_numpy(np.asarray(cloud.normals, np.float64) @ to_object[:3, :3].T).float()
     return torch.nn.functional.normalize(turned, dim=-1)

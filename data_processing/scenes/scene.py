@@ -27,6 +27,7 @@ from data_processing.scenes.normalization import (
     resolve_model_matrix,
 )
 from data_processing.scenes.processed_format import is_processed_folder, read_processed_folder
+from data_processing.scenes.scene_clouds import SURFACE_POINTS
 from data_processing.scenes.splits import Split
 from data_processing.scenes.world_origin import far_origin, moved_model, moved_view
 from utils.errors import SceneError
@@ -36,7 +37,6 @@ from utils.geometry.cameras import Cameras
 log = logging.getLogger(__name__)
 #: A pixel of a view in memory: three floats, and a byte of the mask.
 BYTES_A_PIXEL = 13
-SURFACE_POINTS = "surface_points_world.ply"
 
 
 @dataclass(frozen=True)

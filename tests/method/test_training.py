@@ -12,8 +12,8 @@ import torch
 from support.tiny_runs import ROOT, config_of, differing, final_state, flags_of, script, start
 from support.trainers import STEPS, trainer_of
 
-from data_processing.scenes.opening import CLOUD_FILE, open_scene
-from data_processing.scenes.scene import SURFACE_POINTS
+from data_processing.scenes.opening import open_scene
+from data_processing.scenes.scene_clouds import MERGED_CLOUD, SURFACE_POINTS
 from sdf_rendering import ReferenceTracer
 from stages import scene as scene_run
 from training import SceneTrainer
@@ -226,7 +226,7 @@ def test_losses_that_are_not_finite_are_named():
 def test_a_point_cloud_supervises_the_shape(tiny_scene, tiny_sphere, tmp_path):
     folder = shutil.copytree(tiny_scene, tmp_path / "scene")
     (folder / "merged").mkdir()
-    shutil.copy(folder / SURFACE_POINTS, folder / CLOUD_FILE)
+    shutil.copy(folder / SURFACE_POINTS, folder / MERGED_CLOUD)
     flags = ["--use_pcd", 1, "--lr_sdf", 1e-3, "--shape_warmup_steps", 99]
     trainer = trainer_of(folder, tiny_sphere, *flags, cloud=True)
     found = [trainer.train_step(step) for step in range(15)]

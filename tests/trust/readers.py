@@ -47,6 +47,7 @@ from data_processing.scenes.normalization import (
 )
 from data_processing.scenes.opening import load_point_cloud
 from data_processing.scenes.scene import load_scene, outline_scene
+from data_processing.scenes.scene_clouds import read_scene_cloud
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
 from utils.checkpoints.checkpoint import open_checkpoint
@@ -141,6 +142,17 @@ def _make_ply(folder: Path) -> None:
 
 def _read_ply(path: Path) -> None:
     check_finite(torch.from_numpy(load_ply_points(path)))
+
+
+def _make_clouds(folder: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(12, 6))
+    np.savetxt(folder / "a.xyzn", points)
+    np.savetxt(folder / "b.xyz", points[:, :3])
+    np.save(folder / "a_meta.npy", {"view": np.eye(4)}, allow_pickle=True)
+
+
+def _read_clouds(folder: Path) -> None:
+    check_finite(torch.from_numpy(read_scene_cloud(folder).points))
 
 
 def _all(path: Path, *reads: Callable[[Path], object]) -> None:
@@ -346,6 +358,7 @@ READERS = {reader.name: reader for reader in (
            lambda folder: _read_scene("cache,camera")(folder / "scene"), "**/*.npz"),
     Reader("yaml", _make_yaml, _read_yaml),
     Reader("ply", _make_ply, _read_ply, is_single=True),
+    Reader("clouds", _make_clouds, _read_clouds, "*.*"),
     Reader("transforms", _make_transforms, lambda folder: _read_pixels(read_transforms(folder)),
            "*.*"),
     Reader("import", _make_transforms, _import, "*.json"),

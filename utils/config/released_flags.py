@@ -52,7 +52,7 @@ NO_EFFECT: dict[type, tuple[Flag, ...]] = {
     DataConfig: (
         _idle("dataset_type", "", "kind of the data", "the format is found by looking"),
         _idle("world_pcd_path", "", "a point cloud in world space",
-              "merged/point_cloud_world.ply in the scene is read"),
+              "the clouds in the scene's folder are read, merged/point_cloud_world.ply first"),
     ),
     TracingConfig: (
         _idle("rt_mask_loss_weight", 0.03, "weight of the soft-mask loss",

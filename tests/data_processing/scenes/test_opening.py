@@ -11,8 +11,8 @@ import trimesh
 from support.tiny_runs import config_of
 
 from data_processing.scenes.normalization import load_ply_points
-from data_processing.scenes.opening import CLOUD_FILE, load_point_cloud, open_scene, perturbed
-from data_processing.scenes.scene import SURFACE_POINTS
+from data_processing.scenes.opening import load_point_cloud, open_scene, perturbed
+from data_processing.scenes.scene_clouds import MERGED_CLOUD, SURFACE_POINTS
 from utils.errors import ConfigError, SceneError
 
 
@@ -27,7 +27,7 @@ def scene_folder(tiny_scene, tmp_path):
 
 
 def write_cloud(folder, mesh_or_cloud, **options):
-    path = folder / CLOUD_FILE
+    path = folder / MERGED_CLOUD
     path.parent.mkdir(exist_ok=True)
     mesh_or_cloud.export(path, **options)
     return path
@@ -148,7 +148,7 @@ def test_clouds_without_normals_have_none(scene_folder):
 def test_a_cloud_of_the_true_points_lies_where_the_object_is(scene_folder):
     scene, _ = open_scene(data_of(scene_folder))
     (scene_folder / "merged").mkdir()
-    shutil.copy(scene_folder / SURFACE_POINTS, scene_folder / CLOUD_FILE)
+    shutil.copy(scene_folder / SURFACE_POINTS, scene_folder / MERGED_CLOUD)
     cloud = load_point_cloud(scene, data_of(scene_folder))
     world = torch.from_numpy(load_ply_points(scene_folder / SURFACE_POINTS)).float()
     assert len(cloud.points_obj) == len(world)
@@ -158,7 +158,7 @@ def test_a_cloud_of_the_true_points_lies_where_the_object_is(scene_folder):
 @pytest.mark.parametrize("flag", ["--use_pcd", "--load_pcd"])
 def test_a_cloud_that_is_not_wanted_is_not_even_read(scene_folder, flag):
     (scene_folder / "merged").mkdir()
-    (scene_folder / CLOUD_FILE).write_text("damaged")
+    (scene_folder / MERGED_CLOUD).write_text("damaged")
     scene, _ = open_scene(data_of(scene_folder, "--load_pcd", 0))
     assert load_point_cloud(scene, data_of(scene_folder, flag, 0)) is None
 
@@ -170,6 +170,6 @@ def test_a_cloud_that_is_not_wanted_is_not_even_read(scene_folder, flag):
 def test_damaged_clouds_are_named_with_a_mend(scene_folder, content):
     scene, _ = open_scene(data_of(scene_folder))
     (scene_folder / "merged").mkdir()
-    (scene_folder / CLOUD_FILE).write_bytes(content)
+    (scene_folder / MERGED_CLOUD).write_bytes(content)
     with pytest.raises(SceneError, match="point_cloud_world.ply.*--use_pcd 0"):
         load_point_cloud(scene, data_of(scene_folder))

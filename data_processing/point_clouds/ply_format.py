@@ -28,8 +28,8 @@ AXES, NORMAL_AXES = ("x", "y", "z"), ("nx", "ny", "nz")
 
 
 @dataclass(frozen=True)
-class PlyPoints:
-    """What a PLY file holds, in its own space.
+class CloudPoints:
+    """What a file of points holds, in its own space.
 
     Attributes:
         points: (N, 3) float64, finite, N over 0.
@@ -56,7 +56,7 @@ class _Element:
     lists: tuple[tuple[str, str, str], ...]
 
 
-def read_ply(path: Path) -> PlyPoints:
+def read_ply(path: Path) -> CloudPoints:
     """Read the points of a PLY file, and their normals and faces where it has them.
 
     Raises:
@@ -75,15 +75,20 @@ def read_ply(path: Path) -> PlyPoints:
     except (OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError) as problem:
         raise SceneError(f"{path}: not readable as PLY ({problem}), need a point cloud; export it "
                          "again or remove the file") from problem
+    check_points(points, path)
+    if faces is not None and (not len(faces) or faces.min() < 0 or faces.max() >= len(points)):
+        faces = None
+    return CloudPoints(points, normals, faces)
+
+
+def check_points(points: np.ndarray, path: Path) -> None:
+    """Raise SceneError unless there are points (N, 3), finite and not too far."""
     with np.errstate(invalid="ignore"):
         is_sound = (np.abs(points) <= MAX_COORDINATE).all()
     if not len(points) or not is_sound:
         raise SceneError(f"{path}: points of shape {points.shape}, some not finite or too far, or "
                          f"none, need (N, 3) finite numbers up to {MAX_COORDINATE:g}, N over 0; "
                          "export it again or remove the file")
-    if faces is not None and (not len(faces) or faces.min() < 0 or faces.max() >= len(points)):
-        faces = None
-    return PlyPoints(points, normals, faces)
 
 
 def _parse_head(data: bytes) -> tuple[str, list[_Element], int]:
