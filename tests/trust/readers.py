@@ -147,7 +147,7 @@ def _read_ply(path: Path) -> None:
 def _make_clouds(folder: Path) -> None:
     points = np.random.default_rng(0).normal(size=(12, 6))
     np.savetxt(folder / "a.xyzn", points)
-    np.savetxt(folder / "b.xyz", points[:, :3])
+    trimesh.PointCloud(points[:, :3]).export(folder / "b.ply")
     np.save(folder / "a_meta.npy", {"view": np.eye(4)}, allow_pickle=True)
 
 
