@@ -20,6 +20,7 @@ from torch import Tensor
 
 from utils.errors import UserError
 from utils.files.atomic import whole_file
+from utils.files.glb import write_glb
 from utils.geometry.cameras import Cameras, ndc_to_grid
 from utils.geometry.sdf import Sdf
 from utils.results.metrics import Chamfer, chamfer
@@ -309,6 +310,8 @@ def write_mesh(mesh: Mesh, model: Tensor, stem: str | Path, *, colours: np.ndarr
                formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write a mesh in world space as stem.ply, stem.obj (with vertex colours) and stem.glb.
 
+    PLY and OBJ hold the photographs' sRGB levels, GLB linear light as its standard asks for.
+
     Args:
         mesh: not empty.
         model: (4, 4), object to world.
@@ -327,10 +330,14 @@ def write_mesh(mesh: Mesh, model: Tensor, stem: str | Path, *, colours: np.ndarr
     if mesh.is_empty:
         raise UserError(f"{stem}: the SDF has no surface, so there is no mesh to write; train "
                         "longer, or check that the masks show the object")
-    world = trimesh.Trimesh(to_world(mesh.vertices_obj, model), mesh.faces, vertex_colors=colours,
-                            process=False)
+    vertices = to_world(mesh.vertices_obj, model)
+    world = trimesh.Trimesh(vertices, mesh.faces, vertex_colors=colours, process=False)
     paths = [Path(f"{stem}.{kind}") for kind in formats]
     for path in paths:
         with whole_file(path) as part:
-            world.export(part)
+            if path.suffix == ".glb":
+                write_glb(part, vertices, mesh.faces, colours=colours,
+                          normals=to_world(mesh.normals_obj, model) - to_world(np.zeros(3), model))
+            else:
+                world.export(part)
     return paths

@@ -242,7 +242,8 @@ def test_files_hold_the_mesh_in_world_space_with_colours(tmp_path):
         # OBJ is text with 8 digits
         assert np.allclose(loaded.vertices, expected, atol=1e-5), path
         assert np.array_equal(loaded.faces, mesh.faces), path
-        assert np.array_equal(loaded.visual.vertex_colors[:, :3], colours), path
+        if path.suffix != ".glb":                    # linear, see tests/utils/files/test_glb.py
+            assert np.array_equal(loaded.visual.vertex_colors[:, :3], colours), path
 
 
 def test_mesh_without_colours_and_one_format(tmp_path):
