@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data_processing.captures.capture import (
-    Capture,
-    CapturedView,
-    Lens,
-    check_lens,
-    make_capture,
-)
-from data_processing.captures.colmap_project import model_folders, read_colmap
+from data_processing.captures.capture import CapturedView
 from data_processing.captures.masks import (
     background_colour,
     clean_mask,
@@ -27,29 +19,19 @@ from data_processing.captures.masks import (
     mask_from_background,
     plain_background,
 )
-from data_processing.captures.middlebury_format import par_file, read_middlebury
 from data_processing.captures.pinhole_images import fitting_views, pinhole_view, read_photo
-from data_processing.captures.structure_from_motion import (
-    find_cameras,
-    photo_folder,
-    unread_photographs,
-)
-from data_processing.captures.transforms_format import read_transforms, transforms_files
+from data_processing.captures.recognising import read_capture, recognise
 from data_processing.checks.scene_checks import check_scene
 from data_processing.checks.sheet import check_sheet, check_text
 from data_processing.scenes.folder import check_num_views
-from data_processing.scenes.idr_format import is_idr_folder
-from data_processing.scenes.images import image_size
-from data_processing.scenes.normalization import Sphere, model_from_sphere
 from data_processing.scenes.object_space import choose_object_space
-from data_processing.scenes.processed_format import is_processed_folder
-from data_processing.scenes.scene import Scene, read_folder
+from data_processing.scenes.scene import Scene
 from data_processing.scenes.world_origin import far_origin, moved_model, moved_view
 from data_processing.scenes.writing import REPORT_FILES, check_apart, check_target, write_scene
 from utils.config.tool_sections import ImportConfig
-from utils.errors import ConfigError, SceneError
+from utils.errors import ConfigError
 from utils.files.atomic import write_text_atomic
-from utils.geometry.cameras import Cameras, intrinsics_from_projection, projection_from_intrinsics
+from utils.geometry.cameras import Cameras, projection_from_intrinsics
 from utils.results.pictures import save_png
 
 log = logging.getLogger(__name__)
@@ -66,70 +48,6 @@ class Imported:
 
     scene: Scene
     notes: tuple[str, ...]
-
-
-def recognise(folder: Path) -> str:
-    """Return the word of `--source` for what lies in a folder.
-
-    Raises:
-        SceneError: nothing that can be read; the message says what was found.
-    """
-    if not folder.is_dir():
-        what = "a file" if folder.exists() else "no such folder"
-        raise SceneError(f"{folder}: {what}, need a folder of pictures; check --input")
-    tests: tuple[tuple[str, Callable[[Path], object]], ...] = (
-        ("transforms", transforms_files), ("colmap", model_folders), ("middlebury", par_file),
-        ("processed", is_processed_folder), ("idr", _has_idr_cameras), ("photos", photo_folder))
-    for word, test in tests:
-        if test(folder):
-            return word
-    foreign = unread_photographs(folder)
-    if foreign:
-        raise SceneError(f"{folder}: {len(foreign)} photographs such as {foreign[0].name}, need "
-                         f"PNG or JPEG; convert them: magick mogrify -format jpg "
-                         f"'{foreign[0].parent}/*{foreign[0].suffix}'")
-    raise SceneError(f"{folder}: found no transforms.json, COLMAP model, *_par.txt, cameras.npz, "
-                     "NAME_rgb_meta.npy or photographs; point --input at the folder of one capture")
-
-
-def _has_idr_cameras(folder: Path) -> bool:
-    """Return whether a folder is of the IDR format; image/ alone holds plain photographs."""
-    return is_idr_folder(folder) and bool([*folder.glob("cameras*.npz")])
-
-
-def read_capture(folder: Path, source: str, work: Path, num_threads: int = 0) -> Capture:
-    """Read the capture of a folder with the reader of `source`.
-
-    Args:
-        folder: of the capture.
-        source: a word of `recognise`.
-        work: where structure from motion keeps its files.
-        num_threads: of structure from motion; 0 takes all.
-    """
-    readers = {"transforms": read_transforms, "colmap": read_colmap, "middlebury": read_middlebury,
-               "idr": capture_of_scene, "processed": capture_of_scene,
-               "photos": lambda path: find_cameras(path, work, num_threads or -1)}
-    return readers[source](folder)
-
-
-def capture_of_scene(folder: Path) -> Capture:
-    """Read a scene folder of our own two formats as a capture that states its object space."""
-    found = read_folder(folder, True)
-    views = []
-    for i, files in enumerate(found.files):
-        size = image_size(files.image)
-        k = intrinsics_from_projection(torch.from_numpy(found.projection[i]), size).numpy()
-        lens = check_lens(Lens(size, (k[0, 0], k[1, 1]), (k[0, 2], k[1, 2]), k[0, 1]),
-                          f"{folder}: {files.name}")
-        views.append(CapturedView(files.name, files.image, found.view[i], lens, files.mask))
-    model = None
-    for word in ("cache", "yaml", "pcd"):
-        model = found.sources[word]() if model is None and word in found.sources else model
-    if isinstance(model, Sphere):
-        model = model_from_sphere(model)
-    kind = "processed" if is_processed_folder(folder) else "IDR, NeuS"
-    return make_capture(f"scene folder ({kind})", folder, views, model=model,
-                        least_foreground=found.least_foreground)
 
 
 def import_capture(settings: ImportConfig) -> Imported:

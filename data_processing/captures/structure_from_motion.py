@@ -13,11 +13,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_processing.captures.capture import Capture, CapturedView, make_capture
-from data_processing.captures.colmap_project import read_colmap
 from data_processing.captures.masks import is_mask_name
 from data_processing.captures.native import ProcessDied, run_apart
 from data_processing.captures.paths import IMAGE_SUFFIXES
 from data_processing.captures.pinhole_images import SIDEWAYS, TURNS, same_shape, stored_size
+from data_processing.captures.readers.colmap_project import read_colmap
 from data_processing.scenes.folder import check_num_views, list_files
 from data_processing.scenes.images import opened
 from utils.errors import MissingExtraError, SceneError

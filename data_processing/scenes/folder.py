@@ -1,4 +1,4 @@
-"""What the reader of one scene format returns, and the checks that all formats share."""
+"""What the reader of one scene format returns, and the matrices and checks that all share."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from utils.errors import SceneError
 from utils.files.limits import MAX_COORDINATE
@@ -17,6 +18,8 @@ ROTATION_TOLERANCE = 1e-2
 MIN_RECIPROCAL_CONDITION = 1e-10
 #: or if it scales by less than this.
 MIN_SCALE = 1e-15
+#: K of a matrix without intrinsics is 1 to this, once its scale is taken out.
+UNIT_TOLERANCE = 1e-2
 MIN_VIEWS = 2
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -135,3 +138,36 @@ def check_similarity(matrix: Any, where: str) -> np.ndarray:
         raise SceneError(f"{where}: sheared or stretched, need a rotation with one scale for all "
                          "axes; export the cameras again")
     return out
+
+
+def decompose_projection(matrix: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return K (3, 3) up to scale and the pose (4, 4) of K[R|t], float64, OpenCV axes.
+
+    RQ gives the upper triangular K (positive diagonal) and the rotation R; the matrix may carry any
+    positive scale.
+
+    Args:
+        matrix: (4, 4), of which the first three rows count.
+        where: file and key, for the message.
+    Raises:
+        SceneError: it is no such matrix.
+    """
+    matrix = check_matrix(matrix, where)
+    linear = matrix[:3, :3]
+    check_invertible(linear, where)
+    if np.linalg.det(linear) < 0:
+        raise SceneError(f"{where}: left-handed (determinant below 0), need K[R|t] with OpenCV "
+                         "axes (x right, y down, looking along +z) and positive focal lengths; "
+                         "flip the axis, or the sign of the whole matrix, where it was exported")
+    intrinsics, rotation = scipy.linalg.rq(linear)
+    signs = np.sign(np.diag(intrinsics))
+    intrinsics, rotation = intrinsics * signs, signs[:, None] * rotation
+    pose = np.eye(4)
+    pose[:3, :3] = rotation
+    pose[:3, 3] = np.linalg.solve(intrinsics, matrix[:3, 3])
+    return intrinsics, pose
+
+
+def is_unit_intrinsics(intrinsics: np.ndarray) -> bool:
+    """Return whether K (3, 3), up to scale, is the unit matrix: the projection had none."""
+    return bool(np.abs(intrinsics / intrinsics[2, 2] - np.eye(3)).max() < UNIT_TOLERANCE)

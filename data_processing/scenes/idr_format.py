@@ -11,17 +11,17 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
 import torch
 
 from data_processing.scenes.folder import (
     IMAGE_SUFFIXES,
     FoundScene,
     ViewFiles,
-    check_invertible,
     check_matrix,
     check_num_views,
     check_similarity,
+    decompose_projection,
+    is_unit_intrinsics,
     list_files,
     whole_number,
 )
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 IMAGE_FOLDER, MASK_FOLDER = "image", "mask"
 #: Where photographs and masks are in the folders of others; the first with files is read.
 IMAGE_FOLDERS, MASK_FOLDERS = (IMAGE_FOLDER, "images", "rgb"), (MASK_FOLDER, "masks")
-#: K of a matrix without intrinsics is 1 to this, once its scale is taken out.
-UNIT_TOLERANCE = 1e-2
 WORLD_MAT, SCALE_MAT = "world_mat_", "scale_mat_"
 #: Of these the first that exists is read.
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
@@ -164,29 +162,13 @@ def _matrices_in(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
 
 
 def _decompose(world_mat: np.ndarray, where: str, image: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return view and projection, (4, 4) float64 each, of K[R|t] in pixels and OpenCV axes.
-
-    The result has OpenGL axes. RQ gives the upper triangular K (positive diagonal) and the rotation
-    R; the matrix may carry any positive scale.
-    """
-    matrix = check_matrix(world_mat, where)
-    linear = matrix[:3, :3]
-    check_invertible(linear, where)
-    if np.linalg.det(linear) < 0:
-        raise SceneError(f"{where}: left-handed (determinant below 0), need K[R|t] with OpenCV "
-                         "axes (x right, y down, looking along +z) and positive focal lengths; "
-                         "flip the axis, or the sign of the whole matrix, where it was exported")
-    intrinsics, rotation = scipy.linalg.rq(linear)
-    signs = np.sign(np.diag(intrinsics))
-    intrinsics, rotation = intrinsics * signs, signs[:, None] * rotation
-    if np.abs(intrinsics / intrinsics[2, 2] - np.eye(3)).max() < UNIT_TOLERANCE:
+    """Return view and projection, (4, 4) float64 each with OpenGL axes, of K[R|t] in pixels."""
+    intrinsics, pose = decompose_projection(world_mat, where)
+    if is_unit_intrinsics(intrinsics):
         raise SceneError(f"{where}: a rotation and a translation without K (DVR and UNISURF keep K "
                          "in camera_mat_i), need K[R|t] in pixels; save the file with camera_mat_i "
                          "@ world_mat_i as world_mat_i, K in pixels")
-    rigid = np.eye(4)
-    rigid[:3, :3] = rotation
-    rigid[:3, 3] = np.linalg.solve(intrinsics, matrix[:3, 3])
-    view = OPENCV_TO_OPENGL.double().numpy() @ rigid
+    view = OPENCV_TO_OPENGL.double().numpy() @ pose
     projection = projection_from_intrinsics(torch.from_numpy(intrinsics), image_size(image))
     return view, projection.numpy()
 

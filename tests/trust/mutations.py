@@ -163,13 +163,22 @@ def damage_json(data: bytes, rng: np.random.Generator) -> bytes:
     return json.dumps(content, default=str).encode("utf-8", "surrogatepass")[:MOST_BYTES]
 
 
-def damage_npy_dict(data: bytes, rng: np.random.Generator) -> bytes:
-    """A pickled dict of `numpy.save` with other values; in half of the cases, of bytes."""
+#: What a number of a table becomes.
+VALUES_OF_TABLES = (0.0, -1.0, np.nan, np.inf, 1e300, -1e300, 1e-300, 1e6)
+
+
+def damage_npy(data: bytes, rng: np.random.Generator) -> bytes:
+    """A dict or a table of `numpy.save` with other values; in half of the cases, of bytes."""
     if rng.integers(2):
         return damage_bytes(data, rng)
-    content = np.load(io.BytesIO(data), allow_pickle=True).item()
-    out = io.BytesIO()
-    content = damage_tree(content, rng, (*VALUES, *ARRAYS))
+    content, out = np.load(io.BytesIO(data), allow_pickle=True), io.BytesIO()
+    if content.ndim:
+        content.flat[rng.integers(content.size)] = VALUES_OF_TABLES[
+            rng.integers(len(VALUES_OF_TABLES))]
+        np.save(out, content[:, :rng.integers(2, content.shape[1] + 1)]
+                if not rng.integers(4) else content)
+        return out.getvalue()
+    content = damage_tree(content.item(), rng, (*VALUES, *ARRAYS))
     np.save(out, np.array(content, dtype=object), allow_pickle=True)
     return out.getvalue()
 
@@ -235,7 +244,7 @@ def damage_png(data: bytes, rng: np.random.Generator) -> bytes:
 #: Which damage suits a file, by its ending.
 BY_SUFFIX: dict[str, Mutation] = {
     ".json": damage_json, ".txt": damage_text, ".csv": damage_text, ".yaml": damage_text,
-    ".npy": damage_npy_dict, ".pkl": damage_pickle, ".ckpt": damage_pickle, ".npz": damage_zip,
+    ".npy": damage_npy, ".pkl": damage_pickle, ".ckpt": damage_pickle, ".npz": damage_zip,
     ".pth": damage_zip, ".png": damage_png}
 
 

@@ -17,20 +17,24 @@ import numpy as np
 import torch
 import trimesh
 from PIL import Image
-from support import capture_files, scene_files
+from support import capture_files, scene_files, tool_captures
 from support.ball_scene import ball_scene
 
 from data_processing.captures.capture import Capture
-from data_processing.captures.colmap_project import read_colmap
 from data_processing.captures.importing import import_capture
-from data_processing.captures.middlebury_format import read_middlebury
 from data_processing.captures.pinhole_images import (
     fitting_views,
     pinhole_view,
     read_photo,
     stored_size,
 )
-from data_processing.captures.transforms_format import read_transforms
+from data_processing.captures.readers.colmap_project import read_colmap
+from data_processing.captures.readers.llff_format import read_llff
+from data_processing.captures.readers.metashape_format import read_metashape
+from data_processing.captures.readers.middlebury_format import read_middlebury
+from data_processing.captures.readers.polycam_format import read_polycam
+from data_processing.captures.readers.projection_format import read_matrices
+from data_processing.captures.readers.transforms_format import read_transforms
 from data_processing.flow.files import (
     read_flo,
     read_occlusion,
@@ -368,6 +372,16 @@ READERS = {reader.name: reader for reader in (
            "**/*.txt"),
     Reader("middlebury", lambda folder: capture_files.write_middlebury(_ball(), folder / "a"),
            lambda folder: _read_pixels(read_middlebury(folder / "a")), "**/*.txt"),
+    Reader("polycam", lambda folder: tool_captures.write_polycam(_ball(), folder / "a"),
+           lambda folder: _read_pixels(read_polycam(folder / "a")), "**/*.json"),
+    Reader("llff", lambda folder: tool_captures.write_llff(_ball(), folder / "a"),
+           lambda folder: _read_pixels(read_llff(folder / "a")), "**/*.npy"),
+    Reader("metashape", lambda folder: tool_captures.write_metashape(_ball(), folder / "a"),
+           lambda folder: _read_pixels(read_metashape(folder / "a")), "**/*.xml"),
+    Reader("matrices", lambda folder: tool_captures.write_matrices(_ball(), folder / "a"),
+           lambda folder: _read_pixels(read_matrices(folder / "a")), "**/*.txt"),
+    Reader("mvsnet", lambda folder: tool_captures.write_mvsnet(_ball(), folder / "a"),
+           lambda folder: _read_pixels(read_matrices(folder / "a")), "**/*.txt"),
     Reader("flow", _make_flow, _read_flow, is_single=True),
     Reader("images", _make_images, _read_images, is_single=True),
     Reader("checkpoint", _make_checkpoints, _read_checkpoint, is_single=True),

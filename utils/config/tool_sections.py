@@ -42,7 +42,7 @@ class ImportConfig:
     output: str = flag("", "scene folder that is written (required)")
     source: str = flag("auto", "what the capture is; auto: recognised by its files",
                        choices=("auto", "transforms", "colmap", "middlebury", "idr", "processed",
-                                "photos"))
+                                "polycam", "metashape", "llff", "matrices", "photos"))
     background: str = flag("none", "colour of a plain background, which masks are made from; none: "
                            "masks are files or alpha", choices=("none", "black", "white", "auto"))
     clean_masks: int = switch(0, "1: remove small holes and specks of the masks")

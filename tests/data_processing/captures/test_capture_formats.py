@@ -11,11 +11,11 @@ from support.ball_scene import ball_scene
 from support.capture_files import transforms, write_colmap, write_middlebury, write_transforms
 
 from data_processing.captures.capture import Lens, check_lens, file_names
-from data_processing.captures.colmap_format import lens_of
-from data_processing.captures.colmap_project import read_colmap
-from data_processing.captures.middlebury_format import read_middlebury
 from data_processing.captures.paths import inside_folder
-from data_processing.captures.transforms_format import read_transforms
+from data_processing.captures.readers.colmap_format import lens_of
+from data_processing.captures.readers.colmap_project import read_colmap
+from data_processing.captures.readers.middlebury_format import read_middlebury
+from data_processing.captures.readers.transforms_format import read_transforms
 from utils.errors import SceneError
 
 

@@ -5,9 +5,9 @@ import pytest
 from support.ball_scene import ball_scene
 from support.foreign_captures import colmap_models, colmap_text
 
-from data_processing.captures.colmap_project import read_colmap
-from data_processing.captures.importing import recognise
 from data_processing.captures.masks import find_masks
+from data_processing.captures.readers.colmap_project import read_colmap
+from data_processing.captures.recognising import recognise
 from utils.errors import SceneError
 
 ALL = list(range(7))

@@ -10,8 +10,8 @@ from PIL import Image
 from support.ball_scene import ball_scene
 from support.capture_files import pictures, transforms, write_pictures, write_transforms
 
-from data_processing.captures.importing import recognise
-from data_processing.captures.transforms_format import read_transforms
+from data_processing.captures.readers.transforms_format import read_transforms
+from data_processing.captures.recognising import recognise
 from data_processing.scenes.images import image_size, read_rgb8
 from data_processing.scenes.scene import load_scene
 from data_processing.scenes.writing import check_target, write_scene

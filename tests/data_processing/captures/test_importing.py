@@ -20,7 +20,8 @@ from support.capture_files import (
 )
 from support.foreign_captures import two_cameras
 
-from data_processing.captures.importing import import_capture, import_scene, recognise
+from data_processing.captures.importing import import_capture, import_scene
+from data_processing.captures.recognising import recognise
 from data_processing.scenes.scene import load_scene
 from data_processing.scenes.writing import write_scene
 from utils.config.parser import parse_config

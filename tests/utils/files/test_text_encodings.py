@@ -8,9 +8,9 @@ import pytest
 from support.ball_scene import ball_scene
 from support.capture_files import write_colmap, write_middlebury, write_transforms
 
-from data_processing.captures.colmap_project import read_colmap
-from data_processing.captures.middlebury_format import read_middlebury
-from data_processing.captures.transforms_format import read_transforms
+from data_processing.captures.readers.colmap_project import read_colmap
+from data_processing.captures.readers.middlebury_format import read_middlebury
+from data_processing.captures.readers.transforms_format import read_transforms
 from data_processing.scenes.normalization import sphere_from_yaml
 from utils.config.parser import parse_config
 from utils.config.tool_sections import ImportConfig

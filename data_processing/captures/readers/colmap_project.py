@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_processing.captures.capture import Capture, CapturedView, make_capture
-from data_processing.captures.colmap_format import (
+from data_processing.captures.paths import find_file
+from data_processing.captures.readers.colmap_format import (
     BINARY,
     Pose,
     forms_in,
@@ -14,7 +15,6 @@ from data_processing.captures.colmap_format import (
     read_points,
     read_poses,
 )
-from data_processing.captures.paths import find_file
 from utils.errors import SceneError
 from utils.files.limits import MAX_NAMED
 
