@@ -29,7 +29,7 @@ from data_processing.scenes.scene import Scene
 from data_processing.scenes.world_origin import far_origin, moved_model, moved_view
 from data_processing.scenes.writing import REPORT_FILES, check_apart, check_target, write_scene
 from utils.config.tool_sections import ImportConfig
-from utils.errors import ConfigError
+from utils.errors import ConfigError, SceneError
 from utils.files.atomic import write_text_atomic
 from utils.geometry.cameras import Cameras, projection_from_intrinsics
 from utils.results.pictures import save_png
@@ -113,7 +113,11 @@ def _read_pixels(views: list[CapturedView], size: tuple[int, int],
     """Read all photographs as pinhole images of one size (W, H)."""
     out = []
     for view in tqdm(views, desc="reading photographs", unit="view"):
-        pinhole = pinhole_view(read_photo(view, least_foreground), size)
+        photo = read_photo(view, least_foreground)
+        try:
+            pinhole = pinhole_view(photo, size)
+        except SceneError as problem:
+            raise SceneError(f"{view.image}: {problem}") from problem
         mask = None if pinhole.mask is None else torch.from_numpy(pinhole.mask)[None]
         image = torch.from_numpy(np.ascontiguousarray(pinhole.rgb)).permute(2, 0, 1).contiguous()
         out.append(_Pixels(view.name, image, mask, pinhole.intrinsics, view.view))

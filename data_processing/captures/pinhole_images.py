@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data_processing.captures.capture import CapturedView, Lens
+from data_processing.captures.undistortion import undistortion
 from data_processing.scenes.images import opened
 from data_processing.scenes.mask_files import object_pixels
 from utils.errors import SceneError
@@ -185,10 +185,12 @@ def pinhole_view(photo: Photo, size: tuple[int, int]) -> PinholeView:
     Args:
         photo: of any lens.
         size: (W, H) of the result; the same shape.
+    Raises:
+        SceneError: the lens has no pinhole image.
     """
     rgb, coverage, lens = photo.rgb, photo.coverage, photo.lens
     if lens.is_distorted:
-        columns, rows, matrix = _undistortion(lens)
+        columns, rows, matrix = undistortion(lens)
         rgb = cv2.remap(rgb, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         rgb = rgb.clip(0, 1)
         if coverage is not None:
@@ -206,23 +208,3 @@ def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return pixels
     smaller = size[0] < pixels.shape[1]
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-
-
-@lru_cache(maxsize=4)
-def _undistortion(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the columns and rows (H, W) to read from, and K (3, 3) of the result."""
-    coefficients = np.array(lens.distortion, np.float64)
-    if lens.is_fisheye:
-        model, coefficients = cv2.fisheye, coefficients[:4]
-        matrix = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(
-            lens.matrix, coefficients, lens.size, np.eye(3), balance=0.0)
-    else:
-        model = cv2
-        matrix, _ = cv2.getOptimalNewCameraMatrix(lens.matrix, coefficients, lens.size, 0)
-    if not np.isfinite(matrix).all() or min(matrix[0, 0], matrix[1, 1]) <= 0:
-        raise SceneError(f"a lens of {lens.size[0]}x{lens.size[1]} with distortion "
-                         f"{lens.distortion} has no pinhole image, need OpenCV's coefficients; "
-                         "calibrate again")
-    columns, rows = model.initUndistortRectifyMap(lens.matrix, coefficients, np.eye(3), matrix,
-                                                  lens.size, cv2.CV_32FC1)
-    return columns, rows, matrix

@@ -197,7 +197,8 @@ def _distance_in_view(camera: Cameras, mask: Tensor, points: Tensor) -> tuple[Te
     if touches_border(mask):
         value = torch.where(framed_mask, value, -torch.inf)
     else:
-        value = torch.where(depth > 0, value, FAR_OUTSIDE)
+        behind = (-depth / camera.model_scale).clamp_min(1e-6)     # from the plane of the camera
+        value = torch.where(depth > 0, value, behind)
     return value, framed_mask
 
 

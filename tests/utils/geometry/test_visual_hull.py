@@ -69,6 +69,14 @@ def test_outlines_come_back(ball):
     assert (part.sum((1, 2, 3)) < ball.masks.sum((1, 2, 3))).all()
 
 
+def test_outlines_of_cameras_within_the_cube():
+    """1.2 radii of the cube's half from the middle: what lies behind a camera is near, not far."""
+    near = ball_scene(0.6, num_views=8, distance=1.25, resolution=(80, 60), arrangement="dtu")
+    hull = carve(near.cameras, near.masks, resolution=64, half=1.5)
+    assert (near.cameras.centers_obj.abs() < 1.5).all()
+    assert outline_agreement(hull_masks(hull, near.cameras), near.masks).min() > 0.93
+
+
 def test_contradicting_masks_leave_nothing(ball):
     turned = ball.masks.roll(60, dims=3)
     masks = torch.where(torch.arange(30)[:, None, None, None] % 2 == 0, ball.masks, turned)
