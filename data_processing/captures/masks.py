@@ -29,6 +29,9 @@ GAP_FRACTION, THREAD_FRACTION = 0.01, 0.003
 BORDER = 0.03
 #: Specks and holes below this fraction of the object are removed by `--clean_masks 1`.
 SMALL_FRACTION = 0.01
+#: What the object encloses is background from this fraction of it on, if its median difference from
+#: the background's colour is below this quantile of that of the background outside.
+ENCLOSED_FRACTION, ENCLOSED_QUANTILE = 0.003, 0.9
 
 
 def find_masks(root: Path, views: tuple[CapturedView, ...]) -> list[Path | None]:
@@ -155,9 +158,10 @@ def mask_from_background(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """Return the mask of the object in front of a background of one colour.
 
     Background is what differs from the colour by less than a threshold and is connected with the
-    border of the image. Otsu's threshold splits the square roots of the differences: the dark side
-    of an object is closer to a black background than to the object's bright side, and the root
-    moves the two apart.
+    border of the image, or is enclosed by the object, not small, and as near to the colour as the
+    background outside: the gaps between columns, but not the dark side of an object before black.
+    Otsu's threshold splits the square roots of the differences: the dark side of an object is
+    closer to a black background than to the object's bright side, and the root moves the two apart.
 
     Args:
         image: (H, W, 3) float32 RGB in [0, 1].
@@ -168,12 +172,34 @@ def mask_from_background(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
     difference = ndimage.gaussian_filter(np.abs(image - colour).max(-1), 1.0)
     threshold = max(MIN_CONTRAST, _otsu(np.sqrt(difference)) ** 2)
     near_mask = difference < threshold
-    regions, _ = _regions(near_mask)
+    regions, count = _regions(near_mask)
     rim = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
     outside_mask = np.isin(regions, np.unique(rim[rim > 0]))
+    outside_mask |= np.isin(regions, _enclosed(difference, regions, count, outside_mask))
     longest = max(image.shape[:2])
     closed = _morphed(~outside_mask, cv2.MORPH_CLOSE, round(GAP_FRACTION * longest))
-    return clean_mask(_morphed(closed, cv2.MORPH_OPEN, round(THREAD_FRACTION * longest)))
+    opened = _morphed(closed, cv2.MORPH_OPEN, round(THREAD_FRACTION * longest))
+    return clean_mask(opened, hole_fraction=ENCLOSED_FRACTION)
+
+
+def _enclosed(difference: np.ndarray, regions: np.ndarray, count: int,
+              outside_mask: np.ndarray) -> np.ndarray:
+    """Return the numbers of the regions within the object that are background.
+
+    Args:
+        difference: (H, W) from the background's colour.
+        regions: (H, W) numbered from 1 to `count` where the difference is small.
+        count: how many.
+        outside_mask: (H, W) bool, the background that reaches the border.
+    """
+    numbers = np.setdiff1d(np.arange(1, count + 1), np.unique(regions[outside_mask]))
+    if not len(numbers) or not outside_mask.any():
+        return numbers[:0]
+    sizes = ndimage.sum_labels(regions > 0, regions, numbers)
+    middles = ndimage.median(difference, regions, numbers)
+    least = ENCLOSED_FRACTION * (~outside_mask).sum()
+    most = np.quantile(difference[outside_mask], ENCLOSED_QUANTILE)
+    return numbers[(sizes >= least) & (middles <= most)]
 
 
 def _morphed(mask: np.ndarray, operation: int, radius: int) -> np.ndarray:
@@ -205,16 +231,20 @@ def _regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return regions, int(regions.max(initial=0))
 
 
-def clean_mask(mask: np.ndarray) -> np.ndarray:
-    """Return the (H, W) bool mask without specks and holes below SMALL_FRACTION of the object."""
+def clean_mask(mask: np.ndarray, *, hole_fraction: float = SMALL_FRACTION) -> np.ndarray:
+    """Return the (H, W) bool mask without specks below SMALL_FRACTION of the object and holes.
+
+    Args:
+        mask: (H, W) bool.
+        hole_fraction: of the object; smaller holes are filled.
+    """
     if not mask.any():
         return mask
-    least = SMALL_FRACTION * mask.sum()
     regions, count = _regions(mask)
     sizes = ndimage.sum_labels(mask, regions, np.arange(count + 1))
-    kept = (sizes >= least)[regions] & mask
+    kept = (sizes >= SMALL_FRACTION * mask.sum())[regions] & mask
     holes, count = _regions(~kept)
     sizes = ndimage.sum_labels(~kept, holes, np.arange(count + 1))
-    filled = sizes < least
+    filled = sizes < hole_fraction * mask.sum()
     filled[0] = False
     return kept | filled[holes]

@@ -79,3 +79,21 @@ def one_bit(mask: np.ndarray, rgb: np.ndarray) -> Image.Image:
 
 KINDS = (white, cutout_black, cutout_kept, white_alpha, opaque_alpha, palette_green,
          palette_on_red, green, blue, label_one, label_two, one_bit)
+
+
+def temple(level: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Five columns between base and roof before a plain background, whose gaps are enclosed.
+
+    Returns the picture (180, 240, 3) float32 with noise of 1 %, and the outline (180, 240) bool.
+    """
+    rows, columns = np.mgrid[:180, :240]
+    outline = np.zeros(rows.shape, bool)
+    outline[45:60, 45:195] = outline[135:150, 45:195] = True
+    for left in range(50, 180, 32):
+        outline[60:135, left:left + 12] = True
+    outline |= (rows < 45) & (rows > 15 + 0.4 * np.abs(columns - 120))
+    shade = 0.45 + 0.25 * np.sin(columns / 9) + 0.1 * np.sin(rows / 5)
+    picture = np.where(outline, shade, level)[..., None] * np.array([1.0, 0.95, 0.9])
+    picture = np.where(outline[..., None], picture, level)
+    picture += np.random.default_rng(seed).normal(0, 0.01, picture.shape)
+    return picture.clip(0, 1).astype(np.float32), outline

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 from support.ball_scene import ball_cameras
+from support.mask_pictures import temple
 
 from data_processing.captures.capture import CapturedView, Lens
 from data_processing.captures.masks import (
@@ -146,6 +147,30 @@ def test_background_masks(level):
     np.testing.assert_allclose(colour, level, atol=0.02)
     found = mask_from_background(image, colour)
     assert (found & disk).sum() / (found | disk).sum() > 0.96
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_gaps_between_columns_are_background(level):
+    """Six gaps, enclosed or open; the outline is a pixel wide of some 20, so that 0.9 is all."""
+    picture, outline = temple(level)
+    found = mask_from_background(picture, np.full(3, level, np.float32))
+    assert (found & outline).sum() / (found | outline).sum() > 0.9
+    gap = np.zeros_like(outline)
+    gap[70:125, 66:78] = True                                  # the middle of the first gap
+    assert not (found & gap).any() and not (outline & gap).any()
+
+
+def test_shadows_within_the_object_are_not_gaps():
+    """A shadow at 5 % before black, of a sixth of the object; and a black patch of 0.2 %."""
+    rng = np.random.default_rng(2)
+    rows, columns = np.mgrid[:160, :160]
+    disk = np.hypot(rows - 80, columns - 80) < 50
+    image = np.where(disk, 0.6, 0.0)
+    image[70:100, 60:100] = 0.05
+    image[60:64, 60:64] = 0.0
+    image = (image[..., None].repeat(3, -1) + rng.normal(0, 0.005, (160, 160, 3))).clip(0, 1)
+    found = mask_from_background(image.astype(np.float32), np.zeros(3, np.float32))
+    assert found[disk].mean() > 0.99 and found[~disk].mean() < 0.03
 
 
 def test_no_plain_background_is_said():
