@@ -19,6 +19,10 @@ class SceneError(UserError):
     """A scene folder cannot be read, or its content does not fit together."""
 
 
+class ExportedSceneError(UserError):
+    """An exported scene is damaged, of a later version, or its parts do not fit together."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is damaged, of another architecture, or holds more than tensors and numbers."""
 

@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = (
     {"utils"},
     {"modules", "sdf_rendering", "loss_functions", "scheduler", "meta_modules"},
-    {"data_processing", "modules_unet", "sdf_meshing"},
+    {"data_processing", "modules_unet", "sdf_meshing", "realtime"},
     {"modules_sdf", "training"},
     {"stages"},
     {"experiment_scripts"},
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
-PACKAGES = ("utils", "data_processing", "stages")
+PACKAGES = ("utils", "data_processing", "realtime", "stages")
 #: Who may import utils/fast: where a reference and a fast form are chosen between.
 DOORS = ("sdf_rendering.py", "modules_unet.py", "stages/", "utils/runs/loop.py", "utils/fast/")
 MOST_MODULES = 14

@@ -85,7 +85,8 @@ def test_project_reads_the_same_list_and_has_the_extras():
 
 def test_every_package_that_is_imported_is_named():
     """What a module imports as it loads is required; the kernels' own modules load late."""
-    library = [*trees(), *trees("utils", "data_processing", "stages", "experiment_scripts")]
+    library = [*trees(), *trees("utils", "data_processing", "realtime", "stages",
+                                "experiment_scripts")]
     at_once = {name for tree in library for name in foreign_packages(tree.body)}
     assert at_once - CORE == {"numba", "triton"}
     later = {name for tree in library for name in foreign_packages(ast.walk(tree))}
