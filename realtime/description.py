@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from realtime.archive import MAX_BYTES, MAX_PART_BYTES, is_part_name
 from realtime.maps import MAX_SIDE
+from realtime.students import PRIORS
 from utils.errors import ExportedSceneError
 from utils.files.limits import MAX_PIXELS, short
 
@@ -72,6 +73,7 @@ class Description:
     weights: str
     low: tuple[float, ...]
     high: tuple[float, ...]
+    prior: str
     aggregation: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
     views: tuple[ViewEntry, ...]
@@ -193,12 +195,15 @@ def _checked(content: dict[str, Any], read: _Reader) -> Description:
     background = read.numbers(read.get(content, "background"), "background", 3, low=0, high=1)
     mesh, poster, weights = (read.part(read.get(content, key), key, parts)
                              for key in ("mesh", "poster", "weights"))
+    prior = read.get(read.get(content, "aggregation"), "prior", "aggregation.")
+    if prior not in PRIORS:
+        raise read.wrong("aggregation.prior", prior, f"one of {', '.join(PRIORS)}")
     return Description(
         read.text(read.get(content, "name"), "name"),
         read.text(content.get("made_by", ""), "made_by"), (width, height),
         cast(Triple, background), cast(Triple, up),
         read.number(read.get(content, "depth_tolerance"), "depth_tolerance", low=0),
-        mesh, poster, weights, low, high, _layers(content, "aggregation", read, channels),
+        mesh, poster, weights, low, high, prior, _layers(content, "aggregation", read, channels),
         _layers(content, "decoder", read, channels),
         tuple(_view(view, f"views[{i}].", read, parts, channels) for i, view in enumerate(views)),
         parts)

@@ -104,7 +104,7 @@ class _Assembly:
         if not torch.isfinite(numbers).all():
             raise ExportedSceneError(f"{self._named(name)}: weights that are not finite; export "
                                      "the scene again")
-        networks = (StudentAggregation(channels, told.aggregation[0].shape[0]),
+        networks = (StudentAggregation(channels, told.aggregation[0].shape[0], told.prior),
                     StudentDecoder(channels, told.decoder[0].shape[0]))
         for network, layers in zip(networks, (told.aggregation, told.decoder), strict=True):
             for layer, child in zip(layers, ("hidden", "out"), strict=True):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from realtime.mesh_rays import Hits, coverage, make_mesh_rays, mesh_normals, rays_at
 from realtime.scene import ExportedScene
-from realtime.students import blend_samples
+from realtime.students import blend_samples, direction_prior
 from utils.geometry.cameras import Cameras
 
 
@@ -134,7 +134,9 @@ class SceneRenderer:
         weights = torch.zeros(samples.counts_mask.shape, device=self.device)
         weights[view, point] = self.aggregation(samples.features[view, :, point],
                                                 points.dirs_obj[point])
-        return weights
+        return weights * direction_prior(
+            self.aggregation.prior, points.points_obj, points.dirs_obj, self.cameras.centers_obj,
+            counts_mask=samples.counts_mask)
 
     def decode(self, blended: Tensor, points: SurfacePoints,
                resolution: tuple[int, int]) -> Tensor:

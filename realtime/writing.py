@@ -62,7 +62,8 @@ def scene_parts(scene: ExportedScene) -> dict[str, bytes]:
         "weights": WEIGHTS,
         "features": {"channels": scene.features.codes.shape[1],
                      "low": scene.features.low.tolist(), "high": scene.features.high.tolist()},
-        "aggregation": {"kind": AGGREGATION, "layers": layers[:2]},
+        "aggregation": {"kind": AGGREGATION, "prior": scene.aggregation.prior,
+                        "layers": layers[:2]},
         "decoder": {"kind": DECODER, "layers": layers[2:]}, "views": views,
         "parts": [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
                   for name, data in parts.items()]}

@@ -63,18 +63,33 @@ def twin_samples(scene: ExportedScene, k: int, point: np.ndarray):
     return sampled(features, u, v)[0], sampled(colours, u, v)[0]
 
 
+def twin_priors(scene: ExportedScene, point: np.ndarray, direction: np.ndarray, counting: list):
+    """Prior of each view that counts."""
+    cosines = []
+    for k in counting:
+        matrix = scene.cameras.object_to_camera[k].double().numpy()
+        away = point + matrix[:3, :3].T @ matrix[:3, 3]
+        cosines.append(np.clip(away @ direction / np.linalg.norm(away), -0.999999, 0.999999))
+    if scene.aggregation.prior == "none":
+        return [1.0] * len(cosines)
+    if scene.aggregation.prior == "cosine":
+        return [max(1e-6, cosine) for cosine in cosines]
+    angles = [math.acos(cosine) for cosine in cosines]
+    return [max(0.001, 1 - a / max(1e-6, max(angles))) / max(0.001, a) for a in angles]
+
+
 def twin_blend(scene: ExportedScene, point: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """(C + 4,) numbers that the decoder takes of a point."""
     w1, b1, w2, b2 = (p.double().numpy() for p in (
         scene.aggregation.hidden.weight, scene.aggregation.hidden.bias,
         scene.aggregation.out.weight, scene.aggregation.out.bias))
     total, out = 0.0, np.zeros(scene.features.codes.shape[1] + 4)
-    for k in range(len(scene)):
-        found = twin_samples(scene, k, point)
-        if found is None:
-            continue
+    samples = {k: twin_samples(scene, k, point) for k in range(len(scene))}
+    samples = {k: found for k, found in samples.items() if found is not None}
+    priors = twin_priors(scene, point, direction, list(samples))
+    for found, prior in zip(samples.values(), priors):
         hidden = np.maximum(0, w1 @ [*found[0], *direction] + b1)
-        g = 1 / (1 + math.exp(-max(-15, (w2 @ hidden + b2)[0])))
+        g = prior / (1 + math.exp(-max(-15, (w2 @ hidden + b2)[0])))
         total += g
         out += g * np.array([*found[0], *found[1], 1])
     return out / total if total else out
@@ -94,9 +109,10 @@ def twin_decode(scene: ExportedScene, maps: np.ndarray) -> np.ndarray:
     return maps[..., -4:-1] + convolve(hidden, scene.decoder.out)
 
 
-@pytest.mark.parametrize("shape", ["torus", "sphere"])
-def test_a_picture_is_what_the_page_about_the_format_says(shape):
-    scene = exported(shape)
+@pytest.mark.parametrize("shape, prior", [("torus", "none"), ("sphere", "cosine"),
+                                          ("torus", "angle")])
+def test_a_picture_is_what_the_page_about_the_format_says(shape, prior):
+    scene = exported(shape, prior=prior)
     frame = SceneRenderer(scene).render(CAMERA)
     origins, dirs = (x[0].double().numpy() for x in CAMERA.pixel_rays())
     points = frame.points_obj.permute(1, 2, 0).double().numpy()

@@ -173,6 +173,7 @@ DAMAGE = {
     "layer widths": (lambda c: c["decoder"]["layers"][1].update(shape=[3, 17, 3, 3]), "shape"),
     "weights beyond": (lambda c: c["decoder"]["layers"][1].update(weight=10 ** 6), "numbers"),
     "other network": (lambda c: c["aggregation"].update(kind="transformer"), "aggregation.kind"),
+    "other prior": (lambda c: c["aggregation"].update(prior=["angle"]), "aggregation.prior"),
     "missing image": (lambda c: c["views"][0]["features"].pop(), "features"),
     "deep": (lambda c: c.update(views=[[[[]]]] * 3), "table"),
 }

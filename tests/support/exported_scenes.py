@@ -1,6 +1,7 @@
 """Exported scenes without training: closed-form surface and colours, random small networks.
 
     python tests/support/exported_scenes.py FOLDER_OR_ZIP [--shape torus] [--size 32x24] [--views 3]
+                                              [--prior angle]
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from data_processing.synthetic.analytic_sdf import sphere, torus
 from realtime.maps import quantise_depths, quantise_features
 from realtime.scene import ExportedScene, TriangleMesh, rigid_cameras
-from realtime.students import StudentAggregation, StudentDecoder
+from realtime.students import PRIORS, StudentAggregation, StudentDecoder
 from realtime.writing import write_scene
 from sdf_meshing import extract_mesh
 from sdf_rendering import ReferenceTracer
@@ -55,10 +56,10 @@ def features_at(points_obj: Tensor, channels: int) -> Tensor:
     return torch.sin(points_obj @ matrix) * torch.linspace(0.5, 2, channels)
 
 
-def random_networks(channels: int = 16, seed: int = 0) -> tuple[StudentAggregation, StudentDecoder]:
+def random_networks(channels: int, prior: str) -> tuple[StudentAggregation, StudentDecoder]:
     """Small networks whose weights matter: pictures differ from blended colours, yet show them."""
-    torch.manual_seed(seed)
-    networks = StudentAggregation(channels), StudentDecoder(channels)
+    torch.manual_seed(0)
+    networks = StudentAggregation(channels, prior=prior), StudentDecoder(channels)
     networks[0].out.weight.data *= 8
     networks[1].out.weight.data *= 0.7
     for network in networks:
@@ -67,7 +68,8 @@ def random_networks(channels: int = 16, seed: int = 0) -> tuple[StudentAggregati
 
 
 def exported(shape: str = "torus", resolution: tuple[int, int] = (32, 24), num_views: int = 3,
-             *, channels: int = 16, mesh_resolution: int = 32) -> ExportedScene:
+             *, channels: int = 16, mesh_resolution: int = 32,
+             prior: str = "none") -> ExportedScene:
     """An exported scene whose photographs and features are functions of the surface point."""
     sdf: Sdf = SHAPES[shape]
     angles = ANGLE * (torch.arange(num_views) - (num_views - 1) / 2)
@@ -85,7 +87,7 @@ def exported(shape: str = "torus", resolution: tuple[int, int] = (32, 24), num_v
     mesh = extract_mesh(sdf, resolution=mesh_resolution)
     triangles = TriangleMesh(mesh.vertices_obj, mesh.faces, (colours_at(torch.from_numpy(
         mesh.vertices_obj)) * 255).round().to(torch.uint8).numpy())
-    aggregation, decoder = random_networks(channels)
+    aggregation, decoder = random_networks(channels, prior)
     return ExportedScene(
         f"a {shape}", "a test", tuple(f"view {v}" for v in range(num_views)), cameras,
         photographs.contiguous(), hits[:, None], quantise_features(features, near_mask),
@@ -100,9 +102,11 @@ def main() -> None:
     parser.add_argument("--shape", default="torus", choices=sorted(SHAPES))
     parser.add_argument("--size", default="32x24")
     parser.add_argument("--views", type=int, default=3)
+    parser.add_argument("--prior", default="none", choices=PRIORS)
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
-    write_scene(exported(options.shape, (width, height), options.views), options.output)
+    write_scene(exported(options.shape, (width, height), options.views, prior=options.prior),
+                options.output)
 
 
 if __name__ == "__main__":
