@@ -17,6 +17,8 @@ from stages.view_rendering import Rendering, make_renderer
 from training import SceneTrainer
 from utils.geometry.cameras import Cameras
 from utils.results.evaluation import RenderedView, evaluate_views, summarise
+from utils.results.metric_table import finite
+from utils.results.metrics import psnr
 from utils.results.pictures import source_grid, view_grid, view_pictures
 from utils.results.plots import camera_plot, sdf_slices
 from utils.views.pose_refinement import moved_along
@@ -53,6 +55,7 @@ class TrainedScene:
     visible: Callable[[Tensor], Tensor]
     device: torch.device
     _rendered: dict[int, RenderedView] = field(default_factory=dict, init=False, repr=False)
+    _psnr: dict[int, float | None] = field(default_factory=dict, init=False, repr=False)
 
     def rendered(self, view: int) -> RenderedView:
         """Return one view of the scene, kept from feeding itself.
@@ -68,6 +71,26 @@ class TrainedScene:
                 found.normals_obj[0].detach().cpu(), found.depth[0].detach().cpu(), weights)
         return self._rendered[view]
 
+    def wider_means(self) -> dict[str, float | None]:
+        """Return PSNR over all withheld views and over the training views, by name of metric.
+
+        A training view is kept from feeding itself. None where there is no such view. Of views
+        that are not scored the PSNR alone is kept.
+        """
+        withheld = sorted(set(range(len(self.scene))) - set(self.train))
+        return {"psnr_all": self._mean_psnr(withheld), "psnr_train": self._mean_psnr(self.train)}
+
+    def _mean_psnr(self, views: Sequence[int]) -> float | None:
+        """Return the mean PSNR of the views whose rendering is finite; None where there is none."""
+        for view in views:
+            if view not in self._psnr:
+                image = self.rendered(view).image if view in self.scored else \
+                    self.render(self.scene.cameras[view], view).images[0]
+                self._psnr[view] = finite(psnr(image, self.scene.images[view],
+                                               self.scene.masks[view]))
+        known = [value for view in views if (value := self._psnr[view]) is not None]
+        return sum(known) / len(known) if known else None
+
 
 class SceneEvaluation:
     """Scores a scene's held-out views and draws its image grids; an `Evaluation` of `training`.
@@ -75,16 +98,19 @@ class SceneEvaluation:
     Args:
         scene, split: `data_processing`'s.
         all_views: score every view, not the held-out ones alone.
+        scores_all: scores also have the means over all withheld and over the training views.
     """
 
-    def __init__(self, scene: Any, split: Any, *, all_views: bool = False) -> None:
-        self.scene, self.views, self.all_views = scene, split, all_views
+    def __init__(self, scene: Any, split: Any, *, all_views: bool = False,
+                 scores_all: bool = False) -> None:
+        self.scene, self.views = scene, split
+        self.all_views, self.scores_all = all_views, scores_all
         self.split = {"train": list(split.train), "test": list(split.test)}
         self._latest: tuple[int, TrainedScene] | None = None
 
     def score(self, trainer: SceneTrainer, step: int) -> dict[str, float]:
         """Return mean metrics of the held-out views after `step` steps."""
-        return mean_metrics(self.trained_scene(trainer, step))
+        return mean_metrics(self.trained_scene(trainer, step), is_wide=self.scores_all)
 
     def pictures(self, trainer: SceneTrainer, step: int) -> dict[str, np.ndarray]:
         """Return image grids by name after `step` steps."""
@@ -136,10 +162,15 @@ def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int
                         trainer.device)
 
 
-def mean_metrics(trained: TrainedScene) -> dict[str, float]:
-    """Return mean metrics of the scored views, for curves; LPIPS and pictures are left out."""
+def mean_metrics(trained: TrainedScene, *, is_wide: bool = False) -> dict[str, float]:
+    """Return mean metrics of the scored views, for curves; LPIPS and pictures are left out.
+
+    Args:
+        is_wide: also `TrainedScene.wider_means`.
+    """
     found = evaluate_views(trained.rendered, trained.scene, trained.scored)
-    return {name: value for name, value in summarise(found)["mean"].items() if value is not None}
+    means = summarise(found, wider=trained.wider_means() if is_wide else None)["mean"]
+    return {name: value for name, value in means.items() if value is not None}
 
 
 def image_grids(trained: TrainedScene,

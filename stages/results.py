@@ -61,6 +61,7 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
     mesh_files = _write_mesh(trained, mesh, folder, test)
     notes = _notes(trained, mesh)
     metrics = summarise(scored, chamfer=_distance(trained, mesh, test),
+                        wider=_wider_means(trained, test),
                         chamfer_unit="world units", **facts)
     tables = [*write_metrics(metrics, folder.path), write_curve(curve, folder.path / "curve.csv")]
     log.info("results: pictures, video, report")
@@ -84,6 +85,14 @@ def _score_views(trained: TrainedScene, folder: RunFolder,
         return {}
     return evaluate_views(trained.rendered, trained.scene, trained.scored,
                           folder.views if test.test_rt else None, lpips=lpips)
+
+
+def _wider_means(trained: TrainedScene, test: TestConfig) -> dict[str, float | None] | None:
+    """Return PSNR over all withheld and over the training views, if asked for."""
+    if not test.test_metrics or test.eval_all == "never":
+        return None
+    log.info("results: PSNR of all %d views", len(trained.scene))
+    return trained.wider_means()
 
 
 def _extract(trained: TrainedScene, test: TestConfig) -> Mesh | None:

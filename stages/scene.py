@@ -54,7 +54,8 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
     run = start_run(config)
     start = SurfaceStart(scene, split, config, resumed=run.start, device=run.device)
     model = model_of(config, run.device, initial)
-    evaluation = SceneEvaluation(scene, split, all_views=bool(config.test.benchmark_all_views))
+    evaluation = SceneEvaluation(scene, split, all_views=bool(config.test.benchmark_all_views),
+                                 scores_all=config.test.eval_all == "always")
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator,
                                   cloud=load_point_cloud(scene, config.data),

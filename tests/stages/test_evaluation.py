@@ -1,6 +1,8 @@
 """Held-out views of a run: rendered once for each state of the weights, by one renderer."""
 from __future__ import annotations
 
+import csv
+import json
 from collections import Counter
 
 import pytest
@@ -15,7 +17,9 @@ from stages.view_rendering import ViewRenderer
 from utils.runs.seeds import seed_everything
 from utils.views.training_views import views_of
 
-RESULTS = ["--test_rt", 1, "--test_metrics", 1]
+RESULTS = ["--test_rt", 1, "--test_metrics", 1, "--eval_all", "never"]
+
+WIDER = ("psnr_all", "psnr_train")
 
 
 @pytest.fixture
@@ -44,6 +48,24 @@ def test_at_the_end_each_view_is_rendered_once(tiny_scene, tiny_sphere, tmp_path
                                     2, *RESULTS, *flags, sphere=tiny_sphere))
     assert made.pop("renderers") == 1
     assert len(made) == num_views and set(made.values()) == {1}
+
+
+def test_all_withheld_and_training_views_are_rendered_once_for_their_psnr(
+        tiny_scene, tiny_sphere, tmp_path, made):
+    """All of the scene, as it has no others; curve, metrics and their means agree."""
+    call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--num_steps", 1, "--test_metrics", 1,
+                                    "--train_views", "0,1,3", "--test_views", "2", "--eval_all",
+                                    "always", sphere=tiny_sphere))
+    assert made.pop("renderers") == 1 and len(made) == NUM_VIEWS and set(made.values()) == {1}
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())["mean"]
+    last = list(csv.DictReader((tmp_path / "run" / "curve.csv").open(newline="")))[-1]
+    assert {name: float(last[name]) for name in WIDER} == {name: found[name] for name in WIDER}
+    assert len({found[name] for name in ("psnr", *WIDER)}) == 3
+    call("test_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--test_metrics", 1, "--train_views",
+                                   "0,1,3", "--test_views", "2,4,5"))
+    again = json.loads((tmp_path / "run" / "metrics.json").read_text())["mean"]
+    assert again["psnr"] == pytest.approx(found["psnr_all"])
+    assert {name: again[name] for name in WIDER} == {name: found[name] for name in WIDER}
 
 
 def test_each_scored_step_renders_anew(tiny_scene, tiny_sphere, tmp_path, made):

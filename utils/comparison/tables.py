@@ -14,7 +14,7 @@ from utils.config.tool_sections import RunTableConfig
 from utils.files.atomic import write_text_atomic
 from utils.files.text import csv_cell, visible
 from utils.results.curve import at_time, read_curve
-from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in, number
+from utils.results.metric_table import METRICS, NOT_AVAILABLE, OF_RUN, baselines_in, number
 from utils.results.text_tables import markdown_rows
 
 SECONDS = ("seconds", 1)
@@ -126,7 +126,7 @@ def gather(runs: Sequence[ListedRun], table: RunTableConfig) -> Table:
     """Read the folders of all runs."""
     metrics = [(run, metrics_of(run, table)) for run in runs]
     columns = {name: column for name, column in columns_of(table).items()
-               if name != "chamfer" or any(row and row[name] is not None for _, row in metrics)}
+               if name not in OF_RUN or any(row and row[name] is not None for _, row in metrics)}
     scenes = list(dict.fromkeys(run.scene for run in runs))
     baselines, counts = baseline_rows(runs, columns, scenes)
     cells = {}

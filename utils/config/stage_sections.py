@@ -70,6 +70,10 @@ class TestConfig:
                            "network, on the same views")
     benchmark_all_views: int = switch(0, "1: metrics of all views, not of the held-out views alone",
                                       aliases=("benchark_all_views",))
+    eval_all: str = flag("end", "when scores also give the mean PSNR over all withheld views "
+                         "(psnr_all) and over the training views, each kept from feeding itself "
+                         "(psnr_train): with the results at the end, always, or never; it takes as "
+                         "long as rendering all views", choices=("end", "always", "never"))
     lpips_weights: str = flag("", "file of LPIPS weights; empty: those of the lpips extra")
     mesh_resolution: int = flag(256, "marching-cubes samples along an edge", minimum=8)
     mesh_formats: str = flag("ply,obj,glb", "mesh files, any of ply, obj, glb; none: no mesh")

@@ -22,7 +22,7 @@ from torch import Tensor
 from utils.files.atomic import write_text_atomic
 from utils.files.text import csv_cell
 from utils.results.lpips import LPIPS
-from utils.results.metric_table import METRICS, ViewMetrics, finite
+from utils.results.metric_table import METRICS, OF_RUN, ViewMetrics, finite
 from utils.results.metrics import (
     Chamfer,
     mask_iou,
@@ -37,6 +37,8 @@ from utils.results.text_tables import format_rows
 
 log = logging.getLogger(__name__)
 
+#: PSNR over more views than those that are scored: rows of the printed table, by name of metric.
+WIDER_ROWS = {"psnr_all": "all withheld", "psnr_train": "training"}
 MAX_NAME_BYTES = 120      # of a view's name, of the 255 that a file's name may have
 
 
@@ -139,12 +141,13 @@ def _write_pictures(stem: Path, shown: RenderedView, photograph: Tensor, mask: T
 
 
 def summarise(views: Mapping[str, ViewMetrics], *, chamfer: Chamfer | None = None,
-              **facts: Any) -> dict[str, Any]:
+              wider: Mapping[str, float | None] | None = None, **facts: Any) -> dict[str, Any]:
     """Return what `metrics.json` holds.
 
     Args:
         views: metrics by view name.
         chamfer: distances of the mesh to the true points, world units.
+        wider: "psnr_all" and "psnr_train", means over more views than these; None: not known.
         facts: further top-level entries: steps, train_seconds, seed and so on. Tensors are not
             admitted; numbers that are not finite become None, at any depth.
     Returns:
@@ -156,6 +159,7 @@ def summarise(views: Mapping[str, ViewMetrics], *, chamfer: Chamfer | None = Non
         values = [getattr(view, field.name) for view in views.values()]
         values = [value for value in values if finite(value) is not None]
         mean[field.name] = sum(values) / len(values) if values else None
+    mean |= {name: (wider or {}).get(name) for name in ("psnr_all", "psnr_train")}
     mean["chamfer"] = finite(chamfer.mean) if chamfer else None
     distances = {**asdict(chamfer), "mean": chamfer.mean} if chamfer else None
     content = {"mean": mean, "views": {name: asdict(view) for name, view in views.items()},
@@ -201,16 +205,18 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """Return the metrics as lines of text: a row for each view, the mean, and what the run took.
+    """Return the metrics as lines of text: a row for each view, the means, and what the run took.
 
     Args:
         metrics: from `summarise`.
     """
-    rows = [["view", *(metric.title for metric in METRICS.values())]]
-    for name, found in _rows(metrics):
-        rows.append([name, *(_cell(found, key, name) for key in METRICS)])
-    last = len(rows) - 1
-    rows += [[name, *(_cell(found, key, name) for key in METRICS)]
+    keys = [key for key in METRICS if key not in WIDER_ROWS]
+    rows = [["view", *(METRICS[key].title for key in keys)]]
+    rows += [[name, *(_cell(found, key, name) for key in keys)] for name, found in _rows(metrics)]
+    last, mean = len(rows) - 1, metrics["mean"]
+    rows += [[title, METRICS[key].text(mean[key]), *[""] * (len(keys) - 1)]
+             for key, title in WIDER_ROWS.items() if mean.get(key) is not None]
+    rows += [[name, *(_cell(found, key, name) for key in keys)]
              for name, found in metrics.get("baselines", {}).items()]
     lines = [format_rows(rows, rules_before=(1, last))]
     steps, seconds = metrics.get("steps"), metrics.get("train_seconds")
@@ -220,7 +226,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 
 
 def _cell(metrics: Mapping[str, Any], key: str, name: str) -> str:
-    """Return one metric as text; the Chamfer distance belongs to the mesh, not to a view."""
-    if key == "chamfer" and name != "mean":
+    """Return one metric as text; some belong to the run, not to a view."""
+    if key in OF_RUN and name != "mean":
         return ""
     return METRICS[key].text(metrics.get(key))

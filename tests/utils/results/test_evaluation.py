@@ -116,13 +116,15 @@ def example():
     views = {"a": ViewMetrics(20.0, 17.0, 0.9, 0.8, mask_iou=0.5),
              "b": ViewMetrics(30.0, None, 0.7, 0.6, mask_iou=1.0)}
     return summarise(views, chamfer=Chamfer(0.02, 0.04), steps=400, train_seconds=12.34,
+                     wider={"psnr_all": 24.0, "psnr_train": None},
                      history=[{"psnr": float("nan")}])
 
 
 def test_summary_has_means_of_what_is_available():
     metrics = example()
     expected = {"psnr": 25.0, "psnr_foreground": 17.0, "ssim": 0.8, "ssim_gaussian": 0.7,
-                "lpips": None, "lpips_release": None, "mask_iou": 0.75, "chamfer": 0.03}
+                "lpips": None, "lpips_release": None, "mask_iou": 0.75, "psnr_all": 24.0,
+                "psnr_train": None, "chamfer": 0.03}
     assert {key: metrics["mean"][key] for key in ("lpips", "lpips_release")} == {
         "lpips": None, "lpips_release": None}
     for key, value in expected.items():
@@ -162,8 +164,9 @@ def test_table_lines_up_and_marks_what_is_missing():
     assert lines[0].split()[:2] == ["view", "PSNR"]
     assert lines[2].split() == ["a", "20.00", "17.00", "0.9000", "0.8000", "n/a", "n/a",
                                 "0.5000"]
-    assert lines[-2].split() == ["mean", "25.00", "17.00", "0.8000", "0.7000", "n/a", "n/a",
+    assert lines[-3].split() == ["mean", "25.00", "17.00", "0.8000", "0.7000", "n/a", "n/a",
                                  "0.7500", "0.03000"]
+    assert lines[-2].split() == ["all", "withheld", "24.00"]           # of training views: none
     assert lines[-1] == "400 steps, 12 s of training"
     column = lines[0].index("PSNR") + 4
     assert all(line[column - 1] in "0123456789" for line in (lines[2], lines[3], lines[-2]))
