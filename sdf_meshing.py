@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,24 +191,29 @@ def _with_normals(vertices_obj: np.ndarray, faces: np.ndarray) -> Mesh:
     return Mesh(vertices_obj, faces, (normals / np.maximum(length, 1e-20)).astype(np.float32))
 
 
-def sample_surface(mesh: Mesh, num_points: int, *, seed: int = 0) -> np.ndarray:
-    """Return (num_points, 3) points evenly spread over the surface, object space."""
+def sample_surface(mesh: Mesh, num_points: int, *,
+                   seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (num_points, 3) evenly spread over the surface, and their faces' normals.
+
+    Both are in object space; the normals point outwards and have the length of twice the area.
+    """
     if mesh.is_empty:
         raise ValueError("an empty mesh has no points to sample")
     rng = np.random.default_rng(seed)
     corners = mesh.vertices_obj[mesh.faces].astype(np.float64)           # (F, 3, 3)
     sides = corners[:, 1:] - corners[:, :1]                              # (F, 2, 3)
-    area = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=-1)
+    cross = np.cross(sides[:, 0], sides[:, 1])
+    area = np.linalg.norm(cross, axis=-1)
     chosen = rng.choice(len(area), num_points, p=area / area.sum())
     weights = rng.random((num_points, 2))
     outside_mask = weights.sum(-1) > 1                                   # other half of the square
     weights[outside_mask] = 1 - weights[outside_mask]
-    return corners[chosen, 0] + (weights[:, :, None] * sides[chosen]).sum(1)
+    return corners[chosen, 0] + (weights[:, :, None] * sides[chosen]).sum(1), cross[chosen]
 
 
 def mesh_chamfer(mesh: Mesh, points_world: np.ndarray, model: Tensor, *,
-                 visible: Visible | None = None, num_points: int = 50_000,
-                 seed: int = 0) -> Chamfer | None:
+                 normals_world: np.ndarray | None = None, visible: Visible | None = None,
+                 num_points: int = 50_000) -> Chamfer | None:
     """Return the Chamfer distance of a mesh to true surface points, world units.
 
     Accuracy is taken over the part of the mesh that a view sees, completeness from the true points
@@ -217,22 +222,25 @@ def mesh_chamfer(mesh: Mesh, points_world: np.ndarray, model: Tensor, *,
     Args:
         mesh: predicted surface.
         points_world: (M, 3) true points, those that cameras see.
-        visible: tells which views see a point; None: all of the mesh counts.
         model: (4, 4), object to world.
+        normals_world: (M, 3) true normals; None: not known.
+        visible: tells which views see a point; None: all of the mesh counts.
         num_points: samples of the mesh; their spacing bounds how small completeness can be.
     Returns:
         the distances; None where the mesh is empty or no view sees it.
     """
     if mesh.is_empty:
         return None
-    samples = sample_surface(mesh, num_points, seed=seed)
+    samples, normals = sample_surface(mesh, num_points)
     seen = samples
     if visible is not None:
         seen = samples[visible(torch.from_numpy(samples).float()).any(0).cpu().numpy()]
     if not len(seen):
         return None
-    return Chamfer(chamfer(to_world(seen, model), points_world).accuracy,
-                   chamfer(to_world(samples, model), points_world).completeness)
+    turned = normals @ model.detach().double().cpu().numpy()[:3, :3].T    # a similarity turns alike
+    whole = chamfer(to_world(samples, model), points_world, normals_predicted=turned,
+                    normals_true=normals_world)
+    return replace(whole, accuracy=chamfer(to_world(seen, model), points_world).accuracy)
 
 
 def to_world(points_obj: np.ndarray, model: Tensor) -> np.ndarray:

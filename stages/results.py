@@ -111,8 +111,10 @@ def _distance(trained: TrainedScene, mesh: Mesh | None, test: TestConfig) -> Cha
     """Return the distance of the mesh to the scene's true surface points, where there are any."""
     if mesh is None or not _has_truth(trained, test):
         return None
-    return mesh_chamfer(mesh, trained.scene.surface_points_world.numpy(),
-                        trained.scene.cameras.model, visible=_visible(trained))
+    scene, normals = trained.scene, trained.scene.surface_normals_world
+    return mesh_chamfer(mesh, scene.surface_points_world.numpy(), scene.cameras.model,
+                        normals_world=None if normals is None else normals.numpy(),
+                        visible=_visible(trained))
 
 
 def _write_mesh(trained: TrainedScene, mesh: Mesh | None, folder: RunFolder,

@@ -21,11 +21,8 @@ from data_processing.scenes.images import (
     read_mask,
     scaled_size,
 )
-from data_processing.scenes.normalization import (
-    DEFAULT_ORDER,
-    load_ply_points,
-    resolve_model_matrix,
-)
+from data_processing.scenes.normalization import DEFAULT_ORDER, resolve_model_matrix
+from data_processing.scenes.ply_format import read_ply
 from data_processing.scenes.processed_format import is_processed_folder, read_processed_folder
 from data_processing.scenes.scene_clouds import SURFACE_POINTS
 from data_processing.scenes.splits import Split
@@ -51,6 +48,7 @@ class Scene:
         view_names: V names, in the order of the views.
         has_masks: False when no masks were found and all of every image counts as object.
         surface_points_world: (N, 3) float32 true surface points, world space, where known.
+        surface_normals_world: (N, 3) float32 their unit normals, outward, where known.
         path: folder that it was read from, '' for a synthetic scene.
         mask_files: V paths of the masks, () when there are none.
         world_origin: what must be added to world space as it is here to get the folder's own, see
@@ -64,6 +62,7 @@ class Scene:
     view_names: tuple[str, ...]
     has_masks: bool = True
     surface_points_world: Tensor | None = None
+    surface_normals_world: Tensor | None = None
     path: str = ""
     mask_files: tuple[str, ...] = ()
     world_origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -119,9 +118,10 @@ def load_scene(folder: str | Path, *, im_scale: float = 1.0,
                         for matrix in (moved_view(found.view, origin), found.projection,
                                        moved_model(model, origin))),
                       resolution=(images.shape[3], images.shape[2]))
+    points, normals = _surface_points(folder / SURFACE_POINTS, origin)
     return Scene(folder.resolve().name, images, masks, cameras,
                  view_names=tuple(view.name for view in found.files), has_masks=has_masks,
-                 surface_points_world=_surface_points(folder / SURFACE_POINTS, origin),
+                 surface_points_world=points, surface_normals_world=normals,
                  path=str(folder), world_origin=tuple(origin.tolist()),
                  mask_files=tuple(str(view.mask) for view in found.files) if has_masks else ())
 
@@ -252,8 +252,20 @@ def _check_size(path: Path, needed: tuple[int, int], other: Path) -> None:
                          f"{other.name} has; scale or crop it alike (and its camera with it)")
 
 
-def _surface_points(path: Path, origin: np.ndarray) -> Tensor | None:
-    """Return the true surface points (N, 3) float32 of a file, relative to `origin`, or None."""
+def _surface_points(path: Path, origin: np.ndarray) -> tuple[Tensor | None, Tensor | None]:
+    """Return the true surface points (N, 3) float32 of a file, relative to `origin`, and normals.
+
+    Both are None without the file, the unit normals also where it has none that are all usable.
+    """
     if not path.is_file():
-        return None
-    return torch.from_numpy(load_ply_points(path) - origin).float()
+        return None, None
+    found = read_ply(path)
+    points = torch.from_numpy(found.points - origin).float()
+    if found.normals is None:
+        return points, None
+    normals = torch.from_numpy(found.normals).float()
+    lengths = normals.norm(dim=-1, keepdim=True)
+    if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
+        log.warning("%s: some normals are not finite or have no length: none is used", path)
+        return points, None
+    return points, normals / lengths

@@ -10,7 +10,6 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import torch
-import trimesh
 
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.world_origin import moved_model, moved_view
@@ -55,8 +54,7 @@ def write_scene(scene: Scene, folder: Path | str, scene_format: str, *,
         partial.mkdir()
         _writer(scene_format)(scene, partial)
         if scene.surface_points_world is not None:
-            _write_points(scene.surface_points_world.numpy(), scene.world_origin,
-                          partial / POINTS_FILE)
+            _write_points(scene, partial / POINTS_FILE)
         _put_in_place(partial, folder)
     except OSError as error:
         raise WriteError(f"{folder}: could not write the scene ({error.strerror or error}); "
@@ -201,15 +199,21 @@ def _own_cameras(scene: Scene) -> Cameras:
                    model=torch.from_numpy(moved_model(cameras.model.numpy(), back)))
 
 
-def _write_points(points: np.ndarray, origin: tuple[float, float, float], path: Path) -> None:
-    """Write points (N, 3) plus the origin as a PLY file, in float64 where float32 is too coarse."""
-    if not any(origin):
-        trimesh.PointCloud(points.astype(np.float32)).export(path)
-        return
-    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}",
-            *(f"property double {axis}" for axis in "xyz"), "end_header", ""]
-    points = points.astype("<f8") + np.array(origin)
-    path.write_bytes("\n".join(head).encode() + points.tobytes())
+def _write_points(scene: Scene, path: Path) -> None:
+    """Write the true surface points, and their normals where known, as a PLY file.
+
+    They are those of the folder's own world space, and in float64 where float32 is too coarse.
+    """
+    kind, name = ("<f8", "double") if any(scene.world_origin) else ("<f4", "float")
+    assert scene.surface_points_world is not None, "the caller looks"
+    columns = [scene.surface_points_world.numpy().astype(kind) + np.array(scene.world_origin)]
+    axes = ["x", "y", "z"]
+    if scene.surface_normals_world is not None:
+        columns.append(scene.surface_normals_world.numpy())
+        axes += ["nx", "ny", "nz"]
+    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(columns[0])}",
+            *(f"property {name} {axis}" for axis in axes), "end_header", ""]
+    path.write_bytes("\n".join(head).encode() + np.concatenate(columns, 1).astype(kind).tobytes())
 
 
 def world_matrices(cameras: Cameras) -> torch.Tensor:

@@ -67,10 +67,13 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
         images, coverage = render_views(sdf, look, cameras, supersampling=supersampling,
                                         label=f"rendering {name}")
         points = visible_points(sdf, points, cameras)
+        outward = normals(sdf, points)
     points_world = points @ cameras.model[:3, :3].T + cameras.model[:3, 3]
+    normals_world = torch.nn.functional.normalize(outward @ cameras.model[:3, :3].T, dim=-1)
     return Scene(name=name, images=images, masks=coverage >= 0.5, cameras=cameras,
                  view_names=tuple(f"{view:03d}" for view in range(num_views)),
-                 has_masks=True, surface_points_world=points_world)
+                 has_masks=True, surface_points_world=points_world,
+                 surface_normals_world=normals_world)
 
 
 def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,

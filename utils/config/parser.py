@@ -42,6 +42,7 @@ from utils.config.tool_sections import (
     BenchmarkConfig,
     CheckConfig,
     CompareConfig,
+    EvaluateMeshConfig,
     ImportConfig,
     MakeFlowConfig,
     MakeSceneConfig,
@@ -88,6 +89,7 @@ class Config:
     compare: CompareConfig = NOT_ASKED
     importing: ImportConfig = NOT_ASKED
     check: CheckConfig = NOT_ASKED
+    evaluate_mesh: EvaluateMeshConfig = NOT_ASKED
     without_effect: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -98,6 +100,7 @@ TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
 META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
 PRETRAIN_SECTIONS = (RunConfig, RatesConfig, CnnConfig, DataConfig, PretrainConfig)
 REQUIRED = {"experiment_name": (RunConfig,), "input": (ImportConfig,),
+            "mesh": (EvaluateMeshConfig,),
             "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig)}
 
 

@@ -100,6 +100,19 @@ class RunTableConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateMeshConfig:
+    """Which mesh is compared with which scan."""
+
+    mesh: str = flag("", "mesh, .ply, in the scan's space (required)")
+    dtu_folder: str = flag("", "folder with DTU's Points/stl and ObsMask; empty: none")
+    scan: int = flag(0, "number of DTU's scan; 0: none", minimum=0)
+    points: str = flag("", "true surface points, .ply, instead of a scan of DTU's; with normals, "
+                       "if angles are wanted")
+    mesh_json: str = flag("", "file that the distances are written to; empty: none")
+    seed: int = flag(0, "seed of the mesh's points", minimum=0)
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """Which finished runs are compared side by side."""
 

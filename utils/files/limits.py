@@ -32,9 +32,13 @@ MAX_CONFIG_BYTES = MIB
 MAX_CAMERA_TEXT_BYTES = 4 * MIB
 MAX_COLMAP_BYTES = 512 * MIB
 MAX_PLY_BYTES = 256 * MIB
+MAX_MAT_BYTES = 64 * MIB
 #: Numbers of the vertices of a point cloud, and characters of a line of text.
 MAX_PLY_NUMBERS = 64_000_000
 MAX_LINE = 16 * MIB
+#: Numbers of an array of a MATLAB file, and points that a mesh is sampled at.
+MAX_MAT_NUMBERS = 500_000_000
+MAX_MESH_POINTS = 30_000_000
 #: Operations of a pickle, each of which may make an object of 64 bytes; and its parts for each of
 #: its bytes, when a shared part counts wherever it is met.
 MAX_OPERATIONS = 2_000_000

@@ -28,11 +28,14 @@ class Chamfer:
     Attributes:
         accuracy: mean distance from a predicted point to the nearest true one.
         completeness: mean distance from a true point to the nearest predicted one.
-        mean: the mean of the two.
+        normal_degrees: mean angle at the true points between their normals and the nearest
+            predicted point's; None where normals are not known.
+        mean: the mean of accuracy and completeness.
     """
 
     accuracy: float
     completeness: float
+    normal_degrees: float | None = None
 
     @property
     def mean(self) -> float:
@@ -131,12 +134,15 @@ def mask_iou(predicted_mask: Tensor, true_mask: Tensor) -> float:
     return int((predicted & true).sum()) / union if union else 1.0
 
 
-def chamfer(points_predicted: np.ndarray, points_true: np.ndarray) -> Chamfer:
+def chamfer(points_predicted: np.ndarray, points_true: np.ndarray, *,
+            normals_predicted: np.ndarray | None = None,
+            normals_true: np.ndarray | None = None) -> Chamfer:
     """Return the mean distances to the nearest neighbour, both ways (not squared).
 
     Args:
         points_predicted: (N, 3), any space.
         points_true: (M, 3), the same space.
+        normals_predicted, normals_true: (N, 3) and (M, 3) outward, of any length; None: not known.
     Raises:
         ValueError: a set is empty or not (N, 3).
     """
@@ -144,5 +150,14 @@ def chamfer(points_predicted: np.ndarray, points_true: np.ndarray) -> Chamfer:
         if np.ndim(points) != 2 or np.shape(points)[1] != 3 or not len(points):
             raise ValueError(f"{name} points are {np.shape(points)}, need (N, 3) with N > 0")
     accuracy, _ = KDTree(points_true).query(points_predicted)
-    completeness, _ = KDTree(points_predicted).query(points_true)
-    return Chamfer(float(np.mean(accuracy)), float(np.mean(completeness)))
+    completeness, nearest = KDTree(points_predicted).query(points_true)
+    degrees = None
+    if normals_predicted is not None and normals_true is not None:
+        degrees = float(np.mean(angles_degrees(normals_predicted[nearest], normals_true)))
+    return Chamfer(float(np.mean(accuracy)), float(np.mean(completeness)), degrees)
+
+
+def angles_degrees(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the angles (N,) between vectors (N, 3) and others (N, 3), of any length but 0."""
+    across = np.linalg.norm(np.cross(vectors, others), axis=-1)
+    return np.degrees(np.arctan2(across, (vectors * others).sum(-1)))

@@ -131,7 +131,7 @@ def test_summary_has_means_of_what_is_available():
         assert metrics["mean"][key] == (None if value is None else pytest.approx(value))
     assert metrics["views"]["b"]["psnr_foreground"] is None
     assert metrics["chamfer"] == pytest.approx({"accuracy": 0.02, "completeness": 0.04,
-                                                "mean": 0.03})
+                                                "mean": 0.03, "normal_degrees": None})
     assert metrics["steps"] == 400 and metrics["history"] == [{"psnr": None}]
 
 

@@ -144,3 +144,12 @@ def test_chamfer_of_shifted_points_both_ways():
 def test_chamfer_refuses_empty_sets():
     with pytest.raises(ValueError, match="predicted points"):
         chamfer(np.zeros((0, 3)), np.zeros((1, 3)))
+
+
+def test_angles_of_normals_by_hand():
+    """Two true points, each at a predicted one of its own: 90 and 45 degrees, whatever lengths."""
+    points = np.array([[0.0, 0, 0], [5.0, 0, 0]])
+    predicted, true = np.array([[2.0, 0, 0], [0, 0, 1.0]]), np.array([[0, 3.0, 0], [0, 1.0, 1.0]])
+    found = chamfer(points[::-1], points, normals_predicted=predicted[::-1], normals_true=true)
+    assert found.normal_degrees == pytest.approx(67.5) and found.mean == 0
+    assert chamfer(points, points, normals_predicted=predicted).normal_degrees is None
