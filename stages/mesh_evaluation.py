@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_processing.scenes.ply_format import PlyPoints, read_ply
+from data_processing.point_clouds.ply_format import CloudPoints, read_ply
 from utils.config.tool_sections import EvaluateMeshConfig
 from utils.errors import ConfigError, SceneError
 from utils.files.atomic import write_text_atomic
@@ -92,7 +92,7 @@ def against_dtu(vertices: np.ndarray, faces: np.ndarray, folder: Path, *, scan: 
             "of_these_observed": found.num_observed, "points_of_the_scan": found.num_scan}
 
 
-def against_points(vertices: np.ndarray, faces: np.ndarray, truth: PlyPoints, *,
+def against_points(vertices: np.ndarray, faces: np.ndarray, truth: CloudPoints, *,
                    seed: int = 0) -> dict[str, Any]:
     """Return the distances to true surface points by name, in their unit.
 

@@ -22,7 +22,7 @@ from data_processing.scenes.images import (
     scaled_size,
 )
 from data_processing.scenes.normalization import DEFAULT_ORDER, resolve_model_matrix
-from data_processing.scenes.ply_format import read_ply
+from data_processing.point_clouds.ply_format import read_ply
 from data_processing.scenes.processed_format import is_processed_folder, read_processed_folder
 from data_processing.scenes.scene_clouds import SURFACE_POINTS
 from data_processing.scenes.splits import Split

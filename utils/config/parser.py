@@ -43,6 +43,7 @@ from utils.config.tool_sections import (
     CheckConfig,
     CompareConfig,
     EvaluateMeshConfig,
+    GpuConfig,
     ImportConfig,
     MakeFlowConfig,
     MakeSceneConfig,
@@ -85,6 +86,7 @@ class Config:
     make_scene: MakeSceneConfig = NOT_ASKED
     make_flow: MakeFlowConfig = NOT_ASKED
     benchmark: BenchmarkConfig = NOT_ASKED
+    gpu: GpuConfig = NOT_ASKED
     table: RunTableConfig = NOT_ASKED
     compare: CompareConfig = NOT_ASKED
     importing: ImportConfig = NOT_ASKED
@@ -101,7 +103,7 @@ META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
 PRETRAIN_SECTIONS = (RunConfig, RatesConfig, CnnConfig, DataConfig, PretrainConfig)
 REQUIRED = {"experiment_name": (RunConfig,), "input": (ImportConfig,),
             "mesh": (EvaluateMeshConfig,),
-            "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig)}
+            "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig, GpuConfig)}
 
 
 class _Parser(configargparse.ArgumentParser):

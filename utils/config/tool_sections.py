@@ -1,4 +1,4 @@
-"""The flags of the tools: synthetic scenes and pairs, import, check, benchmark, comparisons."""
+"""The flags of the tools: synthetic scenes and pairs, import, check, benchmarks, comparisons."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -73,6 +73,22 @@ class BenchmarkConfig:
     repeats: int = flag(3, "runs of each measurement", minimum=1)
     sweep: int = switch(0, "1: also measure from 100x75 to 800x600 and with 3 to 49 views")
     json: str = flag("", "file that the measurements are written to; empty: none")
+
+
+@dataclass(frozen=True)
+class GpuConfig:
+    """What `measure_gpu.py` measures, and for how long."""
+
+    output: str = flag("", "folder that is written (required)")
+    scene: str = flag("", "folder of the scene; empty: a synthetic scene")
+    minutes: float = flag(9.0, "time of all parts together", unit="min", minimum=0)
+    part: str = flag("all", "the part to measure; all: one after the other, as far as the time "
+                     "goes", choices=("all", "tests", "quality", "render", "speed", "profile",
+                                      "meta"))
+    device: str = flag("auto", "where to compute; auto: CUDA if there is one",
+                       choices=("auto", "cpu", "cuda"))
+    resolution: str = flag("", "size of the images, WxH; empty: 800x600 on CUDA, 32x24 on a CPU",
+                           unit="pixels")
 
 
 @dataclass(frozen=True)

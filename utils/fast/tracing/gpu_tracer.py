@@ -154,6 +154,9 @@ class DeviceTracer(NetworkPasses):
     Args:
         differentiable_hits, make_evaluator: see `NetworkPasses`.
         num_mask_samples: points of each ray among which the minimum SDF is searched.
+
+    Attributes:
+        uses_kernel: whether rays on CUDA are marched by the fused kernel, where it fits.
     """
 
     def __init__(self, differentiable_hits: DifferentiableHits, num_mask_samples: int,
@@ -162,7 +165,7 @@ class DeviceTracer(NetworkPasses):
         self.num_mask_samples = num_mask_samples
         self._weights = WeightsWatch()
         self._nodes: dict[tuple, GridNodes] = {}
-        self._has_triton = has_triton()
+        self.uses_kernel = has_triton()
 
     def forget(self) -> None:
         """Sample the grid anew at the next call, for measurements."""
@@ -183,7 +186,7 @@ class DeviceTracer(NetworkPasses):
 
     def _is_fused(self, sdf: Sdf, rays: Rays) -> bool:
         t = rays.t_near
-        if not (self._has_triton and t.is_cuda and t.dtype == torch.float32):
+        if not (self.uses_kernel and t.is_cuda and t.dtype == torch.float32):
             return False
         from utils.fast.tracing.triton_kernel import can_march
         return can_march(sdf, t.device)

@@ -1,0 +1,35 @@
+"""Measure what a GPU is worth: correctness, PSNR over seconds, frames, options, profile, weights.
+
+    python experiment_scripts/measure_gpu.py --output DIR --minutes 9 --scene DTU/scan65
+
+Parts are measured in order of worth, each within its share of the time and in a process of its
+own; `--part quality` measures one of them. All that is found is saved as it comes: figures.json,
+figures.md (tables for docs/benchmarks.md), trained weights, pictures and logs, under 60 MB in all.
+`--device cpu --minutes 1` tries the same at 32x24.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.runs.script import run_script
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure what the flags ask for, and print the page of figures."""
+    from utils.config.parser import parse_config
+    from utils.config.tool_sections import GpuConfig
+    from utils.files.text import show
+
+    config = parse_config([GpuConfig], argv)
+
+    from stages.gpu_figures.measuring import measure_gpu
+
+    page = measure_gpu(config.gpu)
+    show(page.read_text(encoding="utf-8") + f"\nwritten: {page.parent}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,102 @@
+"""New views a second: all of a frame, its stages, and replayed as one CUDA graph."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.gpu_figures.setup import SCRATCH, SHIPPED, MeasureSetup, Subject, timed_ms, wait_for
+from stages.view_rendering import ViewRenderer, make_renderer, trace_views
+from utils.benchmarking.parts import Recorder
+from utils.geometry.cameras import Cameras
+from utils.results.pictures import save_png, to_uint8
+from utils.views.training_views import Targets
+
+#: Sizes of the frames, as fractions of that of the views that is measured.
+SIZES = (0.5, 1.0, 2.0)
+FRAME_SECONDS = 0.1       # of the time, for one figure
+
+
+def measure_frames(setup: MeasureSetup, recorder: Recorder) -> None:
+    """Note frames a second at each size, of the trained weights where there are some."""
+    start = next((name for name in (SHIPPED, SCRATCH) if setup.weights_of(name).exists()), None)
+    flags = () if start is None else ("--checkpoint_path", setup.weights_of(start))
+    subject = setup.subject(SCRATCH, *flags)
+    recorder.note("weights", "not trained: the sphere" if start is None else f"from the {start}"
+                  if start == SHIPPED else start)
+    occ_threshold = subject.trainer.plan(0).occ_threshold
+    renderer = make_renderer(subject.model.eval(), subject.trainer.views,
+                             occ_threshold=occ_threshold, tracer=subject.trainer.tracer)
+    for size in SIZES:
+        camera = frame_camera(subject, size)
+        name = "x".join(map(str, camera.resolution))
+        recorder.attempt(name, lambda camera=camera: frame_figures(renderer, camera, recorder))
+        if setup.is_cuda:
+            recorder.attempt(f"{name}, CUDA graph", lambda camera=camera:
+                             graph_figures(renderer, camera, recorder.left() * FRAME_SECONDS))
+    picture = renderer(frame_camera(subject, 1.0))
+    save_png(setup.output / "pictures" / "frame.png", to_uint8(picture.images[0]))
+
+
+def frame_camera(subject: Subject, size: float) -> Cameras:
+    """Return the first held-out camera for images of another size, on the device."""
+    held_out = (subject.split.test or subject.split.train)[0]
+    width, height = (max(round(side * size), 1) for side in subject.scene.cameras.resolution)
+    return subject.scene.cameras[held_out].resized(width, height).to(subject.device)
+
+
+def frame_figures(renderer: ViewRenderer, camera: Cameras, recorder: Recorder) -> dict[str, Any]:
+    """Return frames a second, and the median time of a frame's stages, ms."""
+    device, seconds = renderer.features.device, recorder.left() * FRAME_SECONDS
+    tracer, model, sources = renderer.tracer, renderer.model, renderer.sources
+    with torch.no_grad():
+        surface, dirs = trace_views(model.sdf, camera, tracer)
+        own = torch.zeros(len(sources.images), 1, dtype=torch.bool, device=device)
+        targets = Targets(surface, dirs, own)
+        where = model.correspond(targets, sources, renderer.occ_threshold)
+        blended, _ = model.blend(renderer.features, targets, sources, where)
+        stages: dict[str, Callable[[], Any]] = {
+            "trace": lambda: trace_views(model.sdf, camera, tracer),
+            "correspond": lambda: model.correspond(targets, sources, renderer.occ_threshold),
+            "blend": lambda: model.blend(renderer.features, targets, sources, where),
+            "decode": lambda: model.decode(blended)}
+        found = {name: timed_ms(work, device, seconds / 6) for name, work in stages.items()}
+        frame = timed_ms(lambda: frame_image(renderer, camera), device, seconds / 3)
+    return {"frames_per_second": 1e3 / frame, "frame_ms": frame, "stages_ms": found,
+            "sources": len(sources.images)}
+
+
+@torch.no_grad()
+def frame_image(renderer: ViewRenderer, camera: Cameras) -> Tensor:
+    """Return the image (1, 3, H, W) of a new view alone: no normals, no depth; model.eval()."""
+    model, sources = renderer.model, renderer.sources
+    surface, dirs = trace_views(model.sdf, camera, renderer.tracer)
+    own = torch.zeros(len(sources.images), 1, dtype=torch.bool, device=dirs.device)
+    targets = Targets(surface, dirs, own)
+    where = model.correspond(targets, sources, renderer.occ_threshold)
+    blended, _ = model.blend(renderer.features, targets, sources, where)
+    return model.decode(blended)
+
+
+def graph_figures(renderer: ViewRenderer, camera: Cameras, seconds: float) -> dict[str, float]:
+    """Record a frame as a CUDA graph and replay it; return its rate and how it differs.
+
+    Whatever reads a value on the host ends the recording with an error, which names the place.
+    """
+    device, plain = renderer.features.device, frame_image(renderer, camera)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            frame_image(renderer, camera)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        image = frame_image(renderer, camera)
+    graph.replay()
+    wait_for(device)
+    apart = float((image - plain).abs().max())
+    frame = timed_ms(graph.replay, device, seconds)
+    return {"frames_per_second": 1e3 / frame, "frame_ms": frame, "largest_difference": apart}

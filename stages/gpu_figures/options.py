@@ -1,0 +1,136 @@
+"""Time and memory of a training step and a frame, each option by itself on and off."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stages.benchmark import run_benchmark
+from stages.gpu_figures.frames import frame_camera, frame_image
+from stages.gpu_figures.setup import (
+    IMAGE_STEP,
+    SHAPE_STEP,
+    SHIPPED,
+    MeasureSetup,
+    Subject,
+    timed_ms,
+)
+from stages.view_rendering import make_renderer
+from utils.benchmarking.parts import Recorder
+from utils.config.tool_sections import BenchmarkConfig
+from utils.fast.tracing.gpu_tracer import DeviceTracer
+
+MIB = 2 ** 20
+LEFT_FOR_TABLE = 0.3      # of the time, for the table of benchmark.py
+FEW_VIEWS, MANY_VIEWS = 7, 49
+REPEATS = 3               # of the table
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to compute a step.
+
+    Attributes:
+        name: of the option.
+        flags: of the run.
+        change: what is done to the subject before; None: nothing.
+        with_tf32: whether products of fp32 may be computed in TF32.
+        is_of_gpus: it has no meaning on a CPU.
+    """
+
+    name: str
+    flags: tuple[str, ...] = ()
+    change: Callable[[Subject], None] | None = None
+    with_tf32: bool = False
+    is_of_gpus: bool = True
+
+
+def without_kernel(subject: Subject) -> None:
+    """Let rays be traced in plain steps."""
+    if isinstance(subject.trainer.tracer, DeviceTracer):
+        subject.trainer.tracer.uses_kernel = False
+
+
+def compiled(subject: Subject) -> None:
+    """Compile E and D."""
+    for network in (subject.model.encoder, subject.model.decoder):
+        network.compile()
+
+
+def compiled_graphs(subject: Subject) -> None:
+    """Compile E and D, and replay them as CUDA graphs."""
+    for network in (subject.model.encoder, subject.model.decoder):
+        network.compile(mode="reduce-overhead")
+
+
+OPTIONS = (
+    Option("as shipped", is_of_gpus=False),
+    Option("fp32", ("--precision", "fp32"), is_of_gpus=False),
+    Option("without the kernel", change=without_kernel),
+    Option("fp32, products in TF32", ("--precision", "fp32"), with_tf32=True),
+    Option("products in TF32", with_tf32=True),
+    Option("E and D compiled", change=compiled),
+    Option("E and D compiled, CUDA graphs", change=compiled_graphs),
+    Option("reference tracer", ("--tracer", "reference"), is_of_gpus=False),
+)
+
+
+def measure_options(setup: MeasureSetup, recorder: Recorder) -> None:
+    """Note time and memory of each option, of a step with all views, and benchmark.py's table."""
+    options = [option for option in OPTIONS if setup.is_cuda or not option.is_of_gpus]
+    for number, option in enumerate(options):
+        seconds = recorder.left() * (1 - LEFT_FOR_TABLE) / (len(options) - number + 1)
+        recorder.attempt(option.name, lambda option=option, seconds=seconds:
+                         option_figures(setup, option, seconds))
+    if setup.num_views == MANY_VIEWS:
+        many = Option(f"as shipped, {MANY_VIEWS} views", (
+            "--dataset_name", "", "--train_views", "all", "--test_views", "0",
+            "--source_views_per_target", "-1"))
+        recorder.attempt(many.name, lambda: option_figures(setup, many, recorder.left() / 4))
+    if setup.is_cuda:
+        recorder.attempt("benchmark.py", lambda: table(setup))
+
+
+def option_figures(setup: MeasureSetup, option: Option, seconds: float) -> dict[str, Any]:
+    """Return median times of both steps and of a frame, ms, and the peak of memory, MiB."""
+    with tf32(option.with_tf32):
+        subject = setup.subject(SHIPPED, *option.flags)
+        if option.change is not None:
+            option.change(subject)
+        trainer, device = subject.trainer, subject.device
+        trainer.trace_all()
+        if setup.is_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        found: dict[str, Any] = {"sources": subject.num_sources}
+        for name, step in (("shape_step", SHAPE_STEP), ("image_step", IMAGE_STEP)):
+            found[f"{name}_ms"] = timed_ms(lambda step=step: trainer.train_step(step), device,
+                                           seconds / 3)
+        if setup.is_cuda:
+            found["peak_mib"] = torch.cuda.max_memory_allocated() / MIB
+        renderer = make_renderer(subject.model.eval(), trainer.views, occ_threshold=1e-3,
+                                 tracer=trainer.tracer)
+        camera = frame_camera(subject, 1.0)
+        found["frame_ms"] = timed_ms(lambda: frame_image(renderer, camera), device, seconds / 3)
+        return found
+
+
+@contextmanager
+def tf32(is_allowed: bool):
+    """Compute products of fp32 matrices in TF32 in the block; convolutions are so by default."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = is_allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def table(setup: MeasureSetup) -> dict[str, Any]:
+    """Return what benchmark.py measures of this scene at half the size."""
+    subject = setup.subject()
+    size = "x".join(str(max(side // 2, 8)) for side in subject.scene.cameras.resolution)
+    return run_benchmark(BenchmarkConfig(device=setup.device, scene=setup.scene, resolution=size,
+                                         repeats=REPEATS))
