@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_processing.point_clouds.ply_format import read_ply
 from data_processing.scenes.folder import FoundScene
 from data_processing.scenes.idr_format import is_idr_folder, read_idr_folder
 from data_processing.scenes.images import (
@@ -22,7 +23,6 @@ from data_processing.scenes.images import (
     scaled_size,
 )
 from data_processing.scenes.normalization import DEFAULT_ORDER, resolve_model_matrix
-from data_processing.point_clouds.ply_format import read_ply
 from data_processing.scenes.processed_format import is_processed_folder, read_processed_folder
 from data_processing.scenes.scene_clouds import SURFACE_POINTS
 from data_processing.scenes.splits import Split
