@@ -19,6 +19,10 @@ from utils.geometry.sdf import Sdf, gradient
 #: of 60, 2 and 2, which the released code gives to means over a batch that is half of such points
 #: and half of free ones, so that a term counts at every other point only.
 CLOUD_WEIGHTS = {"on_surface": 30.0, "off_surface": 1.0, "normal": 1.0}
+#: Photo-consistency: side of a window in pixels, sources that count, the part of a window that
+#: both photographs must show, and the variance (squared grey values) that noise and compression
+#: give a window without texture.
+WINDOW, NUM_BEST, MIN_FRACTION, NOISE_VARIANCE = 7, 3, 0.5, 1e-4
 OFF_SURFACE_SHARPNESS = 100.0      # exp(-100 |Phi|): pushes Phi away from 0 off the surface
 #: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
 #: third of the points, for 0.1 % of the gradient.
@@ -122,6 +126,57 @@ def eikonal_terms(gradient: Tensor, metric: str = "l2") -> Tensor:
     """
     deviation = gradient.norm(dim=-1) - 1
     return deviation.square() if metric == "l2" else deviation.abs()
+
+
+def photo_consistency_loss(ours: Tensor, theirs: Tensor, counts_mask: Tensor, *,
+                           window: int = WINDOW, num_best: int = NUM_BEST) -> Tensor:
+    """Mean over pixels of 1 - NCC with the best few of the sources that see their windows.
+
+    A source that is occluded, or in which the surface shines, does not fit and drops out.
+
+    Args:
+        ours: (T, h, w) grey values of the targets.
+        theirs: (K, T, h, w) of the sources, at the targets' points of the surface.
+        counts_mask: (K, T, h, w) bool, target and source both show the object there.
+        window: side, pixels, odd.
+        num_best: how many sources count at most.
+    Returns:
+        Scalar in [0, 2], 0 where no source sees any window. Differentiable in ours and theirs.
+    """
+    ncc, fraction = windowed_correlation(ours, theirs, counts_mask, window)
+    seen = counts_mask & (fraction >= MIN_FRACTION)
+    best = torch.where(seen, ncc, -2.0).topk(min(num_best, len(ncc)), 0).values    # (M, T, h, w)
+    used = best > -1.5
+    per_pixel = ((1 - best) * used).sum(0) / used.sum(0).clamp(min=1)
+    return per_pixel.sum() / used.any(0).sum().clamp(min=1)
+
+
+def windowed_correlation(ours: Tensor, theirs: Tensor, counts_mask: Tensor,
+                         window: int) -> tuple[Tensor, Tensor]:
+    """NCC of the windows about all pixels: the correlation of grey values about their means.
+
+    cov(a, b) / sqrt((var(a) + v) (var(b) + v)) over the pixels that count; v, the variance of
+    noise, damps windows without texture towards 0.
+
+    Args:
+        ours, theirs, counts_mask, window: as in `photo_consistency_loss`.
+    Returns:
+        NCC (K, T, h, w) in [-1, 1], and the fraction of each window that counts.
+    """
+    def mean(maps: Tensor) -> Tensor:
+        """Mean over the windows of (K, T, h, w), 0 beyond the border."""
+        flat = F.avg_pool2d(maps.flatten(0, 1)[:, None], window, 1, window // 2)
+        return flat.reshape(maps.shape)
+
+    weight = counts_mask.to(theirs.dtype)
+    a, b = ours * weight, theirs * weight
+    fraction = mean(weight)
+    share = fraction.clamp(min=1 / window ** 2)
+    mean_a, mean_b = mean(a) / share, mean(b) / share
+    covariance = mean(a * b) / share - mean_a * mean_b
+    variances = [(mean(x * x) / share - mean_x * mean_x).clamp(min=0) + NOISE_VARIANCE
+                 for x, mean_x in ((a, mean_a), (b, mean_b))]
+    return covariance / (variances[0] * variances[1]).sqrt(), fraction
 
 
 def surface_point_losses(sdf: Sdf, points_obj: Tensor,

@@ -17,11 +17,12 @@ from loss_functions import (
     eikonal_loss,
     image_loss,
     off_surface_loss,
+    photo_consistency_loss,
     soft_mask_loss,
     surface_point_losses,
 )
 from scheduler import StepPlan, mask_loss_weight
-from sdf_rendering import project_to_sources
+from sdf_rendering import project_to_sources, sample_maps, visible_in_sources
 from utils.checkpoints.storage import load_state
 from utils.config.sections import DataConfig, LossConfig
 from utils.devices import to_device
@@ -155,8 +156,11 @@ class SceneTrainer:
         if views.is_cropped:
             self.trace_seen(views, surface)
         losses["image"] = self.image_loss(views, surface, plan)
+        if plan.train_shape and self.shape.loss.photo_consistency_weight:
+            losses["photo_consistency"] = self.photo_consistency(views, surface, plan)
         weights = {"soft_mask": mask_loss_weight(plan.alpha), "image": 1.0,
-                   "eikonal": self.shape.loss.opt_sdf_eikonal_w, **CLOUD_WEIGHTS}
+                   "eikonal": self.shape.loss.opt_sdf_eikonal_w,
+                   "photo_consistency": self.shape.loss.photo_consistency_weight, **CLOUD_WEIGHTS}
         total = sum(weights[name] * loss for name, loss in losses.items())
         self.guard.check_losses(total, losses)
         return losses | {"total": total}
@@ -223,6 +227,24 @@ class SceneTrainer:
             weight, region = weight / fraction, "all"
         return image_loss(prediction, cut(photographs), cut(masks), self.shape.loss.color_loss,
                           region=region, weight=weight)
+
+    def photo_consistency(self, views: StepViews, surface: Surface, plan: StepPlan) -> Tensor:
+        """How far windows of the targets differ in the sources, along the surface.
+
+        Pixels at the outline are left out, as they are mixed with background: with them the loss is
+        least on a surface that is too small.
+        """
+        batch, cut = views.batch, views.targets.cut
+        inner = self.views.inner_masks
+        grey = self.views.images.mean(1, keepdim=True)                 # (V, 1, H, W)
+        uv_grid, inside_mask = project_to_sources(surface.points_obj, views.cameras)
+        visible = visible_in_sources(surface, self.buffer.surface(batch.sources),
+                                     inner[batch.sources], uv_grid, inside_mask=inside_mask,
+                                     occ_threshold=plan.occ_threshold)
+        counts = visible & cut(inner[batch.targets])[:, 0] & \
+            ~views.own_source_mask[:, :, None, None]                   # (K, T, h, w)
+        theirs = sample_maps(grey[batch.sources], uv_grid)[:, :, 0]
+        return photo_consistency_loss(cut(grey[batch.targets])[:, 0], theirs, counts)
 
     def update(self, total: Tensor, plan: StepPlan) -> Tensor:
         """Backward, clip, finite check, step of Adam. Returns the total as the check leaves it."""

@@ -244,4 +244,7 @@ class LossConfig:
     opt_sdf_eikonal: int = switch(1, "1: the eikonal term")
     opt_sdf_eikonal_w: float = flag(1.0, "weight of the eikonal term", minimum=0)
     opt_sdf_direct: int = switch(0, "1: SDF values themselves at known points")
+    photo_consistency_weight: float = flag(
+        0.0, "weight of photo-consistency: windows of the targets should look alike in the "
+        "sources, along the surface (1 - NCC); 0: none", minimum=0)
     loss_eikonal_metric: str = flag("l1", "norm of the eikonal term", choices=("l1", "l2"))

@@ -48,6 +48,11 @@ class TrainingViews:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def inner_masks(self) -> Tensor:
+        """(V, 1, H, W) bool, pixels all of whose neighbours show the object: none is mixed."""
+        return -F.max_pool2d(-self.masks.to(self.images.dtype), 3, 1, 1) > 0.5
+
     def to(self, device: torch.device | str) -> TrainingViews:
         """Same views on another device."""
         return TrainingViews(self.images.to(device), self.masks.to(device),
