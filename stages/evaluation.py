@@ -13,18 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdf_meshing import Mesh, extract_mesh, mesh_chamfer
 from stages.view_rendering import Rendering, make_renderer
 from training import SceneTrainer
 from utils.geometry.cameras import Cameras
 from utils.results.evaluation import RenderedView, evaluate_views, summarise
 from utils.results.metric_table import finite
-from utils.results.metrics import psnr
+from utils.results.metrics import Chamfer, psnr
 from utils.results.pictures import source_grid, view_grid, view_pictures
 from utils.results.plots import camera_plot, sdf_slices
 from utils.views.pose_refinement import moved_along
 
 MAX_GRID_VIEWS = 6                # views of an image grid
 SLICE_RESOLUTION = 128
+CURVE_MESH_RESOLUTION = 128       # of the meshes that are measured while a run trains
 LATE_STEP = 10**9                 # after all that changes with the step
 #: Image grids by name, with their captions.
 IMAGE_GRIDS = {"views": "Rendered views against their photographs",
@@ -79,6 +81,19 @@ class TrainedScene:
         """
         withheld = sorted(set(range(len(self.scene))) - set(self.train))
         return {"psnr_all": self._mean_psnr(withheld), "psnr_train": self._mean_psnr(self.train)}
+
+    def distance_of(self, mesh: Mesh) -> Chamfer | None:
+        """Return the mesh's distance to the true surface points, world units; None without any."""
+        points, normals = self.scene.surface_points_world, self.scene.surface_normals_world
+        if points is None:
+            return None
+        return mesh_chamfer(mesh, points.numpy(), self.scene.cameras.model,
+                            normals_world=None if normals is None else normals.numpy(),
+                            visible=self.visible_on_cpu)
+
+    def visible_on_cpu(self, points: Tensor) -> Tensor:
+        """Return `visible` of points on the CPU."""
+        return self.visible(points.to(self.device)).cpu()
 
     def _mean_psnr(self, views: Sequence[int]) -> float | None:
         """Return the mean PSNR of the views whose rendering is finite; None where there is none."""
@@ -166,11 +181,25 @@ def mean_metrics(trained: TrainedScene, *, is_wide: bool = False) -> dict[str, f
     """Return mean metrics of the scored views, for curves; LPIPS and pictures are left out.
 
     Args:
-        is_wide: also `TrainedScene.wider_means`.
+        is_wide: also `TrainedScene.wider_means`, and where the scene has true surface points, the
+            distances of a mesh to them.
     """
     found = evaluate_views(trained.rendered, trained.scene, trained.scored)
     means = summarise(found, wider=trained.wider_means() if is_wide else None)["mean"]
+    if is_wide:
+        means |= _distances(trained)
     return {name: value for name, value in means.items() if value is not None}
+
+
+def _distances(trained: TrainedScene) -> dict[str, float | None]:
+    """Return the distances of a mesh to the true surface points by name; empty without any."""
+    if trained.scene.surface_points_world is None:
+        return {}
+    found = trained.distance_of(extract_mesh(trained.sdf, resolution=CURVE_MESH_RESOLUTION,
+                                             device=trained.device))
+    return {} if found is None else {
+        "chamfer": found.mean, "accuracy": found.accuracy, "completeness": found.completeness,
+        "normal_degrees": found.normal_degrees}
 
 
 def image_grids(trained: TrainedScene,

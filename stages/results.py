@@ -2,16 +2,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from sdf_meshing import Mesh, colour_vertices, extract_mesh, mesh_chamfer, write_mesh
+from sdf_meshing import Mesh, colour_vertices, extract_mesh, write_mesh
 from stages.baselines import baseline_metrics
 from stages.evaluation import IMAGE_GRIDS, TrainedScene, image_grids
 from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE
@@ -111,10 +110,7 @@ def _distance(trained: TrainedScene, mesh: Mesh | None, test: TestConfig) -> Cha
     """Return the distance of the mesh to the scene's true surface points, where there are any."""
     if mesh is None or not _has_truth(trained, test):
         return None
-    scene, normals = trained.scene, trained.scene.surface_normals_world
-    return mesh_chamfer(mesh, scene.surface_points_world.numpy(), scene.cameras.model,
-                        normals_world=None if normals is None else normals.numpy(),
-                        visible=_visible(trained))
+    return trained.distance_of(mesh)
 
 
 def _write_mesh(trained: TrainedScene, mesh: Mesh | None, folder: RunFolder,
@@ -124,7 +120,7 @@ def _write_mesh(trained: TrainedScene, mesh: Mesh | None, folder: RunFolder,
     if mesh is None or mesh.is_empty or not formats:
         return []
     colours = colour_vertices(mesh, scene.images[train], scene.masks[train],
-                              cameras=scene.cameras[train], visible=_visible(trained))
+                              cameras=scene.cameras[train], visible=trained.visible_on_cpu)
     written = write_mesh(mesh, scene.cameras.model, folder.path / "mesh", colours=colours,
                          formats=formats)
     if any(scene.world_origin):
@@ -150,11 +146,6 @@ def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
         notes.append("the scene has no masks: all of every image counts as object, and mask IoU "
                      "says nothing")
     return notes
-
-
-def _visible(trained: TrainedScene) -> Callable[[Tensor], Tensor]:
-    """Return `trained.visible` for points on the CPU."""
-    return lambda points: trained.visible(points.to(trained.device)).cpu()
 
 
 def _write_grids(trained: TrainedScene, folder: RunFolder,

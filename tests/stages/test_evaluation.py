@@ -54,13 +54,19 @@ def test_all_withheld_and_training_views_are_rendered_once_for_their_psnr(
         tiny_scene, tiny_sphere, tmp_path, made):
     """All of the scene, as it has no others; curve, metrics and their means agree."""
     call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--num_steps", 1, "--test_metrics", 1,
-                                    "--train_views", "0,1,3", "--test_views", "2", "--eval_all",
+                                    "--mesh_resolution", 24, "--train_views", "0,1,3",
+                                    "--test_views", "2", "--eval_all",
                                     "always", sphere=tiny_sphere))
     assert made.pop("renderers") == 1 and len(made) == NUM_VIEWS and set(made.values()) == {1}
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())["mean"]
     last = list(csv.DictReader((tmp_path / "run" / "curve.csv").open(newline="")))[-1]
     assert {name: float(last[name]) for name in WIDER} == {name: found[name] for name in WIDER}
     assert len({found[name] for name in ("psnr", *WIDER)}) == 3
+    # of a mesh of 128 cells a side, and of one of 24
+    assert float(last["chamfer"]) == pytest.approx(found["chamfer"], rel=0.1)
+    assert float(last["chamfer"]) == pytest.approx(
+        (float(last["accuracy"]) + float(last["completeness"])) / 2)
+    assert 0 < float(last["normal_degrees"]) < 90
     call("test_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--test_metrics", 1, "--train_views",
                                    "0,1,3", "--test_views", "2,4,5"))
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())["mean"]
