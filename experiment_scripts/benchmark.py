@@ -13,22 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.tables import benchmark as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Measure what the flags ask for and print the table."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import BenchmarkConfig
-    from utils.files.text import show
-
-    config = parse_config([BenchmarkConfig], argv)
-
-    from stages.benchmark import run_benchmark
-    from utils.benchmarking.report import report
-
-    show(report(run_benchmark(config.benchmark)))
-
 
 if __name__ == "__main__":
     run_script(main)

@@ -13,28 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.scenes import check_scene as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse (the folder may stand alone), check, print."""
-    from utils.config.parser import parse_config
-    from utils.config.sections import DataConfig
-    from utils.config.tool_sections import CheckConfig
-    from utils.files.text import show
-
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv.insert(0, "--dataset_path")
-    config = parse_config([DataConfig, CheckConfig], argv)
-
-    from data_processing.checks.sheet import check_folder, check_text
-
-    result, path = check_folder(config.data, config.check)
-    show(f"{check_text(result)}picture: {path}")
-    if result.has_errors:
-        sys.exit(1)
-
 
 if __name__ == "__main__":
     run_script(main)

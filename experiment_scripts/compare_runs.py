@@ -12,21 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.tables import compare as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, compare, write."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import CompareConfig
-    from utils.files.text import show
-
-    compare = parse_config([CompareConfig], argv).compare
-
-    from utils.comparison.side_by_side import write_comparison
-
-    show(write_comparison(compare.runs, compare.comparison, compare.labels))
-
 
 if __name__ == "__main__":
     run_script(main)

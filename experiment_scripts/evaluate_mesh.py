@@ -12,21 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.tables import evaluate_mesh as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, measure, print."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import EvaluateMeshConfig
-    from utils.files.text import show
-
-    settings = parse_config([EvaluateMeshConfig], argv).evaluate_mesh
-
-    from stages.mesh_evaluation import evaluate_mesh
-
-    show(evaluate_mesh(settings))
-
 
 if __name__ == "__main__":
     run_script(main)

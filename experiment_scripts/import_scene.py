@@ -16,24 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.scenes import import_capture as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, import, print the report."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import ImportConfig
-    from utils.files.text import show
-
-    config = parse_config([ImportConfig], argv)
-
-    from data_processing.captures.importing import import_scene
-
-    report, has_errors = import_scene(config.importing)
-    show(report.rstrip("\n"))
-    if has_errors:
-        sys.exit(1)
-
 
 if __name__ == "__main__":
     run_script(main)

@@ -14,20 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.scenes import make_flow_pairs as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, make, write."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import MakeFlowConfig
-
-    config = parse_config([MakeFlowConfig], argv)
-
-    from data_processing.flow.synthetic_pairs import make_pair_folder
-
-    make_pair_folder(config.make_flow)
-
 
 if __name__ == "__main__":
     run_script(main)

@@ -15,20 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.scenes import make_scene as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, make, write."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import MakeSceneConfig
-
-    config = parse_config([MakeSceneConfig], argv)
-
-    from data_processing.synthetic.scenes import make_scene_set
-
-    make_scene_set(config.make_scene)
-
 
 if __name__ == "__main__":
     run_script(main)

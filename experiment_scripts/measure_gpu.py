@@ -14,22 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.tables import measure_gpu as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Measure what the flags ask for, and print the page of figures."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import GpuConfig
-    from utils.files.text import show
-
-    config = parse_config([GpuConfig], argv)
-
-    from stages.gpu_figures.measuring import measure_gpu
-
-    page = measure_gpu(config.gpu)
-    show(page.read_text(encoding="utf-8") + f"\nwritten: {page.parent}")
-
 
 if __name__ == "__main__":
     run_script(main)

@@ -16,25 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.runs import pretrain as main
 from utils.runs.script import run_script
-
-DEFAULTS = {"batch_size": 16, "num_epochs": 300}
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, then train in this process and those that were started beside it."""
-    from utils.config.parser import PRETRAIN_SECTIONS, parse_config
-    from utils.files.text import show
-
-    config = parse_config(PRETRAIN_SECTIONS, argv, defaults=DEFAULTS)
-
-    from stages.pretraining import pretrain
-    from utils.runs.distributed import joined_ranks
-
-    with joined_ranks(config.run.device) as ranks:
-        if text := pretrain(config, ranks):
-            show(text)
-
 
 if __name__ == "__main__":
     run_script(main)

@@ -16,33 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.tables import table as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, run, gather, write."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import RunTableConfig
-    from utils.files.text import show
-
-    table = parse_config([RunTableConfig], argv).table
-
-    from utils.comparison.execution import execute
-    from utils.comparison.run_lists import command_lines, list_runs
-    from utils.comparison.tables import write_table
-
-    runs = list_runs(table)
-    if table.print_commands:
-        show("\n".join(command_lines(runs)))
-        return
-    num_failed = 0
-    try:
-        num_failed = 0 if table.table_only else execute(runs)
-    finally:                                      # an interrupt leaves a table too
-        show(write_table(runs, table))
-    if num_failed:
-        sys.exit(1)
-
 
 if __name__ == "__main__":
     run_script(main)

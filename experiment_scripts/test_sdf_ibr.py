@@ -14,20 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.runs.script import run_script  # noqa: E402
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, then evaluate the checkpoint."""
-    from utils.config.parser import TRAIN_SECTIONS, parse_config
-    from utils.files.text import show
-
-    config = parse_config(TRAIN_SECTIONS, argv)
-
-    from stages.scene import evaluate_scene
-
-    show(evaluate_scene(config))
-
+from commands.runs import evaluate as main
+from utils.runs.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

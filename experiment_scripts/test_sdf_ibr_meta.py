@@ -16,23 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.runs.script import run_script  # noqa: E402
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, then train the scene from the meta-learned start."""
-    from utils.config.parser import META_SECTIONS, parse_config
-    from utils.config.stage_sections import SPECIALISE_DEFAULTS
-    from utils.files.text import show
-
-    config = parse_config(META_SECTIONS, argv, defaults=SPECIALISE_DEFAULTS,
-                          names_run=True)
-
-    from stages.scene import train_scene
-    from utils.checkpoints.weights import with_meta_start
-
-    show(train_scene(*with_meta_start(config)))
-
+from commands.runs import specialize as main
+from utils.runs.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

@@ -14,21 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.runs import train as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, then train the scene or fit the sphere."""
-    from utils.config.parser import TRAIN_SECTIONS, parse_config
-    from utils.files.text import show
-
-    config = parse_config(TRAIN_SECTIONS, argv, names_run=True)
-
-    from stages.scene import train_scene
-    from stages.shape_fitting import fit_sphere
-
-    show(fit_sphere(config) if config.sdf.fit_sphere else train_scene(config))
-
 
 if __name__ == "__main__":
     run_script(main)

@@ -16,27 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.runs import meta_train as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, then meta-train in this process and those that were started beside it."""
-    from utils.config.parser import META_SECTIONS, parse_config
-    from utils.config.stage_sections import META_DEFAULTS
-    from utils.files.text import show
-
-    config = parse_config(META_SECTIONS, argv, defaults=META_DEFAULTS)
-
-    from stages.meta_training import check_meta, meta_train
-    from utils.checkpoints.weights import with_meta_start
-    from utils.runs.distributed import joined_ranks
-
-    check_meta(config)
-    config, initial = with_meta_start(config) if config.meta.meta_initialization else (config, None)
-    with joined_ranks(config.run.device) as ranks:
-        if text := meta_train(config, ranks, initial):
-            show(text)
-
 
 if __name__ == "__main__":
     run_script(main)

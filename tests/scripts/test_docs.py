@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.tiny_runs import SCRIPTS, script
 
+from commands.command_line import COMMANDS
 from utils.config.parser import REQUIRED, build_parser, parse_config
 from utils.config.released_flags import flags_of
 
@@ -21,7 +22,8 @@ PAGES = sorted(path.relative_to(ROOT)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\]]+\]:\s*(\S+)", re.M)
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:", re.I)
 FENCED = re.compile(r"^ *(```|~~~).*?^ *\1", re.M | re.S)
-COMMAND = re.compile(r"experiment_scripts/(\w+)\.py\b(.*)")
+COMMAND = re.compile(r"(?:experiment_scripts/(\w+)\.py\b|"
+                     r"\bmetanlr (?:launch \d+ )?([a-z-]+)(?= -))(.*)")
 #: N, X, DIR, DTU/scan65: what the reader puts in.
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_0-9]*")
 
@@ -70,13 +72,14 @@ def code_in(text: str) -> list[str]:
 
 
 def commands_in(text: str) -> list[tuple[str, str]]:
-    """Return (script, arguments) of all command lines in a page."""
+    """Return (script or subcommand of metanlr, arguments) of all command lines in a page."""
     found = []
     for line in code_in(text):
         match = COMMAND.search(line)
         if match:
-            arguments = re.split(r"[|;>&]|\s#", match.group(2))[0]
-            found.append((match.group(1), " ".join(re.sub(r"[][]", " ", arguments).split())))
+            arguments = re.split(r"[|;>&]|\s#", match.group(3))[0]
+            words = " ".join(re.sub(r"[][]", " ", arguments).split())
+            found.append((match.group(1) or match.group(2), words))
     return found
 
 
@@ -94,7 +97,7 @@ class UnderstoodError(Exception):
 
 
 def read_command(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a script read a command line, and go no further.
+    """Let a script or a subcommand of metanlr read a command line, and go no further.
 
     Flags must be known. Values must be good, unless they are left to the reader: a placeholder for
     a number, "..." for further flags, or a configuration that only a finished run has.
@@ -111,10 +114,10 @@ def read_command(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> 
         parse_config(sections, kept, defaults=defaults)
         raise UnderstoodError
 
-    module = script(name)
+    main = COMMANDS.get(name) or script(name).main
     monkeypatch.setattr("utils.config.parser.parse_config", read)    # main imports it
     with pytest.raises(UnderstoodError):
-        module.main(shlex.split(arguments))
+        main(shlex.split(arguments))
 
 
 def without_placeholders(sections: list[type], argv: list[str]) -> list[str]:
@@ -156,8 +159,10 @@ def test_command_lines_are_found():
     text = ("Text `python experiment_scripts/a.py --x 1` more.\n\n"
             "    python experiment_scripts/b.py --y 2 \\\n        --z 3   # a comment\n\n"
             "```\n$ torchrun --n 4 experiment_scripts/c.py ... --w 1 > log.txt\n```\n"
-            "experiment_scripts/d.py is a name alone\n")
-    assert set(commands_in(text)) == {("a", "--x 1"), ("b", "--y 2 --z 3"), ("c", "... --w 1")}
+            "experiment_scripts/d.py is a name alone\n"
+            "`metanlr e-f --v 1`, `metanlr launch 4 g --u 2` and `metanlr h`\n")
+    assert set(commands_in(text)) == {("a", "--x 1"), ("b", "--y 2 --z 3"), ("c", "... --w 1"),
+                                      ("e-f", "--v 1"), ("g", "--u 2")}
 
 
 def test_a_flag_that_does_not_exist_is_found(monkeypatch):

@@ -18,10 +18,11 @@ ROWS = (
     {"data_processing", "modules_unet", "sdf_meshing", "realtime"},
     {"modules_sdf", "training"},
     {"stages"},
-    {"experiment_scripts"},
+    {"commands"},
+    {"metanlr", "experiment_scripts"},
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
-PACKAGES = ("utils", "data_processing", "realtime", "stages")
+PACKAGES = ("utils", "data_processing", "realtime", "stages", "commands")
 #: Who may import utils/fast: where a reference and a fast form are chosen between.
 DOORS = ("sdf_rendering.py", "modules_unet.py", "stages/", "utils/runs/loop.py", "utils/fast/")
 MOST_MODULES = 14

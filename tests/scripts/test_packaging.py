@@ -83,9 +83,47 @@ def test_project_reads_the_same_list_and_has_the_extras():
     assert stored["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
 
 
+def installed_files() -> list[Path]:
+    """Return what an installation has, relative to the root: modules, and what is listed."""
+    listed = project()["tool"]["setuptools"]["package-data"]["metanlrpp"]
+    found = {path for pattern in ["*.py", *listed] for path in ROOT.glob(pattern)}
+    return sorted(path.relative_to(ROOT) for path in found
+                  if path.is_file() and "__pycache__" not in path.parts)
+
+
+def test_an_installation_has_all_that_commands_import():
+    stored = project()
+    assert stored["project"]["scripts"] == {"metanlr": "metanlrpp.metanlr:main"}
+    packages = [path.parent for path in ROOT.glob("*/__init__.py")]
+    needed = {path.relative_to(ROOT) for package in packages for path in package.rglob("*")
+              if path.is_file() and "__pycache__" not in path.parts}
+    assert len(packages) >= 4
+    assert needed <= set(installed_files()), "add them to package-data in pyproject.toml"
+    folders = {path.parts[0] for path in installed_files()}
+    assert {"configs", "assets", "checkpoints"} < folders
+    assert not folders & {"tests", "experiment_scripts", "docs"}
+
+
+def test_an_installation_runs_from_elsewhere(tmp_path):
+    """A copy of its files, without the weights: 24 MB."""
+    for path in installed_files():
+        if path.suffix != ".pth":
+            target = tmp_path / "site" / "metanlrpp" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, target)
+    code = ("import sys; sys.path.append(sys.argv.pop(1)); from metanlrpp.metanlr import main; "
+            "main()")
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code, tmp_path / "site", "table", "--configs",
+         "configs/demo.txt", "--scenes", "s", "--num_steps", "1", "--print_commands", "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    program = tmp_path / "site" / "metanlrpp" / "metanlr.py"
+    assert f"{program} train --config_filepath " in ended.stdout
+
+
 def test_every_package_that_is_imported_is_named():
     """What a module imports as it loads is required; the kernels' own modules load late."""
-    library = [*trees(), *trees("utils", "data_processing", "realtime", "stages",
+    library = [*trees(), *trees("utils", "data_processing", "realtime", "stages", "commands",
                                 "experiment_scripts")]
     at_once = {name for tree in library for name in foreign_packages(tree.body)}
     assert at_once - CORE == {"numba", "triton"}

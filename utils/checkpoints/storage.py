@@ -22,6 +22,7 @@ from utils.checkpoints.manifest import check_shipped
 from utils.errors import CheckpointError
 from utils.files.atomic import write_atomic
 from utils.files.pickles import Refused
+from utils.paths import here_or_in_project
 
 log = logging.getLogger(__name__)
 STEP_NAME = re.compile(r"step_(\d+)\.pth$")
@@ -87,7 +88,7 @@ def read_checkpoint(path: str | os.PathLike,
     meanwhile. Who needs a checkpoint in several places passes a `Checkpoint` on.
 
     Args:
-        path: the file.
+        path: the file; one that is not here is looked for in the project.
         map_location: the device that tensors are put on.
 
     Returns:
@@ -97,7 +98,7 @@ def read_checkpoint(path: str | os.PathLike,
         CheckpointError: missing, damaged, holding code, not a checkpoint, or another file than the
             one that ships with the project.
     """
-    path = Path(path)
+    path = here_or_in_project(path)
     if not os.path.isfile(path):      # False, not an error, for names that are too long
         found = "a folder" if os.path.isdir(path) else "nothing"
         raise CheckpointError(f"checkpoint {path}: found {found} there, needed a file; check the "

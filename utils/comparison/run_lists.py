@@ -1,6 +1,6 @@
 """Configs times scenes times seeds as runs: their commands, and which of them are finished.
 
-A run is a process of a script of this project, and a folder. Whether it is finished is read from
+A run is a process of a command of this project, and a folder. Whether it is finished is read from
 its metrics.json, so that runs that a scheduler started elsewhere count as well. A digest of its
 flags and its config's text is kept beside the folder: a run with other flags is neither used nor
 overwritten.
@@ -30,7 +30,8 @@ from utils.results.evaluation import file_name
 
 log = logging.getLogger(__name__)
 
-SCRIPTS = PROJECT_ROOT / "experiment_scripts"
+#: Runs are started by it, as an installation has no scripts.
+PROGRAM = PROJECT_ROOT / "metanlr.py"
 #: A table needs no pictures or videos, and each run traces for itself: points that another run left
 #: on the disk would save it seconds that count. `--run_flags` takes precedence.
 QUIET = ("--test_spacetime_video", "0", "--test_rt", "0", "--test_plot", "0", "--test_cameras", "0",
@@ -178,11 +179,11 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 def _command(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path, seed: int,
              folder: Path, num_steps: int) -> tuple[str, ...]:
     """Return the program and arguments of one run."""
-    script = SCRIPTS / ("test_sdf_ibr_meta.py" if is_meta else "train_sdf_ibr.py")
     arguments = ["--config_filepath", config, "--dataset_path", scene, "--logging_root",
                  folder.parent, "--experiment_name", folder.name, "--seed", seed,
                  *_flags(table, is_meta, num_steps)]
-    return (sys.executable, str(script), *map(str, arguments))
+    command = "specialize" if is_meta else "train"
+    return (sys.executable, str(PROGRAM), command, *map(str, arguments))
 
 
 def _digest(table: RunTableConfig, config: Path, is_meta: bool, *, scene: Path, seed: int) -> str:

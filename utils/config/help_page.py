@@ -58,7 +58,7 @@ def help_page(sections: Iterable[type], add: Callable[[Any, Flag], Any], *, is_w
                  not flags[name].no_effect}
         groups, num_left = {MATTER: shown}, len(flags) - len(shown)
     page = argparse.ArgumentParser(
-        add_help=False, usage=f"python {sys.argv[0]} [--config_filepath FILE] [--FLAG VALUE ...]",
+        add_help=False, usage=f"{_program()} [--config_filepath FILE] [--FLAG VALUE ...]",
         epilog="Flags may stand in a file too (--config_filepath FILE, lines `key = value`); the "
                "command line takes precedence. "
                + (f"--help_all lists the other {num_left} flags." if num_left else ""))
@@ -67,6 +67,11 @@ def help_page(sections: Iterable[type], add: Callable[[Any, Flag], Any], *, is_w
         for flag in found.values():
             add(group, flag)
     return page.format_help()
+
+
+def _program() -> str:
+    """Return how the script was called; an installed command needs no Python before it."""
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
 
 
 def _groups(sections: Iterable[type]) -> Mapping[str, dict[str, Flag]]:

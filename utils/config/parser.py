@@ -52,7 +52,7 @@ from utils.config.tool_sections import (
 from utils.config.values import mesh_formats
 from utils.errors import ConfigError
 from utils.files.limits import MAX_CONFIG_BYTES, read_text
-from utils.paths import PROJECT_ROOT
+from utils.paths import PROJECT_ROOT, here_or_in_project
 
 log = logging.getLogger(__name__)
 
@@ -222,13 +222,10 @@ def _flags_of_all(sections: Iterable[type],
 
 def find_config_file(path: str) -> Path:
     """Return the path of a config file; a relative one is looked for in the project too."""
-    found = Path(path)
-    in_project = PROJECT_ROOT / found
-    if not os.path.exists(found) and os.path.exists(in_project):
-        found = in_project
+    found = here_or_in_project(path)
     if not os.path.isfile(found):
-        raise ConfigError(f"--{CONFIG_FLAG}: there is no file {path}, nor {in_project}; give the "
-                          f"path of a config file, such as configs/nlrpp_dtu.txt")
+        raise ConfigError(f"--{CONFIG_FLAG}: there is no file {path}, nor {PROJECT_ROOT / path}; "
+                          f"give the path of a config file, such as configs/nlrpp_dtu.txt")
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -24,8 +25,8 @@ STOPPED = ("started again without --restart, a training run resumes from its las
            "it has one")
 OLDEST_PYTHON = (3, 11)
 #: The project's own modules; an import of anything else that fails lacks a package.
-_OWN = ("utils", "stages", "data_processing", "modules", "training", "sdf", "loss", "scheduler",
-        "meta")
+_OWN = ("commands", "utils", "stages", "data_processing", "modules", "training", "sdf", "loss",
+        "scheduler", "meta")
 #: What torch, OpenCV and OpenBLAS say where memory is refused; they have no class for it.
 _NO_MEMORY = re.compile(r"can't allocate memory|cannot allocate memory|out of memory|bad_alloc|"
                         r"insufficient memory|failed to map segment|CUDNN_STATUS_ALLOC_FAILED",
@@ -101,6 +102,10 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         with stopping_at_once():
             main()
+            sys.stdout.flush()
+    except BrokenPipeError:                                # `| head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (UserError, FloatingPointError) as error:
         sys.stderr.write(visible_message(f"error: {error}") + "\n")
         sys.exit(2)

@@ -242,3 +242,14 @@ def test_a_flipped_bit_is_told_with_its_cure(tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="bits have changed.*copy it again, or delete it"):
         ckpt.load_checkpoint(path)
+
+
+def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
+    """As configs/own.txt names them; a file of that name that lies here goes first."""
+    monkeypatch.chdir(tmp_path)
+    assert "encoder" in ckpt.load_checkpoint("checkpoints/encdec.pth")
+    with pytest.raises(CheckpointError, match="checkpoint checkpoints/none.pth: found nothing"):
+        ckpt.load_checkpoint("checkpoints/none.pth")
+    (tmp_path / "checkpoints").mkdir()
+    ckpt.save_checkpoint("checkpoints/encdec.pth", {"mine": torch.ones(1)})
+    assert set(ckpt.load_checkpoint("checkpoints/encdec.pth")) == {"mine"}

@@ -60,8 +60,8 @@ def test_runs_are_configs_times_scenes_times_seeds(tmp_path):
     assert len(runs) == len({run.folder for run in runs}) == 8
     assert runs[3].folder == tmp_path / "out" / "runs" / "nlrpp_dtu-a_scene__two-seed7"
     command = list(runs[3].command)
-    assert command[0] == sys.executable and Path(command[1]).name == "train_sdf_ibr.py"
-    config = parse_config(TRAIN_SECTIONS, command[2:])
+    assert command[0] == sys.executable and command[2] == "train"
+    config = parse_config(TRAIN_SECTIONS, command[3:])
     assert config.data.dataset_path == str(tmp_path / "a scene, two")
     assert (config.run.seed, config.run.num_steps, config.run.eval_steps) == (7, 30, (5, 10))
     assert Path(config.run.logging_root, config.run.experiment_name) == runs[3].folder
@@ -78,10 +78,10 @@ def test_configs_with_a_meta_learned_start_have_their_own_script(tmp_path):
     whole, shape, scratch = list_runs(table_of(*flags, "--meta_initialization",
                                                tmp_path / "m.pth"))
     for run, parts in ((whole, "all"), (shape, "sdf")):
-        assert Path(run.command[1]).name == "test_sdf_ibr_meta.py"
-        meta = parse_config(META_SECTIONS, list(run.command[2:])).meta
+        assert run.command[2] == "specialize"
+        meta = parse_config(META_SECTIONS, list(run.command[3:])).meta
         assert (meta.meta_initialization, meta.meta_parts) == (str(tmp_path / "m.pth"), parts)
-    assert Path(scratch.command[1]).name == "train_sdf_ibr.py"
+    assert scratch.command[2] == "train"
     assert "--meta_initialization" not in scratch.command
 
 
@@ -210,7 +210,7 @@ def test_a_longer_run_goes_on_and_its_digest_is_written_as_it_begins(tmp_path):
 
 def test_runs_of_a_table_leave_no_points_to_each_other(tmp_path):
     run, = list_runs(table_of("--configs", "configs/nlrpp_dtu.txt", "--scenes", tmp_path))
-    views = parse_config(TRAIN_SECTIONS, list(run.command[2:]))
+    views = parse_config(TRAIN_SECTIONS, list(run.command[3:]))
     flags = [getattr(section, name) for section in vars(views).values()
              for name in ("load_3D_point_buffers", "save_3D_point_buffers")
              if hasattr(section, name)]

@@ -84,6 +84,12 @@ def test_a_python_without_packages_is_told_where_they_are(path, tmp_path):
     assert ".venv/bin/activate" in text
 
 
+def test_the_command_without_packages_lists_its_subcommands(tmp_path):
+    assert run_bare(tmp_path, ROOT / "metanlr.py") == (0, "")
+    code, text = run_bare(tmp_path, ROOT / "metanlr.py", "train", "--help")
+    assert code == 2 and "lacks the package " in text and text.count("\n") == 1
+
+
 def test_help_needs_no_torch(tmp_path):
     """--help prints at once: what takes seconds is imported after the flags are read."""
     code = ("import runpy, sys; sys.argv = ['train_sdf_ibr.py', '--help']\n"
