@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from data_processing.flow.batches import PairBatch, as_batch
 from data_processing.flow.pairs import FlowPair, PairSource
 from sdf_rendering import sample_maps
+from utils.devices import numbers_like
 from utils.results.metrics import psnr_foreground
 from utils.results.pictures import error_map, image_grid, to_uint8
 
@@ -54,9 +55,10 @@ def warp(maps: Tensor, flow_10: Tensor) -> tuple[Tensor, Tensor]:
         of the border are repeated.
     """
     height, width = flow_10.shape[2:]
-    size = torch.tensor([width, height], dtype=flow_10.dtype, device=flow_10.device)
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    at = torch.stack([x, y], -1).to(flow_10) + flow_10.permute(0, 2, 3, 1)     # (B, H, W, 2)
+    size = numbers_like(flow_10, width, height)
+    y, x = torch.meshgrid(*(torch.arange(side, device=flow_10.device) for side in (height, width)),
+                          indexing="ij")
+    at = torch.stack([x, y], -1).to(flow_10.dtype) + flow_10.permute(0, 2, 3, 1)   # (B, H, W, 2)
     inside_mask = ((at >= -0.5) & (at <= size - 0.5)).all(-1)[:, None]
     grid = at * (2 / (size - 1).clamp(min=1)) - 1          # first and last centre at -1 and 1
     return sample_maps(maps, grid[:, None])[:, 0], inside_mask

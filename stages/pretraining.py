@@ -35,7 +35,7 @@ from utils.config.values import parse_resolution
 from utils.errors import ConfigError
 from utils.fast.memory import keep_freed_memory
 from utils.files.atomic import write_text_atomic
-from utils.optimization.finite import keeping_statistics, running_statistics
+from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
 from utils.optimization.weight_average import WeightAverage
 from utils.results.curve import write_curve
 from utils.results.pictures import save_png
@@ -90,7 +90,7 @@ class PairTrainer(RankedTrainer):
             getattr(model, name).requires_grad_(is_trained)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=rates.lr)
         self.average = WeightAverage(model, TRAINED, rates.average_decay)
-        self.statistics = running_statistics(model)
+        self.guard, self.statistics = FiniteGuard(), running_statistics(model)
         self._latest: tuple[int, dict[str, dict[str, float]]] | None = None
 
     def shared_step(self, step: int) -> dict[str, Tensor]:
@@ -99,7 +99,8 @@ class PairTrainer(RankedTrainer):
         Returns:
             Unweighted losses and their total, means over the whole batch, detached scalars.
         Raises:
-            FloatingPointError: a loss or gradient is not finite; nothing was updated.
+            FloatingPointError: on a CPU, a loss or gradient is not finite; nothing was updated. For
+                GPUs see `FiniteGuard`.
             UserError: a pair cannot be read, or another process is gone.
         """
         with keeping_statistics(self.statistics):
@@ -109,8 +110,7 @@ class PairTrainer(RankedTrainer):
             average_gradients(parameters, self.ranks)
             average_tensors([*self.statistics, *losses.values()], self.ranks)
             norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-            if not torch.isfinite(norm):
-                raise FloatingPointError("the gradient is not finite, the losses are")
+            losses["total"] = self.guard.check_gradients(losses["total"], norm, parameters)
             self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
             self.optimizer.step()
             self.average.update()
@@ -140,9 +140,7 @@ class PairTrainer(RankedTrainer):
             torch._foreach_copy_(self.statistics, before)
             losses = self.losses(batch.to(before[0].device))
             losses["total"] = reduce(torch.add, losses.values())
-            if not torch.isfinite(losses["total"]):
-                bad = [name for name, value in losses.items() if not torch.isfinite(value)]
-                raise FloatingPointError(f"loss not finite: {', '.join(bad)}")
+            self.guard.check_losses(losses["total"], losses)
             (losses["total"] / len(batches)).backward()
             torch._foreach_add_(sums, self.statistics)
             for name, value in losses.items():
@@ -201,6 +199,7 @@ class PairTrainer(RankedTrainer):
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
         self._latest = None
+        self.guard.forget()
         self.state_changed()
 
 

@@ -1,4 +1,4 @@
-"""The device that the flags ask for, and copies to it that the host does not wait for."""
+"""The device that the flags ask for, and what gets there without the host waiting for it."""
 from __future__ import annotations
 
 import torch
@@ -18,6 +18,14 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     if target.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(target, non_blocking=True)
+
+
+def numbers_like(like: Tensor, *numbers: float) -> Tensor:
+    """Return numbers as a tensor (N,) of another's device and dtype, made there.
+
+    `new_tensor` would copy them to the device, and the host would wait for that.
+    """
+    return torch.cat([like.new_full((1,), number) for number in numbers])
 
 
 def pick_device(name: str) -> torch.device:

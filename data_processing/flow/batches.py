@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_processing.flow.pairs import FlowPair, PairSource
+from utils.devices import to_device
 from utils.errors import SceneError, UserError
 from utils.runs.stopping import ignore_signals
 
@@ -46,8 +47,8 @@ class PairBatch:
     seen_mask: Tensor
 
     def to(self, device: torch.device) -> PairBatch:
-        """Return the batch on another device."""
-        return PairBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        """Return the batch on another device; the host does not wait for the copy."""
+        return PairBatch(*(to_device(getattr(self, field.name), device) for field in fields(self)))
 
 
 def as_batch(pairs: Sequence[FlowPair]) -> PairBatch:

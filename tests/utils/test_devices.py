@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from utils.devices import to_device
+from utils.devices import numbers_like, to_device
 
 
 def test_a_cpu_keeps_the_tensor():
@@ -19,3 +19,8 @@ def test_another_device_gets_shape_and_dtype():
 def test_a_gpu_gets_the_values():
     tensor = torch.rand(1000)
     assert torch.equal(to_device(tensor, "cuda").cpu(), tensor)
+
+
+def test_numbers_are_made_where_another_tensor_is():
+    found = numbers_like(torch.zeros(2, 3, dtype=torch.float64), 1, -2.5)
+    assert found.dtype == torch.float64 and found.tolist() == [1.0, -2.5]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from utils.devices import numbers_like
+
 #: Flips OpenCV camera axes (y down, z forward) to OpenGL ones (y up, z backward), and back.
 OPENCV_TO_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
 #: glFrustum's depth range in units of the scene's radius; the method never reads clip depth.
@@ -102,7 +104,7 @@ class Cameras:
             origins_obj (V, H, W, 3) and dirs_obj (V, H, W, 3), unit length, object space.
             Differentiable in the matrices.
         """
-        return self.rays_through(pixel_centers_ndc(*self.resolution).to(self.view))
+        return self.rays_through(pixel_centers_ndc(*self.resolution, self.view))
 
     def rays_through(self, xy_ndc: Tensor) -> tuple[Tensor, Tensor]:
         """Rays through points of the image plane.
@@ -112,9 +114,11 @@ class Cameras:
         Returns:
             origins_obj (V, ..., 3) and dirs_obj (V, ..., 3), unit length.
         """
-        clip_xyw = self.projection[:, [0, 1, 3], :3]                   # camera xyz to clip x, y, w
-        to_camera = torch.linalg.inv(clip_xyw)                         # (V, 3, 3)
-        to_object = torch.linalg.inv(self.object_to_camera)            # (V, 4, 4)
+        clip_xyw = torch.cat([self.projection[:, :2, :3],              # camera xyz to clip x, y, w
+                              self.projection[:, 3:, :3]], 1)          # (V, 3, 3)
+        # the host does not wait to check the matrices
+        to_camera = torch.linalg.inv_ex(clip_xyw).inverse              # (V, 3, 3)
+        to_object = torch.linalg.inv_ex(self.object_to_camera).inverse             # (V, 4, 4)
         ndc = torch.cat([xy_ndc, torch.ones_like(xy_ndc[..., :1])], -1)
         rotation = to_object[:, :3, :3] @ to_camera                    # (V, 3, 3)
         dirs = torch.einsum("vij,...j->v...i", rotation, ndc)
@@ -153,11 +157,18 @@ def rotations(axis_angle: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(cross.reshape(*axis_angle.shape, 3))
 
 
-def pixel_centers_ndc(width: int, height: int) -> Tensor:
-    """(H, W, 2) NDC of the pixel centres, row 0 at the top (y up)."""
-    x = (2 * torch.arange(width) + 1) / width - 1
-    y = 1 - (2 * torch.arange(height) + 1) / height
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+def pixel_centers_ndc(width: int, height: int, like: Tensor | None = None) -> Tensor:
+    """(H, W, 2) NDC of the pixel centres, row 0 at the top (y up).
+
+    Args:
+        width, height: of the image, pixels.
+        like: a tensor of the device and dtype to use; None: float32 on the CPU.
+    """
+    device = None if like is None else like.device
+    x = (2 * torch.arange(width, device=device) + 1) / width - 1
+    y = 1 - (2 * torch.arange(height, device=device) + 1) / height
+    centers = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    return centers if like is None else centers.to(like.dtype)
 
 
 def ndc_to_grid(xy_ndc: Tensor, resolution: tuple[int, int]) -> Tensor:
@@ -170,11 +181,8 @@ def ndc_to_grid(xy_ndc: Tensor, resolution: tuple[int, int]) -> Tensor:
         uv_grid (..., 2), v down.
     """
     width, height = resolution
-    # filled on the device: a list of numbers would be copied there, and the host would wait; along
-    # a side of one pixel every coordinate reads that pixel
-    scale = torch.cat([xy_ndc.new_full((1,), 1 / (1 - 1 / max(width, 2))),
-                       xy_ndc.new_full((1,), -1 / (1 - 1 / max(height, 2)))])
-    return xy_ndc * scale
+    # along a side of one pixel every coordinate reads that pixel
+    return xy_ndc * numbers_like(xy_ndc, 1 / (1 - 1 / max(width, 2)), -1 / (1 - 1 / max(height, 2)))
 
 
 def projection_from_intrinsics(intrinsics: Tensor, resolution: tuple[int, int]) -> Tensor:

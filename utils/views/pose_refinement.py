@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoints.storage import load_state
+from utils.devices import numbers_like
 from utils.errors import CheckpointError
 from utils.geometry.cameras import Cameras, rotations
 
@@ -55,7 +56,7 @@ class PoseRefinement(nn.Module):
         rotation = rotations(self.turn * self.free)                    # (V, 3, 3)
         translation = center - (rotation @ center[..., None])[..., 0] \
             + distance * self.shift * self.free
-        last = self.view.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(rotation), 1, 4)
+        last = numbers_like(self.view, 0.0, 0.0, 0.0, 1.0).expand(len(rotation), 1, 4)
         change = torch.cat([torch.cat([rotation, translation[..., None]], -1), last], 1)
         return replace(self.given, view=change @ self.view)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils.devices import numbers_like
+
 #: Half of E's receptive field, 131 pixels, down to a multiple of its stride.
 MARGIN = 64
 STRIDE = 8                # E halves three times
@@ -46,8 +48,8 @@ class SourceCrops:
         """Coordinates (K, ..., 2) of whole images as those of the crops; differentiable."""
         shape = (-1, *[1] * (uv_grid.dim() - 2), 2)
         first = torch.stack([self.left, self.top], -1).to(uv_grid).reshape(shape)
-        last_whole = uv_grid.new_tensor(self.whole) - 1
-        last = (uv_grid.new_tensor(self.size) - 1).clamp(min=1)
+        last_whole = numbers_like(uv_grid, *self.whole) - 1
+        last = (numbers_like(uv_grid, *self.size) - 1).clamp(min=1)
         return ((uv_grid + 1) / 2 * last_whole - first) / last * 2 - 1
 
 
@@ -65,7 +67,7 @@ def source_crops(uv_grid: Tensor, counts_mask: Tensor, whole: tuple[int, int],
     """
     with torch.no_grad():
         counts = counts_mask.flatten(1)[..., None]                     # (K, N, 1)
-        limit = uv_grid.new_tensor(whole) - 1
+        limit = numbers_like(uv_grid, *whole) - 1
         pixels = (uv_grid.flatten(1, 3) + 1) / 2 * limit               # (K, N, 2)
         low = torch.where(counts, pixels, torch.inf).amin(1)           # (K, 2)
         low = torch.where(low.isfinite(), low, limit / 2).floor()      # of a source without any

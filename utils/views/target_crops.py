@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from utils.devices import to_device
+from utils.devices import numbers_like, to_device
 from utils.geometry.rays import Rays, Surface, make_rays
 from utils.views.surface_buffer import SurfaceBuffer
 
@@ -177,6 +177,8 @@ class CroppedTargets:
 def touched_pixels(uv_grid: Tensor, inside_mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Pixels of K images that bilinear samples read.
 
+    The host waits for their number.
+
     Args:
         uv_grid: (K, N, 2) grid_sample coordinates, first and last pixel centre at -1, 1.
         inside_mask: (K, N) bool, samples that count.
@@ -185,7 +187,7 @@ def touched_pixels(uv_grid: Tensor, inside_mask: Tensor, size: tuple[int, int]) 
         (M,) int64, index among all K * H * W pixels, each once.
     """
     width, height = size
-    limit = uv_grid.new_tensor([width - 1, height - 1])
+    limit = numbers_like(uv_grid, width - 1, height - 1)
     low = torch.minimum(((uv_grid + 1) / 2 * limit).clamp(min=0), limit).floor().long()  # (K, N, 2)
     high = torch.minimum(low + 1, limit.long())
     image = torch.arange(len(uv_grid), device=uv_grid.device)[:, None].expand(inside_mask.shape)

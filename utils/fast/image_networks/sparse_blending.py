@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from utils.devices import numbers_like
 from utils.fast.image_networks.sparse_rows import Rows, weighted_rows
 from utils.geometry.rays import Surface
 from utils.views.training_views import Correspondence, Targets
@@ -26,7 +27,7 @@ def sample_points(maps: Tensor, source: Tensor, uv: Tensor) -> Tensor:
         (N, C), differentiable in maps and uv.
     """
     height, width = maps.shape[2:]
-    limit = uv.new_tensor([width - 1, height - 1])
+    limit = numbers_like(uv, width - 1, height - 1)
     xy = (uv + 1) / 2 * limit
     xy = torch.minimum(xy.clamp(min=0), limit)
     first = torch.minimum(xy.detach().floor(), (limit - 1).clamp(min=0)).long()        # (N, 2)
