@@ -148,7 +148,7 @@ def write_parts(path: str | Path, parts: Mapping[str, bytes], *, overwrite: bool
         WriteError: something is there already, or nothing can be written.
     """
     path = Path(path)
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     if path.suffix.lower() == ".zip":
         with whole_file(path) as part, zipfile.ZipFile(part, "w") as archive:
             for name in sorted(parts, key=lambda name: (name != DESCRIPTION, name)):
@@ -161,7 +161,7 @@ def write_parts(path: str | Path, parts: Mapping[str, bytes], *, overwrite: bool
     return path
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, overwrite: bool) -> None:
     """Raise WriteError where something else, or something that must stay, is at the path."""
     is_scene = path.is_file() or (path / DESCRIPTION).is_file()
     is_empty = path.is_dir() and not any(path.iterdir())

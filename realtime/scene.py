@@ -119,3 +119,13 @@ def rigid_cameras(object_to_camera: Tensor, intrinsics: Tensor,
     half[:, :2, 2] = 0.5                   # to the centre of the top left pixel at (0, 0)
     return Cameras(object_to_camera, projection_from_intrinsics(intrinsics - half, resolution),
                    torch.eye(4).to(object_to_camera), resolution)
+
+
+def straight_cameras(cameras: Cameras) -> Cameras:
+    """Return the same cameras straight from object space: the model matrix goes into the views.
+
+    Camera spaces then have the unit of object space, so that depths do too.
+    """
+    pose = cameras.object_to_camera.clone()
+    pose[:, :3] /= cameras.model_scale
+    return Cameras(pose, cameras.projection, torch.eye(4).to(pose), cameras.resolution)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +115,3 @@ def _weights(*networks: nn.Module) -> tuple[bytes, list[dict[str, Any]]]:
             layers.append({"kind": "conv3x3" if len(shape) == 4 else "linear", "shape": shape,
                            "weight": starts[0], "bias": starts[1], "activation": activation})
     return torch.cat(numbers).numpy().astype("<f4").tobytes(), layers
-
-
-def total_bytes(parts: dict[str, bytes], names: Sequence[str] = ()) -> int:
-    """Return the bytes of parts whose names begin with one of these; all of them without."""
-    return sum(len(data) for name, data in parts.items() if name.startswith(tuple(names) or ""))

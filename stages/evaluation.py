@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdf_meshing import Mesh, extract_mesh, mesh_chamfer
-from stages.view_rendering import Rendering, make_renderer
+from stages.view_rendering import Rendering, ViewRenderer, make_renderer
 from training import SceneTrainer
 from utils.geometry.cameras import Cameras
 from utils.results.evaluation import RenderedView, evaluate_views, summarise
@@ -147,34 +147,51 @@ class SceneEvaluation:
 
 
 def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int | None,
-                     all_views: bool = False) -> TrainedScene:
+                     all_views: bool = False,
+                     renderer: ViewRenderer | None = None) -> TrainedScene:
     """Return the model as it is after `step` steps, in front of its scene.
-
-    Refined training cameras take the given ones' places. The others stay as they are given, but
-    for the similarity by which the refined cameras as a whole differ (`moved_along`).
 
     Args:
         trainer: its training views are the scene's views `split.train`.
         scene, split: `data_processing`'s.
-        step: tells the occlusion threshold, which is the one training ended with; None: not
-            known, and the last one of all is taken.
+        step: tells the occlusion threshold, see `current_renderer`.
         all_views: score every view; else the held-out ones, or all training views if there are
             none.
+        renderer: of the trainer's views; None: `current_renderer`.
     """
-    last_step = LATE_STEP if step is None else max(step - 1, 0)
-    occ_threshold = trainer.plan(last_step).occ_threshold
-    model: Any = trainer.average.averaged_model()
-    views = trainer.current_views()
-    renderer = make_renderer(model, views, occ_threshold=occ_threshold, tracer=trainer.tracer)
-    if trainer.is_refined:
-        scene = _with_refined(scene, list(split.train), views.cameras.to("cpu"))
+    renderer = current_renderer(trainer, step) if renderer is None else renderer
     scored = tuple(range(len(scene))) if all_views else split.test or split.train
 
     def render(cameras: Cameras, view: int | None) -> Rendering:
         return renderer(cameras, split.train.index(view) if view in split.train else None)
 
-    return TrainedScene(scene, split.train, scored, render, model.sdf, renderer.visible,
-                        trainer.device)
+    return TrainedScene(scene_as_trained(trainer, scene, split), split.train, scored, render,
+                        renderer.model.sdf, renderer.visible, trainer.device)
+
+
+def current_renderer(trainer: SceneTrainer, step: int | None) -> ViewRenderer:
+    """Return a renderer from all training views, with the weights of this moment.
+
+    Args:
+        trainer: has views and weights, the average ones where there is an average.
+        step: tells the occlusion threshold, which is the one training ended with; None: not
+            known, and the last one of all is taken.
+    """
+    last_step = LATE_STEP if step is None else max(step - 1, 0)
+    return make_renderer(trainer.average.averaged_model(), trainer.current_views(),
+                         occ_threshold=trainer.plan(last_step).occ_threshold,
+                         tracer=trainer.tracer)
+
+
+def scene_as_trained(trainer: SceneTrainer, scene: Any, split: Any) -> Any:
+    """Return the scene with the trainer's cameras.
+
+    Refined training cameras take the given ones' places. The others stay as they are given, but
+    for the similarity by which the refined cameras as a whole differ (`moved_along`).
+    """
+    if not trainer.is_refined:
+        return scene
+    return _with_refined(scene, list(split.train), trainer.current_views().cameras.to("cpu"))
 
 
 def mean_metrics(trained: TrainedScene, *, is_wide: bool = False) -> dict[str, float]:

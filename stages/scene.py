@@ -6,6 +6,7 @@ training (`training`), which know nothing of each other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,8 +32,8 @@ from utils.errors import ConfigError
 from utils.fast.memory import check_encoder_memory
 from utils.optimization.parameter_groups import trained_parts
 from utils.runs.loop import Loop
-from utils.runs.progress import run_facts, stored_progress
-from utils.runs.run import start_run
+from utils.runs.progress import Progress, run_facts, stored_progress
+from utils.runs.run import Run, start_run
 from utils.runs.task import loop_options, steps_per_epoch
 from utils.views.pose_refinement import PoseTrainer
 from utils.views.regions import view_regions
@@ -70,14 +71,31 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
                          facts=run_facts(run, progress))
 
 
-def evaluate_scene(config: Config) -> str:
-    """Evaluate a checkpoint on the scene that it was trained on.
+@dataclass(frozen=True)
+class OpenedRun:
+    """A finished run, its weights loaded into a trainer.
 
-    Args:
-        config: of a training script.
-    Returns:
-        The table of metrics, and where the results are.
+    Attributes:
+        run: folder, device, seed.
+        scene, split: `data_processing`'s.
+        trainer: has the training views and all weights.
+        progress: how far it is.
     """
+
+    run: Run
+    scene: Any
+    split: Any
+    trainer: SceneTrainer
+    progress: Progress
+
+    @property
+    def step(self) -> int | None:
+        """Return the steps that were taken; None where the file does not say."""
+        return self.progress.step if self.progress.is_step_known else None
+
+
+def open_run(config: Config) -> OpenedRun:
+    """Open the checkpoint that the flags name, or the run's latest, on its scene."""
     scene, split = open_scene(config.data, config.run.seed)
     run = start_run(config, is_training=False)
     checkpoint = checkpoint_to_evaluate(config, run.start)
@@ -88,12 +106,23 @@ def evaluate_scene(config: Config) -> str:
     trainer.average.load_state_dict(checkpoint.task.get("average"))
     progress = stored_progress(checkpoint, steps_per_epoch(config.views, len(split.train)))
     checkpoint.release()
-    step = progress.step if progress.is_step_known else None
-    trained = trained_scene_of(trainer, scene, split, step=step,
+    return OpenedRun(run, scene, split, trainer, progress)
+
+
+def evaluate_scene(config: Config) -> str:
+    """Evaluate a checkpoint on the scene that it was trained on.
+
+    Args:
+        config: of a training script.
+    Returns:
+        The table of metrics, and where the results are.
+    """
+    opened = open_run(config)
+    trained = trained_scene_of(opened.trainer, opened.scene, opened.split, step=opened.step,
                                all_views=bool(config.test.benchmark_all_views))
-    run.begin()
-    return write_results(trained, run.folder, test=config.test, data=config.data,
-                         curve=progress.curve, facts=run_facts(run, progress))
+    opened.run.begin()
+    return write_results(trained, opened.run.folder, test=config.test, data=config.data,
+                         curve=opened.progress.curve, facts=run_facts(opened.run, opened.progress))
 
 
 def check_memory(trainer: SceneTrainer) -> None:

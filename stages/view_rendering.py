@@ -79,7 +79,7 @@ class ViewRenderer:
         """Render T cameras; source number `exclude` (the target itself, say) does not feed them."""
         cameras = cameras.to(self.features.device)
         with evaluating(self.model):
-            surface, dirs = trace_views(self.model.sdf, cameras, self.tracer)
+            surface, dirs, normals = self.see(cameras)
             own = torch.zeros(len(self.sources.images), len(cameras), dtype=torch.bool,
                               device=dirs.device)
             if exclude is not None:
@@ -88,9 +88,16 @@ class ViewRenderer:
             where = self.model.correspond(targets, self.sources, self.occ_threshold)
             blended, weights = self.model.blend(self.features, targets, self.sources, where)
             images = in_tiles(self.model.decode, blended, MARGIN)
-            normals = surface_normals(self.model.sdf, surface)
             return Rendering(images, surface.hit_mask, surface.points_obj, normals,
                              view_depth(cameras, surface), weights)
+
+    def see(self, cameras: Cameras) -> tuple[Surface, Tensor, Tensor]:
+        """Return what T cameras see of the surface, their ray directions and its normals.
+
+        The last two are (T, 3, H, W); normals are 0 where there is no hit.
+        """
+        surface, dirs = trace_views(self.model.sdf, cameras, self.tracer)
+        return surface, dirs, surface_normals(self.model.sdf, surface)
 
     def visible(self, points_obj: Tensor) -> Tensor:
         """Return (K, N) bool: which sources see points (N, 3) of the surface, object space."""

@@ -43,6 +43,7 @@ from utils.config.tool_sections import (
     CheckConfig,
     CompareConfig,
     EvaluateMeshConfig,
+    ExportConfig,
     GpuConfig,
     ImportConfig,
     MakeFlowConfig,
@@ -90,6 +91,7 @@ class Config:
     table: RunTableConfig = NOT_ASKED
     compare: CompareConfig = NOT_ASKED
     importing: ImportConfig = NOT_ASKED
+    export: ExportConfig = NOT_ASKED
     check: CheckConfig = NOT_ASKED
     evaluate_mesh: EvaluateMeshConfig = NOT_ASKED
     without_effect: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -103,7 +105,7 @@ META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
 PRETRAIN_SECTIONS = (RunConfig, RatesConfig, CnnConfig, DataConfig, PretrainConfig)
 REQUIRED = {"experiment_name": (RunConfig,), "input": (ImportConfig,),
             "mesh": (EvaluateMeshConfig,),
-            "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig, GpuConfig)}
+            "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig, ExportConfig, GpuConfig)}
 
 
 class _Parser(configargparse.ArgumentParser):

@@ -63,6 +63,24 @@ class CheckConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """How a finished run becomes an exported scene."""
+
+    output: str = flag("", "folder that is written, or archive if it ends in .zip (required)")
+    overwrite: int = switch(0, "1: replace an earlier exported scene in the same place")
+    mesh_tolerance: float = flag(2e-3, "distance by which the simplified mesh may be farther "
+                                 "from the surface; 0: no simplifying", unit="object units",
+                                 minimum=0)
+    virtual_views: int = flag(58, "views that the small networks are taught from, fewer where they "
+                              "would not fit into memory", minimum=1)
+    distill_steps: int = flag(2400, "gradient steps of teaching; the first half for the decoder "
+                              "alone", unit="steps", minimum=0)
+    background: str = flag("white", "colour behind the object",
+                           choices=("white", "black", "grey"))
+    export_scores: int = switch(1, "1: score what each step of the export costs")
+
+
+@dataclass(frozen=True)
 class BenchmarkConfig:
     """What the benchmark measures."""
 
