@@ -2,6 +2,7 @@
 # make test: set up, run the tests in two processes, print the ten slowest. WORKERS=4 make test: in
 #   four.
 # make coverage: the tests, and how much of the library they run; a tenth slower.
+# make browser: Debian's Chromium, in which tests open pages; skipped where it is not. Needs root.
 # make check: lint, types, import rows, links and command lines of the pages. A minute or two.
 # make trust: what README's "What it promises" says, tested at length: kills at random moments, disk
 #   full, memory over 5,000 steps, numbers at their limits, MINUTES of fuzzing for each reader.
@@ -19,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 MINUTES ?= 10
 WORKERS ?= 2
 
-.PHONY: demo test coverage check trust install check-environment clean
+.PHONY: demo test browser coverage check trust install check-environment clean
 .DEFAULT_GOAL := demo
 
 install: $(INSTALLED)
@@ -53,6 +54,19 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10
+
+# Mesa draws WebGL2 where there is no graphics card.
+BROWSER_PACKAGES := chromium libegl1 libgl1-mesa-dri
+
+browser:
+	@if command -v chromium google-chrome chromium-browser > /dev/null; then \
+		echo "there is a browser: $$(command -v chromium google-chrome chromium-browser | head -1)"; \
+	elif command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+			$(BROWSER_PACKAGES) > /dev/null || echo "no browser: its tests are skipped"; \
+	else \
+		echo "its tests are skipped without a browser; as root: apt-get install $(BROWSER_PACKAGES)"; \
+	fi
 
 coverage: $(INSTALLED)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term

@@ -81,11 +81,15 @@ def _add_view(scene: ExportedScene, number: int, parts: dict[str, bytes]) -> dic
         features.append(f"{folder}/features_{i}.webp")
         parts[features[-1]] = encode_lossless(image)
     parts[depth] = encode_lossless(depth_image(scene.depths.codes[number], scene.masks[number]))
-    camera = scene.cameras[number]
-    return {"name": scene.view_names[number][:MAX_NAME], "intrinsics": _intrinsics(camera),
-            "object_to_camera": camera.object_to_camera[0].tolist(), "photograph": photograph,
-            "features": features, "depth": depth,
+    return {"name": scene.view_names[number][:MAX_NAME], **camera_entry(scene.cameras[number]),
+            "photograph": photograph, "features": features, "depth": depth,
             "depth_range": scene.depths.ranges[number].tolist()}
+
+
+def camera_entry(camera: Cameras) -> dict[str, Any]:
+    """Return one camera straight from object space as it stands in scene.json."""
+    return {"intrinsics": _intrinsics(camera),
+            "object_to_camera": camera.object_to_camera[0].tolist()}
 
 
 def _as_image(image: Tensor) -> np.ndarray:

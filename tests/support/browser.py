@@ -79,7 +79,7 @@ def visit(address: str, folder: Path, *, outside_port: int = 9, width: int = 100
         screenshot: PNG of the whole page.
     """
     log = folder / "net.json"
-    with _Devtools(folder, log, outside_port) as devtools:
+    with Devtools(folder, log, outside_port) as devtools:
         target = devtools.call("Target.createTarget", url="about:blank")["targetId"]
         session = devtools.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         devtools.session = session
@@ -114,19 +114,20 @@ def _sent(log: Path) -> list[str]:
             if "url" in job and job.get("initiator") != "not an origin"]
 
 
-class _Devtools:
+class Devtools:
     """The browser's process and the protocol with it: JSON with a zero byte after each."""
 
-    def __init__(self, folder: Path, log: Path, outside_port: int) -> None:
+    def __init__(self, folder: Path, log: Path, outside_port: int,
+                 flags: tuple[str, ...] = FLAGS) -> None:
         rules = f"MAP {OUTSIDE} 127.0.0.1:{outside_port}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-        self.command = [find_browser(), *FLAGS, f"--user-data-dir={folder / 'browser'}",
+        self.command = [find_browser(), *flags, f"--user-data-dir={folder / 'browser'}",
                         f"--log-net-log={log}", "--net-log-capture-mode=Everything",
                         f"--host-resolver-rules={rules}", "about:blank"]
         self.environment = os.environ | {"HOME": str(folder)}
         self.session, self.number, self.rest = "", 0, b""
         self.events: list[dict[str, Any]] = []
 
-    def __enter__(self) -> _Devtools:
+    def __enter__(self) -> Devtools:
         from_us, self.write_end = os.pipe()
         self.read_end, to_us = os.pipe()
         theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (from_us, to_us)]

@@ -49,6 +49,7 @@ from utils.config.tool_sections import (
     MakeFlowConfig,
     MakeSceneConfig,
     RunTableConfig,
+    WebConfig,
 )
 from utils.config.values import mesh_formats
 from utils.errors import ConfigError
@@ -94,6 +95,7 @@ class Config:
     export: ExportConfig = NOT_ASKED
     check: CheckConfig = NOT_ASKED
     evaluate_mesh: EvaluateMeshConfig = NOT_ASKED
+    web: WebConfig = NOT_ASKED
     without_effect: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -103,9 +105,10 @@ TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
     "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "test"))
 META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
 PRETRAIN_SECTIONS = (RunConfig, RatesConfig, CnnConfig, DataConfig, PretrainConfig)
-REQUIRED = {"experiment_name": (RunConfig,), "input": (ImportConfig,),
+REQUIRED = {"experiment_name": (RunConfig,), "input": (ImportConfig, WebConfig),
             "mesh": (EvaluateMeshConfig,),
-            "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig, ExportConfig, GpuConfig)}
+            "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig, ExportConfig, GpuConfig,
+                       WebConfig)}
 
 
 class _Parser(configargparse.ArgumentParser):

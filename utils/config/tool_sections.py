@@ -154,3 +154,13 @@ class CompareConfig:
     labels: tuple[str, ...] = flag((), "a name for each, _ for a space; none: the folders' names",
                                    element=str)
     comparison: str = flag("comparison.png", "the image grid that is written")
+
+
+@dataclass(frozen=True)
+class WebConfig:
+    """Which exported scene becomes a web page, and where it is written."""
+
+    input: str = flag("", "exported scene, a folder or .zip (required; may stand alone)")
+    output: str = flag("", "page that is written: one file if it ends in .html, else a folder "
+                       "(required; may stand alone)")
+    overwrite: int = switch(0, "1: replace an earlier page in the same place")

@@ -13,8 +13,8 @@ from utils.results.pictures import save_png
 from utils.results.report import write_report
 from utils.results.video import write_video
 
-pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed (Debian: "
-                                "apt-get install chromium)")
+pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed: "
+                                "`make browser`")
 #: Asks in four ways; none is of ours.
 ASKING = (f'<img src="http://{OUTSIDE}/a.png"><link rel="stylesheet" href="http://{OUTSIDE}/b.css">'
           f'<script src="http://{OUTSIDE}/c.js"></script>'
