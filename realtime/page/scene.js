@@ -7,6 +7,10 @@ function bytesOf(text) {
   return bytes;
 }
 
+/** What the page holds deflated: everything but images. */
+const inflated = async bytes => new Uint8Array(await new Response(new Blob([bytes]).stream()
+  .pipeThrough(new DecompressionStream("deflate"))).arrayBuffer());
+
 /** Pixels as they are in the file: no colour conversion, no alpha. */
 const imageOf = bytes => createImageBitmap(new Blob([bytes], {type: "image/webp"}),
   {premultiplyAlpha: "none", colorSpaceConversion: "none"});
@@ -17,8 +21,8 @@ async function readScene(description, part) {
   if (format !== "neural-lumigraph-scene" || version !== 1)
     throw new Error(`the scene is of format ${format} ${version}, this page shows version 1`);
   const images = list => Promise.all(list.map(name => imageOf(part(name))));
-  const weights = new Float32Array(part(description.weights).slice().buffer);
-  return {description, weights, mesh: meshOf(part(description.mesh)),
+  const weights = new Float32Array((await inflated(part(description.weights))).buffer);
+  return {description, weights, mesh: meshOf(await inflated(part(description.mesh))),
     frustums: frustumsOf(description),
     photographs: await images(views.map(view => view.photograph)),
     depths: await images(views.map(view => view.depth)),

@@ -5,7 +5,7 @@ const FRUSTUM_LENGTH = 0.35;                           // object units
 const SWING = 0.5, SWING_SECONDS = 8, SWINGS = 2;      // radians to each side; before it rests
 const TRAVEL_SECONDS = 0.5, REST_SECONDS = 0.2;        // to another camera; until a hand is still
 const SLOW_FRAME = 150, SLOW_FRAMES = 4;               // ms; in a row, before something gives way
-const EFFORTS = [[1, true], [0.6, true], [0.6, false]];  // scale while moving; with G and D
+const EFFORTS = [[1, true], [0.6, true], [0.6, false]];  // canvas while moving; with G and D
 const DARK = [0.085, 0.095, 0.11];
 const PICK_DISTANCE = 30;                              // CSS pixels
 const FALLBACK_NOTE = "Photographs are blended without the networks.";
@@ -65,7 +65,8 @@ class Viewer {
     this.goHome();
     listen(this);
     this.swing(!isReduced.matches);
-    this.paint([1, true]);
+    this.paint(EFFORTS[EFFORTS.length - 1]);           // at once; the full picture follows
+    this.mean = null;
   }
 
   /** With the networks if the card can hold them, else with blended photographs alone. */
@@ -226,7 +227,7 @@ class Viewer {
     this.showsCameras = isOn;
     element("cameras").setAttribute("aria-pressed", isOn);
     this.swing(false);
-    const [factor, turn] = isOn ? [2.2, 0.4] : [1 / 2.2, -0.4];
+    const [factor, turn] = isOn ? [2.4, 0.25] : [1 / 2.4, -0.25];
     const camera = zoomed(this.camera, this.pivot, factor);
     this.travel({camera: orbited(camera, this.pivot, this.up, turn, turn), lens: this.lens});
   }
