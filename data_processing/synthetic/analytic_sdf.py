@@ -33,6 +33,15 @@ def sphere(radius: float, center: Sequence[float] = (0.0, 0.0, 0.0)) -> Sdf:
     return _distance
 
 
+def ellipsoid(radii: Sequence[float], center: Sequence[float] = (0.0, 0.0, 0.0)) -> Sdf:
+    """Return an ellipsoid: (|(p - center) / radii| - 1) min(radii), a lower bound."""
+    def _distance(points: Tensor) -> Tensor:
+        scaled = ((axis - at) / radius
+                  for axis, at, radius in zip(points.unbind(-1), center, radii))
+        return (length(*scaled) - 1) * min(radii)
+    return _distance
+
+
 def box(half_sizes: Sequence[float], rounding: float = 0.0) -> Sdf:
     """Return a box about the origin, its edges rounded inwards from `half_sizes`."""
     def _distance(points: Tensor) -> Tensor:

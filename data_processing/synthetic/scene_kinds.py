@@ -172,7 +172,18 @@ def make_solid(kind: str, generator: torch.Generator) -> Sdf:
         Distance in object space, positive outside radius BOUND.
     """
     draft = SCENE_KINDS[kind](Dice(generator))
+    translation, scale = fitted(draft, generator)
+    return solids.moved(draft, translation=translation.tolist(), scale=scale)
+
+
+def fitted(draft: Sdf, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Return the translation (3,) and the scale that bring a solid to OBJECT_RADIUS, centred.
+
+    Args:
+        draft: inside DRAFT_RADIUS.
+        generator: source of the points of its surface that are looked at.
+    """
     points = spread_points(draft, 10_000, DRAFT_RADIUS, generator)
     center = (points.amin(0) + points.amax(0)) / 2
     scale = OBJECT_RADIUS / float((points - center).norm(dim=-1).max())
-    return solids.moved(draft, translation=(-center * scale).tolist(), scale=scale)
+    return -center * scale, scale

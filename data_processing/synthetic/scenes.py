@@ -15,8 +15,9 @@ from data_processing.scenes.writing import check_target, write_scene
 from data_processing.synthetic.analytic_sdf import normals
 from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_cameras
 from data_processing.synthetic.exact_tracing import spread_points, trace
+from data_processing.synthetic.painted_objects import PAINTED_OBJECTS, make_painted
 from data_processing.synthetic.scene_kinds import BOUND, SCENE_KINDS, make_solid
-from data_processing.synthetic.shading import BACKGROUND, Look, make_look, shade
+from data_processing.synthetic.shading import BACKGROUND, Look, draw_look, make_look, shade
 from utils.config.tool_sections import MakeSceneConfig
 from utils.config.values import parse_resolution
 from utils.errors import ConfigError
@@ -39,7 +40,7 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
     """Render an object of the given kind; the same arguments give the same bits.
 
     Args:
-        kind: a key of SCENE_KINDS.
+        kind: a key of SCENE_KINDS or PAINTED_OBJECTS.
         seed: draws shape, texture, lights and cameras.
         arrangement: `dtu` (arc of rows), `nlr` (rows around, six central views last) or `sphere`.
         num_views: V.
@@ -51,15 +52,16 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
     Raises:
         ConfigError: an unknown kind or arrangement, or a count that is too small.
     """
-    _check_choice("kind", kind, tuple(SCENE_KINDS))
+    _check_choice("kind", kind, (*SCENE_KINDS, *PAINTED_OBJECTS))
     _check_choice("arrangement", arrangement, ARRANGEMENTS)
     for flag, value, least in (("num_views", num_views, 2), ("supersampling", supersampling, 1),
                                ("resolution", min(resolution), 2)):
         if value < least:
             raise ConfigError(f"--{flag} is {value}, need at least {least}")
-    generator = torch.Generator().manual_seed(1000 * seed + list(SCENE_KINDS).index(kind))
+    number = [*SCENE_KINDS, *PAINTED_OBJECTS].index(kind)
+    generator = torch.Generator().manual_seed(1000 * seed + number)
     with torch.no_grad():
-        sdf, look = make_solid(kind, generator), make_look(generator)
+        sdf, look = _object(kind, generator)
         points = spread_points(sdf, num_points, BOUND, generator)
         cameras = arrange_cameras(arrangement, num_views, points[:FRAMED_POINTS],
                                   resolution=resolution, generator=generator)
@@ -74,6 +76,15 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
                  view_names=tuple(f"{view:03d}" for view in range(num_views)),
                  has_masks=True, surface_points_world=points_world,
                  surface_normals_world=normals_world)
+
+
+def _object(kind: str, generator: torch.Generator) -> tuple[Sdf, Look]:
+    """Return the solid of a kind and how it looks."""
+    if kind in SCENE_KINDS:
+        return make_solid(kind, generator), make_look(generator)
+    grain, lighting = draw_look(generator)
+    sdf, texture = make_painted(kind, generator, grain)
+    return sdf, Look(texture, lighting)
 
 
 def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,
@@ -153,7 +164,7 @@ def visible_points(sdf: Sdf, points: Tensor, cameras: Cameras) -> Tensor:
 
 def scene_plan(kind: str, seed: int, num_scenes: int) -> Iterator[tuple[str, int]]:
     """Return kind and seed of each scene of a set: `all` alternates the kinds, seeds count up."""
-    _check_choice("kind", kind, (*SCENE_KINDS, "all"))
+    _check_choice("kind", kind, (*SCENE_KINDS, *PAINTED_OBJECTS, "all"))
     kinds = list(SCENE_KINDS) if kind == "all" else [kind]
     return ((kinds[k % len(kinds)], seed + k // len(kinds)) for k in range(num_scenes))
 

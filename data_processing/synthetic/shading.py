@@ -4,6 +4,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ SHININESS, SHADE_REACH = 24.0, 0.12
 #: Colour of every ray that misses.
 BACKGROUND = 0.04
 PATTERNS = ("stripes", "checker", "marble", "spots")
+
+
+class Albedo(Protocol):
+    """What colour an object has."""
+
+    def albedo(self, points: Tensor) -> Tensor:
+        """Return RGB (N, 3) in [0, 1] at points (N, 3), object space."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,11 +107,16 @@ class Lighting:
 class Look:
     """Texture and lights of one object."""
 
-    texture: Texture
+    texture: Albedo
     lighting: Lighting
 
 
 def make_look(generator: torch.Generator) -> Look:
+    """Draw a texture and lights from the generator."""
+    return Look(*draw_look(generator))
+
+
+def draw_look(generator: torch.Generator) -> tuple[Texture, Lighting]:
     """Draw a texture and lights from the generator."""
     def draw(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
@@ -118,7 +132,7 @@ def make_look(generator: torch.Generator) -> Look:
     tint = 1 + 0.2 * (draw(3, 3) - 0.5)
     strength = torch.tensor([[0.8], [0.45], [0.5]])
     lighting = Lighting(front, strength * tint, torch.full((3,), 0.35), float(0.1 + 0.1 * draw(1)))
-    return Look(texture, lighting)
+    return texture, lighting
 
 
 def _palette(draw: Callable[..., Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from data_processing.synthetic import analytic_sdf as solids
 from data_processing.synthetic.exact_tracing import HIT_TOLERANCE, spread_points, trace
+from data_processing.synthetic.painted_objects import PAINTED_OBJECTS, make_painted
 from data_processing.synthetic.scene_kinds import (
     BOUND,
     OBJECT_RADIUS,
@@ -15,6 +16,7 @@ from data_processing.synthetic.scene_kinds import (
     axis_rotation,
     make_solid,
 )
+from data_processing.synthetic.shading import draw_look
 from utils.geometry.sdf import gradient
 
 TURN = axis_rotation(torch.tensor([0.6, 0.0, 0.8]), 0.7)
@@ -33,13 +35,21 @@ def cloud(count: int, seed: int = 0, reach: float = 1.2) -> torch.Tensor:
     return (torch.rand(count, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1) * reach
 
 
+def solid_of(kind: str, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    if kind in SCENE_KINDS:
+        return make_solid(kind, generator)
+    return make_painted(kind, generator, draw_look(generator)[0])[0]
+
+
 def test_primitives_at_known_points():
     """Distances worked out by hand; float32 sums of a few terms are good to 1e-6."""
     cases = [(solids.sphere(0.5), (0, 0, 2), 1.5), (solids.box((1, 1, 1)), (2, 2, 1), math.sqrt(2)),
              (solids.box((1, 1, 1)), (0, 0.9, 0), -0.1), (solids.torus(1, 0.25), (0, 0, 0), 0.75),
              (solids.cylinder(1, 1), (0, 3, 0), 2), (solids.cylinder(1, 1), (4, 5, 0), 5),
              (solids.capsule((0, 0, 0), (1, 0, 0), 0.5), (4, 4, 0), 4.5),
-             (solids.lathe([(0, 0), (1, 0)], 0.1), (0, 2, 1), 1.9)]
+             (solids.lathe([(0, 0), (1, 0)], 0.1), (0, 2, 1), 1.9),
+             (solids.ellipsoid((2, 1, 1)), (4, 0, 0), 1)]
     for sdf, point, expected in cases:
         found = float(sdf(torch.tensor(point, dtype=torch.float32)))
         assert found == pytest.approx(expected, abs=1e-6)
@@ -56,10 +66,10 @@ def test_primitives_are_eikonal_outside(name):
                                atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", SCENE_KINDS)
+@pytest.mark.parametrize("kind", [*SCENE_KINDS, *PAINTED_OBJECTS])
 def test_kinds_are_never_steeper_than_one_and_stay_inside_the_bound(kind):
     """|f(a) - f(b)| <= |a - b| for near and far pairs; 2e-6 is float32 rounding of f."""
-    sdf = make_solid(kind, torch.Generator().manual_seed(3))
+    sdf = solid_of(kind, 3)
     near, far = cloud(4000, 1, 1.0), cloud(4000, 2, 1.0)
     for other in (far, near + 0.01 * far):
         gap = (near - other).norm(dim=-1)
@@ -87,10 +97,10 @@ def test_rays_against_a_sphere():
     assert (hits.points[~hits.hit_mask] == 0).all()
 
 
-@pytest.mark.parametrize("kind", SCENE_KINDS)
+@pytest.mark.parametrize("kind", [*SCENE_KINDS, *PAINTED_OBJECTS])
 def test_traced_hits_lie_on_the_surface_and_nothing_is_jumped_over(kind):
     """|f| < 1e-5 at hits, and 400 plain samples of each ray before its hit are all outside."""
-    sdf = make_solid(kind, torch.Generator().manual_seed(1))
+    sdf = solid_of(kind, 1)
     ends, origins = cloud(300, 6, 0.6), torch.nn.functional.normalize(cloud(300, 7), dim=-1) * 3
     dirs = torch.nn.functional.normalize(ends - origins, dim=-1)
     hits = trace(sdf, origins, dirs, BOUND)

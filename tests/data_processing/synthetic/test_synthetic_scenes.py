@@ -12,6 +12,7 @@ from data_processing.scenes.scene import load_scene
 from data_processing.synthetic import analytic_sdf as solids
 from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_cameras, camera_dirs
 from data_processing.synthetic.exact_tracing import spread_points
+from data_processing.synthetic.painted_objects import PAINTED_OBJECTS
 from data_processing.synthetic.scene_kinds import BOUND, OBJECT_RADIUS, SCENE_KINDS
 from data_processing.synthetic.scenes import (
     make_scene,
@@ -40,7 +41,7 @@ def matte_look():
     return look
 
 
-@pytest.mark.parametrize("kind", SCENE_KINDS)
+@pytest.mark.parametrize("kind", [*SCENE_KINDS, *PAINTED_OBJECTS])
 def test_every_kind_is_seen_whole_and_coloured(kind):
     scene = make_scene(kind, 4, num_views=3, resolution=(64, 48), supersampling=1,
                        num_points=2000)
