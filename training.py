@@ -158,9 +158,7 @@ class SceneTrainer:
         losses["image"] = self.image_loss(views, surface, plan)
         if plan.train_shape and self.shape.loss.photo_consistency_weight:
             losses["photo_consistency"] = self.photo_consistency(views, surface, plan)
-        weights = {"soft_mask": mask_loss_weight(plan.alpha), "image": 1.0,
-                   "eikonal": self.shape.loss.opt_sdf_eikonal_w,
-                   "photo_consistency": self.shape.loss.photo_consistency_weight, **CLOUD_WEIGHTS}
+        weights = self.weights(plan)
         total = sum(weights[name] * loss for name, loss in losses.items())
         self.guard.check_losses(total, losses)
         return losses | {"total": total}
@@ -184,6 +182,13 @@ class SceneTrainer:
         if self.shape.cloud is not None:
             losses |= self.cloud_losses()
         return surface, losses
+
+    def weights(self, plan: StepPlan) -> dict[str, float]:
+        """Return the weights of all losses, by name."""
+        loss = self.shape.loss
+        return {"soft_mask": mask_loss_weight(plan.alpha), "image": 1.0,
+                "eikonal": loss.opt_sdf_eikonal_w,
+                "photo_consistency": loss.photo_consistency_weight, **CLOUD_WEIGHTS}
 
     def eikonal_points(self) -> Tensor:
         """Draw the points of the eikonal term, uniform in [-1, 1]^3; those (N, 3) that count."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.splits import Split
@@ -19,7 +20,7 @@ from data_processing.stereo.stereo_start import (
     stereo_surface,
     why_no_stereo,
 )
-from scheduler import StepPlan
+from scheduler import StepPlan, warmup_factor
 from stages.shape_fitting import SPHERE_RADIUS, carve_start, fit_hull
 from training import SceneTrainer
 from utils.checkpoints.checkpoint import Checkpoint
@@ -36,6 +37,8 @@ PICTURE_FILE = "start.png"
 PICTURE_CAPTION = "What the surface started as, seen by the training views"
 KIND_NAMES = {"hull": "visual hull", "stereo": "stereo of the training views"}
 KINDS = ("sphere", *KIND_NAMES)
+#: Of the steps on the shape alone: first ones, over which the learning rate rises.
+NUM_RISING_STEPS = 5
 #: Entry of a run's checkpoints that tells its kind, where `--init` does not.
 ENTRY = "start"
 
@@ -92,7 +95,8 @@ class SurfaceStart:
         return replace(plan, alpha=max(plan.alpha, self.config.tracing.start_mask_alpha))
 
     def begin(self, trainer: SceneTrainer, pictures: Path | None = None) -> None:
-        """Fit the surface where it does not start as it is, trace it, and draw what it starts as.
+        """Fit the surface where it does not start as it is, improve it by the photographs, trace
+        it, and draw what it starts as.
 
         Args:
             trainer: of the run.
@@ -104,12 +108,58 @@ class SurfaceStart:
                            center=choice.grid.center.cpu())
             fit_hull(trainer.model.sdf, grid, trainer.generator,
                      kind=KIND_NAMES[choice.kind])
+            improve_shape(trainer, self.config.sdf.start_shape_steps,
+                          learning_rate=self.config.rates.lr_sdf)
         trainer.trace_first(self.config.data)
         views = self.views
         if choice is not None and views is not None and pictures is not None:
             save_png(pictures / PICTURE_FILE, stereo_grid(
                 views.cameras, views.images, views.masks, choice.grid, maps=choice.maps,
                 names=views.names, title=f"start: {KIND_NAMES.get(choice.kind, choice.kind)}"))
+
+
+def improve_shape(trainer: SceneTrainer, num_steps: int, *, learning_rate: float) -> None:
+    """Train the shape alone, by photo-consistency, masks and eikonal term; no network is run.
+
+    The learning rate rises over the first steps and Adam is a new one. Where a step is not finite,
+    the shape stays as it was before all of them.
+
+    Args:
+        trainer: of the run; its plan of the first step tells the sharpness of the soft mask.
+        num_steps: 0: nothing is done, nor where Phi is not trained.
+        learning_rate: of Phi.
+    """
+    begin, sdf, plan = time.perf_counter(), trainer.model.sdf, trainer.plan(0)
+    if num_steps == 0 or not all(parameter.requires_grad for parameter in sdf.parameters()):
+        return
+    before = {name: value.clone() for name, value in sdf.state_dict().items()}
+    optimizer = torch.optim.Adam(sdf.parameters(), learning_rate)
+    trainer.trace_all()
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * warmup_factor(step, NUM_RISING_STEPS)
+        optimizer.zero_grad(set_to_none=True)
+        _shape_loss(trainer, plan).backward()
+        norm = torch.nn.utils.clip_grad_norm_(sdf.parameters(), 1.0)
+        if not bool(torch.isfinite(norm)):
+            log.warning("surface: step %d on the shape alone is not finite; it stays as it was "
+                        "fitted", step)
+            sdf.load_state_dict(before)
+            break
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    log.info("surface: %d steps on the shape alone in %.1f s", num_steps,
+             time.perf_counter() - begin)
+
+
+def _shape_loss(trainer: SceneTrainer, plan: StepPlan) -> Tensor:
+    """Return the weighted losses on the shape in views drawn now; photo-consistency has weight 1.
+    """
+    views = trainer.sampled.draw(trainer.generator, trainer.buffer, trainer.refined_cameras(plan))
+    surface, losses = trainer.shape_losses(views, plan)
+    losses["photo_consistency"] = trainer.photo_consistency(views, surface, plan)
+    weights = trainer.weights(plan) | {"photo_consistency": 1.0}
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
 def stored_kind(content: dict[str, Any]) -> str | None:

@@ -19,10 +19,19 @@ from data_processing.scenes.splits import Split
 from scheduler import StepPlan
 from stages import baselines, scene as scene_run, shape_fitting, surface_start
 from stages.baselines import HULL, STEREO
+from stages.models import build_model
+from stages.scene import build_scene_trainer
 from stages.shape_fitting import carve_start
-from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE, SurfaceStart, stored_kind
+from stages.surface_start import (
+    PICTURE_CAPTION,
+    PICTURE_FILE,
+    SurfaceStart,
+    improve_shape,
+    stored_kind,
+)
 from utils.checkpoints.checkpoint import Checkpoint
 from utils.errors import SceneError
+from utils.views.training_views import TrainingViews
 
 
 def make_quick(monkeypatch):
@@ -45,7 +54,7 @@ def few_views():
 
 
 #: Of runs from the best start, with a mask that is sharper where that is not the sphere.
-AUTO = ("--init", "auto", "--start_mask_alpha", 200, "--num_steps")
+AUTO = ("--init", "auto", "--start_mask_alpha", 200, "--start_shape_steps", 2, "--num_steps")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +128,63 @@ def test_only_a_good_start_sharpens_the_soft_mask(tiny_scene, tmp_path, quick):
     assert sphere.adjust(plan) is plan
     untouched = ball_start(tmp_path, tiny_scene, "--init", "hull")
     assert untouched.adjust(plan).alpha == 50
+
+
+@pytest.fixture
+def ball_trainer(tiny_scene, tiny_sphere, tmp_path):
+    """A trainer of all views of the ball of radius 0.6, whose surface is a sphere of 0.5."""
+    config = config_of(*flags_of(tmp_path, tiny_scene, sphere=tiny_sphere))
+    torch.manual_seed(0)
+    model = build_model(config.sdf, config.cnn, config.views, config.run)
+    scene = few_views()
+    views = TrainingViews(scene.images.float(), scene.masks, scene.cameras.to(torch.float32),
+                          scene.view_names)
+    trainer = build_scene_trainer(model, views, config, generator=torch.Generator().manual_seed(0))
+    return trainer
+
+
+def radius_error(trainer):
+    """Mean distance of the hits of all views from the ball."""
+    trainer.trace_all()
+    hits = trainer.buffer.surface(torch.arange(12))
+    return float(hits.points_obj.norm(dim=1)[hits.hit_mask[:, 0]].sub(0.6).abs().mean())
+
+
+def test_the_shape_alone_comes_closer_to_the_object(ball_trainer):
+    """Networks stay to the bit; a tiny SDF at ten times the usual rate needs a few steps."""
+    before = radius_error(ball_trainer)
+    networks = {name: value.clone() for name, value in ball_trainer.model.state_dict().items()
+                if not name.startswith("sdf.")}
+    improve_shape(ball_trainer, 12, learning_rate=1e-3)
+    assert radius_error(ball_trainer) < 0.6 * before
+    assert all(torch.equal(ball_trainer.model.state_dict()[name], value)
+               for name, value in networks.items())
+    assert not ball_trainer.optimizer.state
+
+
+def test_no_steps_on_the_shape_alone_change_nothing(ball_trainer):
+    """No weight, and nothing is drawn; nor where the shape is not trained."""
+    before = ball_trainer.model.state_dict(), ball_trainer.generator.get_state()
+    before = {name: value.clone() for name, value in before[0].items()}, before[1]
+    improve_shape(ball_trainer, 0, learning_rate=1e-3)
+    ball_trainer.model.sdf.requires_grad_(False)
+    improve_shape(ball_trainer, 2, learning_rate=1e-3)
+    assert torch.equal(ball_trainer.generator.get_state(), before[1])
+    assert not differing(dict(ball_trainer.model.state_dict()), before[0])
+
+
+def test_a_shape_that_is_not_finite_stays_as_it_was_fitted(ball_trainer, monkeypatch, caplog):
+    before = {name: value.clone() for name, value in ball_trainer.model.state_dict().items()}
+    calls = []
+
+    def photo_consistency(views, surface, plan):
+        calls.append(1)
+        return surface.points_obj.mean() * (torch.nan if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(ball_trainer, "photo_consistency", photo_consistency)
+    improve_shape(ball_trainer, 5, learning_rate=1e-3)
+    assert len(calls) == 3 and "step 2 on the shape alone is not finite" in caplog.text
+    assert not differing(dict(ball_trainer.model.state_dict()), before)
 
 
 def test_a_stopped_run_keeps_the_start_that_was_chosen(tiny_scene, tiny_sphere, tmp_path, quick,

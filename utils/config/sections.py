@@ -106,6 +106,9 @@ class SdfConfig:
                      "visual hull of the training masks; a surface by stereo inside the hull; or "
                      "auto: the best of these by rendering the training views from each other",
                      choices=("sphere", "hull", "stereo", "auto"))
+    start_shape_steps: int = flag(0, "steps that train the shape alone before the first step, by "
+                                  "photo-consistency, masks and eikonal term, where the surface "
+                                  "starts as hull or stereo", unit="steps", minimum=0)
     init_regularized: int = switch(0, "1: start from weights that were fitted with regularisation")
     fit_sphere: int = switch(0, "1: fit the SDF to the sphere, nothing else")
     init_plane: int = switch(0, "1: start from a plane")
