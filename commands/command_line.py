@@ -9,7 +9,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from commands import completion, runs, scenes, tables
+from commands import completion, exports, runs, scenes, tables
 from utils.errors import ConfigError
 from utils.launch import launch
 from utils.paths import PROJECT_ROOT
@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Command] = {
     "make-scene": scenes.make_scene, "import": scenes.import_capture, "check": scenes.check_scene,
     "make-pairs": scenes.make_flow_pairs, "pretrain": runs.pretrain, "meta-train": runs.meta_train,
     "train": runs.train, "specialize": runs.specialize, "evaluate": runs.evaluate,
+    "export": exports.export, "web-page": exports.web_page,
     "evaluate-mesh": tables.evaluate_mesh, "compare": tables.compare, "table": tables.table,
     "benchmark": tables.benchmark, "measure-gpu": tables.measure_gpu, "weights": tables.weights,
     "launch": launch_command, "completion": complete_command}

@@ -14,21 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.runs.script import run_script  # noqa: E402
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, then export the run."""
-    from utils.config.parser import META_SECTIONS, parse_config
-    from utils.config.tool_sections import ExportConfig
-    from utils.files.text import show
-
-    config = parse_config((*META_SECTIONS, ExportConfig), argv)
-
-    from stages.exporting.export import export_scene
-
-    show(export_scene(config))
-
+from commands.exports import export as main
+from utils.runs.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

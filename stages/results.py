@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from realtime.mesh_pictures import mesh_grid
+from realtime.scene import TriangleMesh
 from sdf_meshing import Mesh, colour_vertices, extract_mesh, write_mesh
 from stages.baselines import baseline_metrics
-from stages.evaluation import IMAGE_GRIDS, TrainedScene, image_grids
+from stages.evaluation import IMAGE_GRIDS, MAX_GRID_VIEWS, TrainedScene, image_grids
 from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE
 from stages.view_rendering import Rendering
 from utils.config.sections import DataConfig
@@ -25,14 +27,15 @@ from utils.geometry.cameras import Cameras
 from utils.results.curve import write_curve
 from utils.results.evaluation import evaluate_views, format_table, summarise, write_metrics
 from utils.results.lpips import LPIPS, build_lpips
-from utils.results.metric_table import ViewMetrics
+from utils.results.metric_table import METRICS, ViewMetrics
 from utils.results.metrics import Chamfer
 from utils.results.pictures import save_png, to_uint8
-from utils.results.report import write_report
+from utils.results.report import ReportPicture, write_report
 from utils.results.video import write_video
 from utils.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
+MAX_MESH_VIEWS = 3                # of the picture of the mesh
 
 
 def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig, data: DataConfig,
@@ -57,21 +60,22 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
         facts = {**facts, "baselines": baseline_metrics(trained, lpips)}
     log.info("results: mesh")
     mesh = _extract(trained, test)
-    mesh_files = _write_mesh(trained, mesh, folder, test)
+    mesh_files, mesh_pictures = _write_mesh(trained, mesh, folder, test)
     notes = _notes(trained, mesh)
     metrics = summarise(scored, chamfer=_distance(trained, mesh, test),
                         wider=_wider_means(trained, test),
                         chamfer_unit="world units", **facts)
     tables = [*write_metrics(metrics, folder.path), write_curve(curve, folder.path / "curve.csv")]
     log.info("results: pictures, video, report")
-    pictures = _write_grids(trained, folder, test)
+    pictures = [*mesh_pictures, *_write_grids(trained, folder, test, metrics)]
     video = _write_video(trained, folder, test, data) if test.test_spacetime_video else None
     report = write_report(
         folder.path, title=f"{folder.path.name}: {trained.scene.name}", metrics=metrics,
-        curve=curve, pictures=pictures, video=video, notes=notes,
+        curve=curve, pictures=pictures, video=video,
+        notes=[*_mesh_words(mesh, mesh_files), *notes],
         config_text=(folder.path / "config.txt").read_text(encoding="utf-8"))
-    files = [*mesh_files, *tables, *(path for _, path in pictures), *([video] if video else []),
-             report, *([folder.views] if test.test_rt else [])]
+    files = [*mesh_files, *tables, *(picture.path for picture in pictures),
+             *([video] if video else []), report, *([folder.views] if test.test_rt else [])]
     lines = [format_table(metrics)] if scored else []
     lines += [*(f"note: {note}" for note in notes), "", "written:"]
     return "\n".join(lines + [f"  {path}" for path in files])
@@ -114,11 +118,11 @@ def _distance(trained: TrainedScene, mesh: Mesh | None, test: TestConfig) -> Cha
 
 
 def _write_mesh(trained: TrainedScene, mesh: Mesh | None, folder: RunFolder,
-                test: TestConfig) -> list[Path]:
-    """Write the coloured mesh in world space, a file for each format."""
+                test: TestConfig) -> tuple[list[Path], list[ReportPicture]]:
+    """Write the coloured mesh in world space, a file for each format, and a picture of it."""
     scene, train, formats = trained.scene, list(trained.train), mesh_formats(test.mesh_formats)
     if mesh is None or mesh.is_empty or not formats:
-        return []
+        return [], []
     colours = colour_vertices(mesh, scene.images[train], scene.masks[train],
                               cameras=scene.cameras[train], visible=trained.visible_on_cpu)
     written = write_mesh(mesh, scene.cameras.model, folder.path / "mesh", colours=colours,
@@ -127,7 +131,27 @@ def _write_mesh(trained: TrainedScene, mesh: Mesh | None, folder: RunFolder,
         path = folder.path / "mesh_origin.txt"
         write_text_atomic(path, " ".join(map(repr, scene.world_origin)) + "\n")
         written.append(path)
-    return written
+    return written, _mesh_pictures(trained, mesh, colours, folder) if test.test_plot else []
+
+
+def _mesh_pictures(trained: TrainedScene, mesh: Mesh, colours: np.ndarray,
+                   folder: RunFolder) -> list[ReportPicture]:
+    """Draw the mesh as the first scored views see it, into pictures/mesh.png."""
+    views, path = list(trained.scored[:MAX_MESH_VIEWS]), folder.pictures / "mesh.png"
+    names = [trained.scene.view_names[view] for view in views]
+    save_png(path, mesh_grid(TriangleMesh(mesh.vertices_obj, mesh.faces, colours),
+                             trained.scene.cameras[views], [f"view {name}" for name in names]))
+    return [ReportPicture("The mesh: its shape, and the colours of its vertices", path,
+                          f"The mesh from the places of views {', '.join(names)}: in grey, and in "
+                          "colours that are blended from the photographs")]
+
+
+def _mesh_words(mesh: Mesh | None, files: Sequence[Path]) -> list[str]:
+    """Return where the mesh is, as a sentence of the report."""
+    if mesh is None or not files:
+        return []
+    return [f"The mesh has {len(mesh.faces):,} triangles; beside this page it is in "
+            f"{', '.join(path.name for path in files)}."]
 
 
 def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
@@ -148,9 +172,9 @@ def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
     return notes
 
 
-def _write_grids(trained: TrainedScene, folder: RunFolder,
-                 test: TestConfig) -> list[tuple[str, Path]]:
-    """Write image grids as PNG files: (caption, path) of each."""
+def _write_grids(trained: TrainedScene, folder: RunFolder, test: TestConfig,
+                 metrics: Mapping[str, Any]) -> list[ReportPicture]:
+    """Write image grids as PNG files."""
     wanted = {"views": test.test_rt, "sources": test.test_rt, "slices": test.test_plot,
               "cameras": test.test_cameras}
     found = []
@@ -158,9 +182,26 @@ def _write_grids(trained: TrainedScene, folder: RunFolder,
                                                if wanted[name]]).items():
         path = folder.pictures / f"{name}.png"
         save_png(path, picture)
-        found.append((IMAGE_GRIDS[name], path))
+        found.append(ReportPicture(IMAGE_GRIDS[name], path, _in_words(name, trained, metrics)))
     start = folder.pictures / PICTURE_FILE
-    return found + ([(PICTURE_CAPTION, start)] if start.is_file() else [])
+    return found + ([ReportPicture(PICTURE_CAPTION, start)] if start.is_file() else [])
+
+
+def _in_words(name: str, trained: TrainedScene, metrics: Mapping[str, Any]) -> str:
+    """Return what is seen on an image grid, for those who do not see it."""
+    names, first = trained.scene.view_names, trained.scored[0]
+    shown = ", ".join(names[view] for view in trained.scored[:MAX_GRID_VIEWS])
+    quality = METRICS["psnr"].text(metrics["mean"].get("psnr"))
+    return {
+        "views": f"Views {shown}, a row each: prediction, photograph, error, normals and depth. "
+                 f"Mean PSNR {quality} dB",
+        "sources": f"The {len(trained.train)} training photographs with the outlines of their "
+                   f"masks, and how much each gives to view {names[first]}",
+        "slices": "Cuts through the SDF at x = 0, y = 0 and z = 0: the surface is a black line, "
+                  "the inside is blue",
+        "cameras": f"{len(names)} cameras as pyramids round the unit sphere, from the side and "
+                   f"from above: {len(trained.train)} of training, {len(trained.scored)} scored",
+    }[name]
 
 
 def _write_video(trained: TrainedScene, folder: RunFolder, test: TestConfig,

@@ -20,7 +20,8 @@ NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 @pytest.mark.parametrize("name", NAMES)
 def test_each_script_is_a_command(name):
     """So what a script does can be had from an installation, which has no scripts."""
-    assert script(name).main in COMMANDS.values()
+    assert script(name).main in COMMANDS.values(), \
+        "put its main into commands/ and enter it in COMMANDS (docs/architecture.md)"
 
 
 def test_commands_are_those_of_the_scripts_and_three_more():

@@ -124,7 +124,7 @@ def test_pictures_and_views_open_with_their_size(results):
                      ("depth", "error", "normals", "photograph", "prediction")]
     for path in folder.views.iterdir():
         assert imageio.imread(path).shape == (HEIGHT, WIDTH, 3)
-    assert sorted(path.stem for path in folder.pictures.iterdir()) == sorted(IMAGE_GRIDS)
+    assert {path.stem for path in folder.pictures.iterdir()} == {*IMAGE_GRIDS, "mesh"}
     for path in folder.pictures.iterdir():
         assert imageio.imread(path).std() > 5             # not blank
     photograph = imageio.imread(folder.views / "002_photograph.png")

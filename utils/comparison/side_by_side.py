@@ -16,8 +16,9 @@ from utils.files.images import open_image
 from utils.files.limits import MAX_COORDINATE, read_json, short
 from utils.results.curve import psnr_by_step
 from utils.results.evaluation import file_name
-from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in
-from utils.results.pictures import image_grid, save_png
+from utils.results.layout import bar_picture, cell_size
+from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in, number
+from utils.results.pictures import ERROR_BAR, image_grid, save_png
 from utils.results.text_tables import format_rows
 
 #: How much longer than the other a picture's side may be, as all cells of the grid are alike.
@@ -111,7 +112,8 @@ def compare(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> str:
 def comparison_grid(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> np.ndarray:
     """Return an image grid with a row a held-out view.
 
-    It has the view's photograph, then each run's prediction with the error below.
+    It has the view's photograph, then each run's prediction with the error below, and below that
+    its PSNR. The colours of the error stand under the photograph.
 
     Returns:
         (H, W, 3) uint8.
@@ -124,13 +126,22 @@ def comparison_grid(runs: Sequence[FinishedRun], labels: Sequence[str] = ()) -> 
     if not views:
         raise UserError("the runs have no scored view in common; compare runs of the same scene "
                         "and --test_views")
-    rows, row_labels = [], []
+    rows, row_labels, captions = [], [], []
     for view in views:
-        rows.append([_picture(runs[0], view, "photograph"),
-                     *(_picture(run, view, "prediction") for run in runs)])
-        rows.append([None, *(_picture(run, view, "error") for run in runs)])
+        photograph = _picture(runs[0], view, "photograph")
+        rows += [[photograph, *(_picture(run, view, "prediction") for run in runs)],
+                 [bar_picture(ERROR_BAR, "colours of the error", cell_size([[photograph]])),
+                  *(_picture(run, view, "error") for run in runs)]]
         row_labels += [f"view {view}", "error"]
-    return image_grid(rows, row_labels, ["photograph", *labels])
+        captions += [[""] * (1 + len(runs)), ["", *(_quality(run, view) for run in runs)]]
+    return image_grid(rows, row_labels, ["photograph", *labels], captions=captions)
+
+
+def _quality(run: FinishedRun, view: str) -> str:
+    """Return the PSNR of a run's view as text, '' where metrics.json has none."""
+    found = run.metrics["views"][view]
+    value = number(found.get("psnr")) if isinstance(found, dict) else None
+    return "" if value is None else f"{METRICS['psnr'].text(value)} dB"
 
 
 def write_comparison(folders: Sequence[str], output: str, labels: Sequence[str] = ()) -> str:

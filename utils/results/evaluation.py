@@ -32,7 +32,14 @@ from utils.results.metrics import (
     ssim,
     ssim_gaussian,
 )
-from utils.results.pictures import depth_to_rgb, error_map, normals_to_rgb, save_png, to_uint8
+from utils.results.pictures import (
+    depth_to_rgb,
+    error_map,
+    normals_to_rgb,
+    on_white,
+    save_png,
+    to_uint8,
+)
 from utils.results.text_tables import format_rows
 
 log = logging.getLogger(__name__)
@@ -66,8 +73,8 @@ def evaluate_views(rendered: Callable[[int], RenderedView], scene: Any, views: I
                    lpips: LPIPS | None = None) -> dict[str, ViewMetrics]:
     """Score rendered views against their photographs, one at a time, and write pictures of them.
 
-    Files per view: NAME_prediction, NAME_photograph, NAME_error (masked images, as scored),
-    NAME_normals and NAME_depth, all .png.
+    Files per view: NAME_prediction and NAME_photograph (both before white), NAME_error (masked
+    images, as scored), NAME_normals and NAME_depth, all .png.
 
     Args:
         rendered: index of a view to its rendering.
@@ -132,7 +139,7 @@ def _write_pictures(stem: Path, shown: RenderedView, photograph: Tensor, mask: T
     outside = ~(shown.hit_mask | mask)
     pictures = {
         "prediction": to_uint8(shown.image.clamp(0, 1).masked_fill(outside, 1.0)),
-        "photograph": to_uint8(photograph),
+        "photograph": on_white(photograph, mask),
         "error": error_map(masked(shown.image, mask), masked(photograph, mask)),
         "normals": normals_to_rgb(shown.normals_obj, shown.hit_mask),
         "depth": depth_to_rgb(shown.depth, shown.hit_mask)}

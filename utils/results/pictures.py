@@ -5,8 +5,7 @@ RGB, ready for a file, a video or a summary. Nothing here is differentiable.
 """
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,17 @@ import torch
 from torch import Tensor
 
 from utils.files.atomic import write_atomic
-from utils.results.drawing import coloured, new_figure
+from utils.results.drawing import coloured
+from utils.results.layout import (
+    BAR_HEIGHT,
+    MAX_CELL,
+    ColourBar,
+    grid_layout,
+    paste,
+    text_layer,
+)
+from utils.results.metric_table import METRICS
+from utils.results.metrics import psnr
 
 #: Absolute error (mean of the channels) that gets the brightest colour; 25 dB is an RMS of 0.056.
 ERROR_SCALE = 0.2
@@ -27,25 +36,26 @@ ERROR_COLOURS, WEIGHT_COLOURS, DEPTH_COLOURS = "inferno", "inferno", "viridis"
 #: Fraction of the depths left out at each end, so that a few stray hits do not take up the scale.
 DEPTH_TAIL = 0.01
 OUTLINE_COLOUR = (0, 230, 64)
-#: Width of a grid's cell in pixels: smaller images are enlarged in whole steps, others shrunk.
-MIN_CELL, MAX_CELL = 192, 480
-#: Blank pixels between the parts of a grid.
-GAP = 8
-DPI = 100
-LABEL_POINTS, TITLE_POINTS = 10, 13
+ERROR_BAR = ColourBar(ERROR_COLOURS, "0", f"{ERROR_SCALE:g} and more")
+DEPTH_BAR = ColourBar(DEPTH_COLOURS, "far", "near")
 #: Source views side by side in one row of a grid.
 SOURCES_PER_ROW = 7
 
 
 @dataclass(frozen=True)
 class ViewPictures:
-    """What there is to see of one evaluated view, each (H, W, 3) uint8."""
+    """What there is to see of one evaluated view, each (H, W, 3) uint8.
+
+    Attributes:
+        captions: a text for each picture, in this order, '' for none.
+    """
 
     prediction: np.ndarray
     photograph: np.ndarray
     error: np.ndarray
     normals: np.ndarray
     depth: np.ndarray
+    captions: tuple[str, str, str, str, str] = ("", "", "", "", "")
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
@@ -104,9 +114,21 @@ def depth_to_rgb(depth: Tensor, mask: Tensor) -> np.ndarray:
     depth = depth.detach().float().cpu()
     if not seen.any():
         return np.full((*depth.shape[1:], 3), 255, np.uint8)
-    near, far = np.quantile(depth[seen].numpy(), [DEPTH_TAIL, 1 - DEPTH_TAIL])
+    near, far = depth_range(depth, seen)
     nearness = (far - depth[0]) / max(far - near, 1e-6 * abs(far), 1e-12)
     return _white_outside(_coloured(nearness, DEPTH_COLOURS), seen)
+
+
+def depth_range(depth: Tensor, mask: Tensor) -> tuple[float, float]:
+    """Return the depths that get the colours at the two ends: near and far.
+
+    Args:
+        depth: (1, H, W), any unit.
+        mask: (1, H, W) bool, where there is a surface, at least once.
+    """
+    seen = depth.detach().float().cpu()[mask.cpu() > 0]
+    near, far = np.quantile(seen.numpy(), [DEPTH_TAIL, 1 - DEPTH_TAIL])
+    return float(near), float(far)
 
 
 def on_white(image: Tensor, mask: Tensor) -> np.ndarray:
@@ -154,12 +176,17 @@ def view_pictures(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_m
         depth: (1, H, W), world units.
     """
     inside = mask.to(photograph)
+    shown = prediction.to(photograph)
+    quality = psnr(shown, photograph, mask.to(photograph.device))
+    depths = depth_range(depth, hit_mask) if hit_mask.any() else None
     return ViewPictures(
         prediction=on_white(prediction, hit_mask),
         photograph=on_white(photograph, mask),
-        error=error_map(prediction.to(photograph) * inside, photograph * inside),
+        error=error_map(shown * inside, photograph * inside),
         normals=normals_to_rgb(normals, hit_mask),
         depth=depth_to_rgb(depth, hit_mask),
+        captions=(f"{METRICS['psnr'].text(quality)} dB", "", "", "",
+                  "{:.3g} to {:.3g}".format(*depths) if depths else "no surface"),
     )
 
 
@@ -172,10 +199,11 @@ def view_grid(views: Sequence[ViewPictures], row_labels: Sequence[str]) -> np.nd
     Returns:
         (H, W, 3) uint8.
     """
-    columns = ["prediction", "photograph", f"error, black 0\nto yellow {ERROR_SCALE:g} and more",
-               "normals\n(x, y, z as r, g, b)", "depth,\nyellow near, violet far"]
+    columns = ["prediction,\nPSNR", "photograph", "error", "normals\n(x, y, z as r, g, b)",
+               "depth,\nworld units"]
     rows = [[v.prediction, v.photograph, v.error, v.normals, v.depth] for v in views]
-    return image_grid(rows, row_labels, columns)
+    return image_grid(rows, row_labels, columns, captions=[v.captions for v in views],
+                      bars={2: ERROR_BAR, 4: DEPTH_BAR})
 
 
 def source_grid(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence[str],
@@ -208,7 +236,9 @@ def source_grid(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence[
 
 
 def image_grid(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str] = (),
-          column_labels: Sequence[str] = (), title: str = "") -> np.ndarray:
+               column_labels: Sequence[str] = (), title: str = "", *,
+               captions: Sequence[Sequence[str]] = (),
+               bars: Mapping[int, ColourBar] | None = None) -> np.ndarray:
     """Return a grid of pictures with labels, all fitted into cells of one size.
 
     Args:
@@ -216,6 +246,8 @@ def image_grid(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence
         row_labels: one a row, left of it, or none at all; may have several lines.
         column_labels: one a column, above it, or none at all; columns grow to the label's width.
         title: a line above all.
+        captions: a line of text below each picture, in rows as the pictures; none: no captions.
+        bars: colour bars at the bottom, by the column that they explain.
     Returns:
         (H, W, 3) uint8 on white.
     Raises:
@@ -226,27 +258,18 @@ def image_grid(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence
             column_labels and len(column_labels) != num_columns):
         raise ValueError(f"{len(row_labels)} row and {len(column_labels)} column labels for "
                          f"{len(rows)} rows of {num_columns}; need one each")
-    cell_width, cell_height = _cell_size(rows)
-    row_sizes = [_text_size(label, LABEL_POINTS) for label in row_labels]
-    column_sizes = [_text_size(label, LABEL_POINTS) for label in column_labels]
-    title_width, title_height = _text_size(title, TITLE_POINTS) if title else (0, 0)
-    left = GAP + max((width + GAP for width, _ in row_sizes), default=0)
-    head = max((height + GAP for _, height in column_sizes), default=0)
-    top = GAP + (title_height + GAP if title else 0) + head
-    pitch_x = max([cell_width] + [width for width, _ in column_sizes]) + GAP
-    pitch_y = max([cell_height] + [height for _, height in row_sizes]) + GAP
-    width = max(left + num_columns * pitch_x, title_width + 2 * GAP)
-    canvas = np.full((top + len(rows) * pitch_y, width, 3), 255, np.uint8)
+    bars = bars or {}
+    layout = grid_layout(rows, row_labels, column_labels, title=title, captions=captions, bars=bars)
+    canvas = np.full((*layout.size[::-1], 3), 255, np.uint8)
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
-            _paste(canvas, picture, (left + j * pitch_x + (pitch_x - GAP - cell_width) // 2,
-                                     top + i * pitch_y), (cell_width, cell_height))
-    texts = [(GAP, GAP, title, TITLE_POINTS, "left", "top")] if title else []
-    texts += [(left + j * pitch_x + (pitch_x - GAP) // 2, top - GAP, label, LABEL_POINTS, "center",
-               "bottom") for j, label in enumerate(column_labels)]
-    texts += [(left - GAP, top + i * pitch_y + cell_height // 2, label, LABEL_POINTS, "right",
-               "center") for i, label in enumerate(row_labels)]
-    return np.minimum(canvas, _text_layer(texts, canvas.shape[:2]))
+            paste(canvas, picture, layout.corner(i, j), layout.cell)
+    texts = list(layout.texts(row_labels, column_labels, title, captions))
+    for column, bar in bars.items():
+        left, width, top = layout.corner(0, column)[0], layout.cell[0], layout.bar_top
+        canvas[top:top + BAR_HEIGHT, left:left + width] = bar.strip(width)
+        texts += bar.texts(left, top, width)
+    return np.minimum(canvas, text_layer(texts, layout.size[::-1]))
 
 
 def stack_vertically(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -278,52 +301,3 @@ def _white_outside(picture: np.ndarray, mask: Tensor) -> np.ndarray:
     """Return the picture, white where the (1, H, W) mask is False."""
     picture[~mask[0].numpy()] = 255
     return picture
-
-
-def _cell_size(rows: Sequence[Sequence[np.ndarray | None]]) -> tuple[int, int]:
-    """Return (width, height) of the cells: the largest picture, brought between the limits."""
-    shapes = [picture.shape for row in rows for picture in row if picture is not None]
-    if not shapes:
-        raise ValueError("there is no picture for the grid, need at least one")
-    height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
-    scale = math.ceil(MIN_CELL / width) if width < MIN_CELL else min(1.0, MAX_CELL / width)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _paste(canvas: np.ndarray, picture: np.ndarray | None, corner: tuple[int, int],
-           cell: tuple[int, int]) -> None:
-    """Draw a picture into the middle of the cell whose top left pixel is `corner` (x, y)."""
-    if picture is None:
-        return
-    scale = min(cell[0] / picture.shape[1], cell[1] / picture.shape[0])
-    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    fitted = cv2.resize(picture, size, interpolation=method)
-    x, y = corner[0] + (cell[0] - size[0]) // 2, corner[1] + (cell[1] - size[1]) // 2
-    canvas[y:y + size[1], x:x + size[0]] = fitted
-
-
-def _text_size(text: str, points: float) -> tuple[int, int]:
-    """Return (width, height) in pixels that a text of one or several lines takes up."""
-    figure, canvas = new_figure(dpi=DPI)
-    drawn = figure.text(0, 0, text, fontsize=points, parse_math=False)
-    extent = drawn.get_window_extent(canvas.get_renderer())
-    return math.ceil(extent.width) + 2, math.ceil(extent.height) + 2
-
-
-def _text_layer(texts: Sequence[tuple], shape: tuple[int, int]) -> np.ndarray:
-    """Draw black texts on white, (H, W, 3) uint8.
-
-    Args:
-        texts: (x, y from the top, text, size in points, horizontal, vertical alignment) each.
-        shape: (H, W) in pixels.
-    """
-    height, width = shape
-    # The half pixel keeps the size in inches from being rounded down to one pixel less.
-    figure, canvas = new_figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI,
-                                facecolor="white")
-    for x, y, text, points, horizontal, vertical in texts:
-        figure.text(x, height - y, text, fontsize=points, color="black", ha=horizontal, va=vertical,
-                    transform=None, parse_math=False)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
+from operator import not_
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,10 +17,12 @@ from torch import Tensor
 
 from utils.geometry.cameras import Cameras
 from utils.results.drawing import new_figure, to_array
+from utils.results.layout import label_places
 from utils.results.metric_table import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from mpl_toolkits.mplot3d import Axes3D
 
 DPI = 100
@@ -35,11 +39,19 @@ SLICE_EXTENT = 1.1
 SLICE_TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 #: Length of a drawn camera pyramid as a fraction of the median distance to the origin.
 FRUSTUM_LENGTH = 0.15
+#: Names and colours of the axes of object space.
+AXES = (("x", "#c62828"), ("y", "#2e7d32"), ("z", "#1a237e"))
+#: The plot ends at this multiple of the cameras' distances: room for their numbers.
+MARGIN = 1.1
+#: From this distance on, pixels, a line joins a label to its camera.
+FAR_LABEL = 22.0
 #: Width of the white rim that keeps a view's number readable on top of lines, points.
 LABEL_RIM = 2.5
 TRAIN_COLOUR, TEST_COLOUR, OTHER_COLOUR = "#1f6fb4", "#e8710a", "#b0b0b0"
 #: Above this many seconds the time axis is in minutes.
 MINUTES_FROM = 600
+#: The sum of all losses of a step, and the loss that every step has.
+TOTAL, IMAGE_LOSS = "loss_total", "loss_image"
 #: Curves with at most this many points get a marker at each.
 MARKERS_UP_TO = 40
 
@@ -91,16 +103,21 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], tit
     groups = list(zip(names, (others, list(train), list(test)),
                       (OTHER_COLOUR, TRAIN_COLOUR, TEST_COLOUR)))
     figure, _ = new_figure(figsize=(13, 6.4), dpi=DPI, layout="constrained")
+    panels = []
     for place, (name, elevation) in enumerate([("from the side", 30), ("from above", 90)], start=1):
         panel = cast("Axes3D", figure.add_subplot(1, 2, place, projection="3d", proj_type="ortho",
                                                 computed_zorder=False))
         _draw_cameras(panel, cameras, groups)
         panel.view_init(elevation, -50 if place == 1 else -90)
         panel.set_title(name)
-    handles, labels = panel.get_legend_handles_labels()
+        panels.append(panel)
+    handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     if title:
         figure.suptitle(title, parse_math=False)
+    figure.draw_without_rendering()                        # after it, places in pixels are known
+    for panel in panels:
+        _draw_names(figure, panel, cameras, groups)
     return to_array(figure)
 
 
@@ -157,10 +174,8 @@ def _draw_slice(panel: Axes, ticks: np.ndarray, values: np.ndarray):
 
 
 def _draw_cameras(panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> None:
-    """Draw pyramids and numbers of the cameras (dots for the unused), unit sphere and axes."""
-    from matplotlib.patheffects import withStroke
+    """Draw pyramids of the cameras (dots for the unused), unit sphere and axes."""
     from mpl_toolkits.mplot3d.art3d import Line3DCollection
-    rim = withStroke(linewidth=LABEL_RIM, foreground="white")
     upright = _upright_frame(cameras)                                                  # (3, 3)
     centers = _numpy(cameras.centers_obj) @ upright.T                                  # (V, 3)
     length = FRUSTUM_LENGTH * float(np.median(np.linalg.norm(centers, axis=-1)))
@@ -176,18 +191,49 @@ def _draw_cameras(panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> N
             continue
         lines = [segment for i in indices for segment in _pyramid(centers[i], corners[i])]
         panel.add_collection3d(Line3DCollection(lines, colors=colour, linewidths=1, zorder=2))
-        # Neighbouring views are often one of each kind: their numbers stand at two distances.
-        outwards = 1.07 if colour == TRAIN_COLOUR else 1.16
-        for i in indices:
-            x, y, z = centers[i] * outwards
-            panel.text(x, y, z, str(i), color=colour, fontsize=9, ha="center",
-                       va="center", zorder=4, path_effects=[rim])
     _draw_unit_sphere(panel, upright)
-    everything = np.concatenate([1.16 * centers, corners.reshape(-1, 3), [[-1] * 3, [1] * 3]])
+    everything = np.concatenate([MARGIN * centers, corners.reshape(-1, 3), [[-1] * 3, [1] * 3]])
     low, high = everything.min(0), everything.max(0)
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
     panel.set_box_aspect(high - low, zoom=1.3)  # pyright: ignore[reportArgumentType]
     panel.set_axis_off()
+
+
+def _draw_names(figure: Figure, panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> None:
+    """Write the numbers of the views and the names of the axes, none over another.
+
+    The figure has been laid out: the panel's projection and place are final.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import IdentityTransform
+    upright = _upright_frame(cameras)
+    centers = _in_pixels(panel, _numpy(cameras.centers_obj) @ upright.T)              # (V, 2)
+    middle, *tips = _in_pixels(panel, np.concatenate([np.zeros((1, 3)), upright.T]))
+    named = [(centers[i], str(i), colour) for _, indices, colour in groups
+             if colour != OTHER_COLOUR for i in indices]
+    radius = max(float(np.linalg.norm(tip - middle)) for tip in tips)
+    named += [(tip, name, colour) for tip, (name, colour) in zip(tips, AXES, strict=True)
+              if np.linalg.norm(tip - middle) > 0.25 * radius]      # not one that points at us
+    if not named:
+        return
+    points = np.stack([point for point, _, _ in named])
+    sizes = np.array([(7.5 * len(text) + 4, 12) for _, text, _ in named])
+    rim = withStroke(linewidth=LABEL_RIM, foreground="white")
+    places = label_places(points, sizes, centers, middle)
+    for (point, text, colour), place in zip(named, places, strict=True):
+        if np.linalg.norm(place - point) > FAR_LABEL:
+            figure.add_artist(Line2D(*np.stack([point, place]).T, color=colour, linewidth=0.6,
+                                     alpha=0.6, transform=IdentityTransform()))
+        figure.text(*place, text, color=colour, fontsize=9, ha="center", va="center",
+                    transform=IdentityTransform(), path_effects=[rim])
+
+
+def _in_pixels(panel: Axes3D, points: np.ndarray) -> np.ndarray:
+    """Return points (N, 3) of a panel as pixels (N, 2) of its figure, y upwards."""
+    from mpl_toolkits.mplot3d.proj3d import proj_transform
+    x, y, _ = proj_transform(*points.T, panel.get_proj())
+    return panel.transData.transform(np.stack([x, y], -1))
 
 
 def _upright_frame(cameras: Cameras) -> np.ndarray:
@@ -224,25 +270,21 @@ def _draw_unit_sphere(panel: Axes3D, upright: np.ndarray) -> None:
     around, down = np.meshgrid(np.linspace(0, 2 * np.pi, 25), np.linspace(0, np.pi, 13))
     panel.plot_wireframe(np.cos(around) * np.sin(down), np.sin(around) * np.sin(down),
                          np.cos(down), color="0.7", linewidth=0.4)
-    for axis, (name, colour) in enumerate([("x", "#c62828"), ("y", "#2e7d32"), ("z", "#1a237e")]):
-        tip = upright[:, axis]
-        panel.plot(*np.stack([np.zeros(3), tip], -1), color=colour, linewidth=2)
-        x, y, z = 1.12 * tip
-        panel.text(x, y, z, name, color=colour, ha="center", va="center")
+    for axis, (_, colour) in enumerate(AXES):
+        panel.plot(*np.stack([np.zeros(3), upright[:, axis]], -1), color=colour, linewidth=2)
 
 
 def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *, prefix: str,
                  unit: float) -> None:
     """Plot all columns that begin with `prefix` against column `key`, divided by `unit`."""
-    names = sorted({name for row in rows for name in row if name.startswith(prefix)})
     drawn = []
-    for name in names:
-        pairs = [(_number(row.get(key)), _number(row.get(name))) for row in rows]
+    for name, column, kept in _series(rows, prefix):
+        pairs = [(_number(row.get(key)), _number(row.get(column))) for row in kept]
         points = [(x / unit, y) for x, y in pairs if x is not None and y is not None]
         if not points:
             continue
         marker = "o" if len(points) <= MARKERS_UP_TO else None
-        panel.plot(*zip(*points), label=name.replace("_", " "), marker=marker, markersize=3.5)
+        panel.plot(*zip(*points), label=name, marker=marker, markersize=3.5)
         drawn += [y for _, y in points]
     panel.grid(alpha=0.3)
     if not drawn:
@@ -253,6 +295,26 @@ def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *,
     if prefix == "loss" and min(drawn) > 0 and max(drawn) / min(drawn) > 10:
         panel.set_yscale("log")
     panel.legend(loc="best", fontsize=9)
+
+
+def _series(rows: Sequence[Mapping[str, object]], prefix: str) -> list[tuple[str, str, list]]:
+    """Return (label, column, rows) of all curves of the columns that begin with `prefix`.
+
+    Steps that train the shape have losses that the others lack: their totals, drawn as one curve,
+    would be a saw-tooth.
+    """
+    names = sorted({name for row in rows for name in row if name.startswith(prefix)})
+    curves = [(name.replace("_", " "), name, list(rows)) for name in names if name != TOTAL]
+    if TOTAL in names:
+        own = [name for name in names if name not in (TOTAL, IMAGE_LOSS)]
+        kept = [row for row in rows if _number(row.get(TOTAL)) is not None]
+        is_shape = [any(_number(row.get(name)) is not None for name in own) for row in kept]
+        kinds = [("shape steps", list(compress(kept, is_shape))),
+                 ("image steps", list(compress(kept, map(not_, is_shape))))]
+        kinds = kinds if all(part for _, part in kinds) else [("", kept)]
+        curves += [(", ".join(filter(None, ("loss total", kind))), TOTAL, part)
+                   for kind, part in kinds]
+    return curves
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -11,14 +11,15 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
 
 from utils.files.atomic import write_text_atomic
-from utils.results.metric_table import METRICS, NOT_AVAILABLE
+from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in
 from utils.results.plots import curve_plot
+from utils.results.run_words import curve_words, other_facts, run_sentences
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +42,27 @@ img, video { max-width: 100%; height: auto; border-radius: 4px; background: #fff
 img.wide { min-width: 56rem; } video { width: 48rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } th { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; min-width: 6rem; } th { white-space: nowrap; }
 tr.mean td { font-weight: bold; background: var(--soft); }
 pre { overflow-x: auto; background: var(--soft); padding: .7rem; font-size: .85rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-dd { margin: 0; overflow-wrap: anywhere; } .small { font-size: .85rem; }
+dl { display: grid; grid-template-columns: minmax(5rem, max-content) 1fr; gap: .1rem 1rem; }
+dt, dd { margin: 0; overflow-wrap: anywhere; } .small { font-size: .85rem; }
+summary { cursor: pointer; } li { overflow-wrap: anywhere; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem 1rem; } }
+@media (prefers-color-scheme: dark) { img, video { filter: brightness(.9); } }
 """
 
 
+class ReportPicture(NamedTuple):
+    """A picture of the page: its caption, its file, and what is seen on it in words."""
+
+    caption: str
+    path: Path | str
+    alt: str = ""
+
+
 def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
-                 curve: Sequence[Mapping[str, Any]], pictures: Sequence[tuple[str, Path]],
+                 curve: Sequence[Mapping[str, Any]], pictures: Sequence[tuple],
                  video: Path | None, config_text: str, notes: Sequence[str] = ()) -> Path:
     """Write `report.html` into the folder.
 
@@ -62,10 +74,11 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
         metrics: content of metrics.json: `mean` and `views` (name to metrics), each metric a number
             or None, and anything else about the run.
         curve: rows of curve.csv, as `utils.results.plots.curve_plot` takes them.
-        pictures: caption and PNG or JPEG file of each; one that cannot be read is named as missing.
+        pictures: of each the caption, the PNG or JPEG file and what is seen, in words (none: the
+            caption); one that cannot be read is named as missing.
         video: the novel views as .mp4 or .webm, or None.
         config_text: all configuration values, as in config.txt.
-        notes: sentences about the run, each becomes a list item.
+        notes: sentences about the run, which follow those on its training.
     Returns:
         path of the page.
     Raises:
@@ -73,10 +86,10 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
     """
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        _notes(notes),
+        _notes([*run_sentences(metrics), *notes]),
         "<h2>Metrics</h2>", _metrics_table(metrics), _facts(metrics),
         "<h2>Pictures</h2>" if pictures else "",
-        *(_picture(caption, Path(path)) for caption, path in pictures),
+        *(_picture(ReportPicture(*picture)) for picture in pictures),
         "<h2>New views</h2>", _video(video),
         "<h2>Training</h2>", _curve(curve),
         "<h2>Configuration</h2>",
@@ -108,6 +121,8 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
     """Return one row a view and their mean, one column a metric, and a legend of the metrics."""
     mean, views = metrics.get("mean") or {}, metrics.get("views") or {}
     rows = [*views.items(), ("mean", mean)]
+    mean_row = len(rows) - 1
+    rows += [(f"{name}, no network", found) for name, found in baselines_in(metrics).items()]
     present = list(dict.fromkeys(key for _, found in rows for key in found))
     keys = [key for key in METRICS if key in present] + [k for k in present if k not in METRICS]
     if not keys:
@@ -116,7 +131,7 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
     lines = ["<tr>" + "".join(f"<th>{html.escape(text)}</th>" for text in ("view", *headings))
              + "</tr>"]
     for index, (name, found) in enumerate(rows):
-        kind = ' class="mean"' if index == len(rows) - 1 else ""
+        kind = ' class="mean"' if index == mean_row else ""
         cells = "".join(f"<td>{_metric(found.get(key, ''), key)}</td>" for key in keys)
         lines.append(f"<tr{kind}><td>{html.escape(str(name))}</td>{cells}</tr>")
     legend = "".join(f"<dt>{metric.heading}</dt><dd>{metric.better} is better; {metric.remark}</dd>"
@@ -134,30 +149,16 @@ def _metric(value: object, key: str) -> str:
 
 
 def _facts(metrics: Mapping[str, Any]) -> str:
-    """Return what else the metrics hold: steps, times, sizes."""
-    facts = {key: value for key, value in metrics.items() if key not in ("mean", "views")}
-    items = "".join(f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{_fact(key, value)}</dd>"
-                    for key, value in facts.items())
-    return f"<dl>{items}</dl>" if items else ""
+    """Return what the sentences leave out, folded up."""
+    items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>"
+                    for key, value in other_facts(metrics).items())
+    return f"<details><summary>more about this run</summary><dl>{items}</dl></details>" \
+        if items else ""
 
 
-def _fact(key: str, value: object) -> str:
-    """Return one value as text; durations above two minutes also in minutes."""
-    if value is None:
-        return NOT_AVAILABLE
-    if isinstance(value, Mapping):
-        return ", ".join(f"{html.escape(str(k))}: {_fact(str(k), v)}" for k, v in value.items())
-    if not isinstance(value, float):
-        return html.escape(str(value))
-    if not math.isfinite(value):
-        return NOT_AVAILABLE
-    if key.endswith("seconds") and value >= 120:
-        return f"{value:.1f} ({value / 60:.1f} min)"
-    return f"{value:.6g}"
-
-
-def _picture(caption: str, path: Path) -> str:
+def _picture(picture: ReportPicture) -> str:
     """Return a picture with its caption, or a line that says that it is missing."""
+    caption, path = picture.caption, Path(picture.path)
     try:
         content = path.read_bytes()
         height, width = iio.improps(content).shape[:2]
@@ -166,15 +167,19 @@ def _picture(caption: str, path: Path) -> str:
         log.warning("%s is left out of the report: %s", path, error)
         return (f"<figure><figcaption>{html.escape(caption)}: {html.escape(path.name)} is missing "
                 "or not a PNG or JPEG picture</figcaption></figure>")
-    return _figure_element(caption, _data_address(content, kind), (width, height))
+    return _figure_element(caption, _data_address(content, kind), (width, height),
+                           alt=picture.alt or caption)
 
 
-def _figure_element(caption: str, address: str, size: tuple[int, int]) -> str:
-    """Return the element of a picture of `size` (width, height) in pixels."""
-    wide = ' class="wide"' if size[0] > WIDE_PICTURE else ""
-    text = html.escape(caption)
-    return (f'<figure><figcaption>{text}</figcaption><div class="scroll"><img{wide} '
-            f'src="{address}" width="{size[0]}" height="{size[1]}" alt="{text}"></div></figure>')
+def _figure_element(caption: str, address: str, size: tuple[int, int], *, alt: str) -> str:
+    """Return the element of a picture of `size` (width, height) in pixels.
+
+    A picture that scrolls sideways can be reached by the keyboard.
+    """
+    wide, scrolls = (' class="wide"', ' tabindex="0"') if size[0] > WIDE_PICTURE else ("", "")
+    return (f'<figure><figcaption>{html.escape(caption)}</figcaption><div class="scroll"{scrolls}>'
+            f'<img{wide} src="{address}" width="{size[0]}" height="{size[1]}" '
+            f'alt="{html.escape(alt)}"></div></figure>')
 
 
 def _video(path: Path | None) -> str:
@@ -187,7 +192,8 @@ def _video(path: Path | None) -> str:
     except (OSError, KeyError) as error:
         log.warning("%s is left out of the report: %s", path, error)
         return f"<p>The video {html.escape(Path(path).name)} is missing or not .mp4 or .webm.</p>"
-    return (f'<video controls loop muted playsinline src="{_data_address(content, kind)}">'
+    return (f'<video controls loop muted playsinline aria-label="new views along a path round the '
+            f'object" src="{_data_address(content, kind)}">'
             "This browser does not play the video.</video>")
 
 
@@ -196,8 +202,9 @@ def _curve(curve: Sequence[Mapping[str, Any]]) -> str:
     if not curve:
         return "<p>No curve was logged.</p>"
     plot = curve_plot(curve)
-    picture = _figure_element("losses and PSNR against step and time",
-                              _data_address(_png(plot), "image/png"), plot.shape[1::-1])
+    picture = _figure_element("Losses and PSNR against step and time",
+                              _data_address(_png(plot), "image/png"), plot.shape[1::-1],
+                              alt=curve_words(curve))
     keys = list(dict.fromkeys(key for row in curve for key in row))
     step = math.ceil(len(curve) / MAX_CURVE_ROWS)
     shown = [*curve[:-1:step], curve[-1]]

@@ -249,8 +249,8 @@ def hears_interrupts():
 @pytest.mark.usefixtures("hears_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_stops_the_process_and_the_list(tmp_path, number):
-    code = ("import pathlib, sys, time\nfolder = pathlib.Path(sys.argv[1])\nfolder.mkdir()\n"
-            "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
+    code = ("import pathlib, sys, time\nfolder = pathlib.Path(sys.argv[1])\n"
+            "try:\n    folder.mkdir()\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
             "    (folder / 'told').touch()\n    sys.exit(130)\n")
     runs = [run_of(tmp_path / "first", code), run_of(tmp_path / "second")]
 

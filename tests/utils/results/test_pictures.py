@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.errors import WriteError
-from utils.results import pictures
+from utils.results import layout, pictures
 
 
 def _flat(colour: tuple[int, int, int], width: int = 40, height: int = 30) -> np.ndarray:
@@ -119,11 +119,11 @@ def test_grid_shows_every_picture_unchanged_in_row_and_column_order():
 def test_grid_enlarges_small_pictures_in_whole_steps_and_shrinks_large_ones():
     checkers = np.indices((6, 8)).sum(0) % 2 * np.uint8(255)
     small = pictures.image_grid([[np.stack([checkers] * 3, -1)]])
-    step = pictures.MIN_CELL // 8
-    cut = small[pictures.GAP:-pictures.GAP:step, pictures.GAP:-pictures.GAP:step]
+    step = layout.MIN_CELL // 8
+    cut = small[layout.GAP:-layout.GAP:step, layout.GAP:-layout.GAP:step]
     assert np.array_equal(cut[..., 0], checkers)
     large = pictures.image_grid([[_flat((9, 9, 9), 1600, 1200)]])
-    assert (large == 9).all(-1).sum() == pictures.MAX_CELL * pictures.MAX_CELL * 3 // 4
+    assert (large == 9).all(-1).sum() == layout.MAX_CELL * layout.MAX_CELL * 3 // 4
 
 
 def test_grid_cuts_no_label_however_long():
@@ -131,7 +131,7 @@ def test_grid_cuts_no_label_however_long():
     found = pictures.image_grid([[_flat((0, 0, 0))], [None]], [long, "second\nline"], [long], long)
     rim = np.concatenate([found[:3], found[-3:]]).reshape(-1, 3)
     assert (rim == 255).all() and (found[:, :3] == 255).all() and (found[:, -3:] == 255).all()
-    assert found.shape[1] > 2 * pictures._text_size(long, pictures.LABEL_POINTS)[0]
+    assert found.shape[1] > 2 * layout.text_size(long, layout.LABEL_POINTS)[0]
 
 
 def test_grid_draws_its_labels():
@@ -147,6 +147,31 @@ def test_grid_names_what_does_not_fit():
         pictures.image_grid([[_flat((0, 0, 0))]], ["one", "two"])
     with pytest.raises(ValueError, match="no picture"):
         pictures.image_grid([[None]])
+
+
+def test_grid_has_captions_and_colour_bars_below_its_pictures():
+    picture = _flat((200, 0, 0), 200, 150)
+    plain = pictures.image_grid([[picture, picture]] * 2)
+    bar = layout.ColourBar("inferno", "0", "1")
+    found = pictures.image_grid([[picture, picture]] * 2, captions=[["25.1 dB", ""], ["", "9 dB"]],
+                                bars={1: bar})
+    assert (found == (200, 0, 0)).all(-1).sum() == 4 * 200 * 150
+    assert found.shape[0] > plain.shape[0] + layout.BAR_HEIGHT
+    strip = bar.strip(200)
+    top = next(row for row in range(found.shape[0]) if np.array_equal(
+        found[row:row + layout.BAR_HEIGHT, 200 + 2 * layout.GAP:400 + 2 * layout.GAP], strip))
+    assert top > np.argwhere((found == (200, 0, 0)).all(-1))[:, 0].max()
+    assert (strip[0, 0] < 10).all() and strip[0, -1].sum() > 500      # black to pale yellow
+
+
+def test_captions_say_the_psnr_and_the_range_of_depths():
+    """Prediction and photograph differ by 0.1 everywhere: 20 dB."""
+    photograph, mask = torch.full((3, 1, 3), 0.4), torch.ones(1, 1, 3, dtype=torch.bool)
+    shown = {"normals": torch.zeros(3, 1, 3), "depth": torch.tensor([[[2.0, 3.0, 4.0]]])}
+    found = pictures.view_pictures(photograph + 0.1, photograph, mask, hit_mask=mask, **shown)
+    assert found.captions == ("20.00 dB", "", "", "", "2.02 to 3.98")
+    empty = pictures.view_pictures(photograph, photograph, mask, hit_mask=~mask, **shown)
+    assert empty.captions[4] == "no surface"
 
 
 def test_view_grid_has_five_columns():
@@ -165,7 +190,7 @@ def test_source_grid_wraps_many_sources():
     one_row = pictures.source_grid(images[:-1], masks[:-1], weights[:-1], names[:-1])
     assert found.shape[1] == one_row.shape[1] and found.shape[0] > 1.5 * one_row.shape[0]
     grey = (found == 128).all(-1).sum()
-    assert grey >= count * pictures.MIN_CELL ** 2 * 3 // 4
+    assert grey >= count * layout.MIN_CELL ** 2 * 3 // 4
     with pytest.raises(ValueError, match="need one of each a view"):
         pictures.source_grid(images, masks, weights[:2], names)
 

@@ -134,6 +134,21 @@ def test_curves_are_in_units_and_logarithmic_where_the_loss_falls_far():
     assert panel.get_yscale() == "log"
 
 
+def test_totals_of_shape_steps_and_image_steps_are_two_curves():
+    """Drawn as one they are a saw-tooth, as only shape steps have all losses."""
+    rows = [{"step": i, "loss_image": 0.1, "loss_total": 0.3 if i % 3 == 0 else 0.1,
+             "loss_eikonal": 0.2 if i % 3 == 0 else ""} for i in range(9)]
+    panel = Figure().subplots()
+    plots._draw_curves(panel, rows, "step", prefix="loss", unit=1.0)
+    drawn = {line.get_label(): line.get_xydata()[:, 0].tolist() for line in panel.lines}
+    assert drawn["loss total, shape steps"] == [0, 3, 6]
+    assert drawn["loss total, image steps"] == [1, 2, 4, 5, 7, 8]
+    assert set(drawn) == {"loss eikonal", "loss image", "loss total, shape steps",
+                          "loss total, image steps"}
+    alike = plots._series(rows[::3], "loss")
+    assert [label for label, _, _ in alike] == ["loss eikonal", "loss image", "loss total"]
+
+
 @pytest.mark.parametrize("value, expected", [("3.5", 3.5), (2, 2.0), ("", None), (None, None),
                                              ("nan", None), (float("inf"), None), ("x", None)])
 def test_numbers_are_read_from_values_and_text(value, expected):

@@ -70,7 +70,10 @@ def test_figures_stand_in_a_row_a_view_with_the_mean_last(tmp_path):
         ["000032", "30.00", "n/a", "0.9123", "n/a", "0.5000", "", "1.2500"],
         ["mean", "25.13", "n/a", "0.9123", "n/a", "0.5000", "n/a", "1.2500"],
     ]
-    assert "844.5 (14.1 min)" in page.text and "width: 200" in page.text
+    assert "Trained for 400 steps in 844.5 s (14.1 min)." in page.text
+    assert "width: 200" in page.text                       # folded up, with all that is not said
+    summaries = page.names().count("summary")
+    assert summaries == page.names().count("details") == 2
 
 
 def test_nothing_is_loaded_from_outside_and_no_script_is_needed(tmp_path):
@@ -98,6 +101,15 @@ def test_pictures_and_video_are_carried_unchanged(tmp_path):
     assert base64.b64decode(content) == (tmp_path / "a.png").read_bytes()
     assert (image["width"], image["height"], image["alt"]) == ("6", "4", "two < three")
     assert video["src"] == "data:video/mp4;base64," + base64.b64encode(b"moving pictures").decode()
+
+
+def test_baselines_stand_below_the_mean_and_pictures_say_what_is_seen(tmp_path):
+    save_png(tmp_path / "a.png", np.zeros((4, 6, 3), np.uint8))
+    page = _write(tmp_path, metrics={**METRICS, "baselines": {"hull": {"psnr": 20.5}}},
+                  pictures=[("caption", tmp_path / "a.png", "a black square")], curve=CURVE)
+    assert page.rows[4][:2] == ["hull, no network", "20.50"] and page.rows[3][0] == "mean"
+    alts = [attrs["alt"] for tag, attrs in page.elements if tag == "img"]
+    assert alts == ["a black square", "Curves up to step 99: nothing was logged"]
 
 
 def test_every_text_is_escaped(tmp_path):
