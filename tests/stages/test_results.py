@@ -105,9 +105,9 @@ def test_the_mesh_lies_on_the_sphere_in_world_space(results, trained):
         points = np.asarray(mesh.vertices) @ to_object[:3, :3].T + to_object[:3, 3]
         # Linear interpolation of |x| along a cell of 2 / 23 bends by its square over 8 radii.
         np.testing.assert_allclose(np.linalg.norm(points, axis=-1), RADIUS, atol=2e-3)
-        assert mesh.visual.kind == "vertex"
-        colours = np.asarray(mesh.visual.vertex_colors)[:, :3]
-        assert colours.std(0).min() > 10                  # coloured from the views
+        if kind != "glb":                                 # its colours: utils/files/test_glb.py
+            colours = np.asarray(mesh.visual.vertex_colors)[:, :3]
+            assert colours.std(0).min() > 10              # coloured from the views
     metrics = json.loads((folder.path / "metrics.json").read_text())
     scale = float(torch.linalg.det(trained.scene.cameras.model[:3, :3].double()) ** (1 / 3))
     # 3000 true points lie 0.03 apart: half of that, and the mesh's own error.
