@@ -44,11 +44,16 @@ def check_scene(argv: list[str] | None = None) -> None:
         argv.insert(0, "--dataset_path")
     config = parse_config([DataConfig, CheckConfig], argv)
 
-    from data_processing.checks.sheet import check_folder, check_text
+    from data_processing.checks.folder_checks import check_folder, fix_folder
+    from data_processing.checks.sheet import check_text
 
-    result, path = check_folder(config.data, config.check)
-    show(f"{check_text(result)}picture: {path}")
-    if result.has_errors:
+    if config.check.fix:
+        text, has_errors = fix_folder(config.data, config.check)
+    else:
+        result, path = check_folder(config.data, config.check)
+        text, has_errors = f"{check_text(result)}picture: {path}\n", result.has_errors
+    show(text.rstrip("\n"))
+    if has_errors:
         sys.exit(1)
 
 

@@ -4,7 +4,9 @@
 
 10 to 30 s for 49 views. Prints measurements and findings, each with its cure, and writes an image
 grid of cameras, masks and hull. Exit code 0: nothing prevents training (warnings and notes may be
-printed); 1: at least one error; 2: the folder could not be read.
+printed); 1: at least one error; 2: the folder could not be read. With --fix OUTPUT, turned or
+mirrored images, wrong axes, inverted poses or masks, intrinsics of another size and a wrong order
+are undone in a copy, whose check decides the exit code.
 """
 from __future__ import annotations
 

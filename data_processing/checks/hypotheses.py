@@ -34,6 +34,8 @@ SIZE_FACTORS = (0.125, 0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 1.25, 
                 2.0, 2.5, 3.0, 4.0, 5.0, 8.0)
 #: What a hypothesis must reach to explain the data.
 GOOD_DISTANCE, GOOD_AGREEMENT, GOOD_IN_FRONT = 2.0, 0.62, 0.9
+#: The least fraction of the border that the background covers in the median view.
+BACKGROUND_BORDER = 0.2
 #: A distance is clearly better below this fraction of the present one.
 CLEARLY_BETTER = 0.4
 
@@ -64,12 +66,14 @@ class Hypothesis:
         found: what is wrong, in words.
         cure: what to do, in words.
         undo: gives the evidence as it was before the mistake.
+        pictures: does the same to images (V, 3, H, W); those of most mistakes stay as they are.
     """
 
     code: str
     found: str
     cure: str
     undo: Callable[[Evidence], Evidence]
+    pictures: Callable[[Tensor], Tensor] = lambda images: images
 
 
 @dataclass(frozen=True)
@@ -165,8 +169,30 @@ def _is_clearly_better(new: Score, now: Score) -> bool:
 
 def hypotheses(evidence: Evidence) -> list[Hypothesis]:
     """Return all mistakes that are tried on the evidence."""
-    return [*_image_mistakes(), *_pose_mistakes(evidence.is_opencv), *_size_mistakes(evidence),
-            *_order_mistakes()]
+    masks = [inverted_masks()] if _may_be_inverted(evidence.masks) else []
+    return [*masks, *_image_mistakes(), *_pose_mistakes(evidence.is_opencv),
+            *_size_mistakes(evidence), *_order_mistakes()]
+
+
+def border_coverage(masks: Tensor) -> Tensor:
+    """Return the fraction (V,) of the frame's border that masks (V, 1, H, W) cover."""
+    rim = torch.cat([masks[:, 0, 0], masks[:, 0, -1], masks[:, 0, :, 0], masks[:, 0, :, -1]], 1)
+    return rim.float().mean(1)
+
+
+def _may_be_inverted(masks: Tensor | None) -> bool:
+    """Return whether masks could be those of the background, which is at the frame's border.
+
+    The inverse of any masks that keep away from it has a hull: all space around the object.
+    """
+    return masks is not None and float(border_coverage(masks).median()) >= BACKGROUND_BORDER
+
+
+def inverted_masks() -> Hypothesis:
+    """Return the mistake of masks that are white on the background."""
+    return Hypothesis("masks_inverted", "the masks are inverted", "invert every mask: white (255) "
+                      "on the object, black (0) elsewhere", lambda e: replace(
+                          e, masks=None if e.masks is None else ~e.masks))
 
 
 def _image_mistakes() -> list[Hypothesis]:
@@ -177,10 +203,11 @@ def _image_mistakes() -> list[Hypothesis]:
         out.append(Hypothesis(
             "images_rotated", f"the images are rotated by {words} against their cameras",
             "rotate images and masks back (and strip their EXIF orientation)",
-            lambda e, turns=turns: _turned(e, turns)))
+            lambda e, turns=turns: _turned(e, turns),
+            lambda images, turns=turns: torch.rot90(images, turns, (2, 3))))
     out.append(Hypothesis(
         "images_mirrored", "the images are mirrored left to right against their cameras",
-        "mirror images and masks back", _mirrored))
+        "mirror images and masks back", _mirrored, lambda images: images.flip(3)))
     return out
 
 

@@ -1,8 +1,6 @@
 """The check of a scene as an image grid and as text: cameras, masks, hull, findings."""
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,13 +8,9 @@ from torch.nn import functional
 
 from data_processing.checks.findings import CheckResult
 from data_processing.checks.hypotheses import small_masks
-from data_processing.checks.scene_checks import check_scene
-from data_processing.scenes.scene import Scene, load_scene
-from utils.config.sections import DataConfig
-from utils.config.tool_sections import CheckConfig
-from utils.errors import ConfigError
+from data_processing.scenes.scene import Scene
 from utils.files.text import visible_message
-from utils.results.pictures import image_grid, save_png, stack_vertically, with_outline
+from utils.results.pictures import image_grid, stack_vertically, with_outline
 from utils.results.plots import camera_plot
 
 #: Views in the grid, and in one of its rows.
@@ -24,26 +18,6 @@ MAX_VIEWS, PER_ROW = 14, 7
 #: What mask and hull both show, the mask alone, the hull alone.
 BOTH_COLOUR, MASK_COLOUR, HULL_COLOUR = (255, 255, 255), (220, 60, 40), (50, 110, 230)
 CELL_WIDTH = 200
-
-
-def check_folder(data: DataConfig, check: CheckConfig) -> tuple[CheckResult, Path]:
-    """Check the scene that the flags name, and write its image grid.
-
-    Returns:
-        What was found, and the path of the image grid.
-    Raises:
-        SceneError, ConfigError, WriteError: see `load_scene`, `save_png`.
-    """
-    if not data.dataset_path:
-        raise ConfigError("give the folder of a scene: check_scene.py DIR")
-    scene = load_scene(data.dataset_path, im_scale=data.load_im_scale,
-                       scene_normalization=data.scene_normalization, work_radius=data.work_radius,
-                       scene_radius_scale=data.scene_radius_scale, load_pcd=bool(data.load_pcd),
-                       allow_behind=True)
-    result = check_scene(scene)
-    path = Path(check.check_sheet or Path("logs") / "check" / f"{scene.name}.png").expanduser()
-    save_png(path, check_sheet(scene, result))
-    return result, path
 
 
 def check_text(result: CheckResult, notes: tuple[str, ...] = ()) -> str:

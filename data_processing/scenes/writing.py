@@ -65,9 +65,13 @@ def write_scene(scene: Scene, folder: Path | str, scene_format: str, *,
     return folder
 
 
-def check_target(folder: Path | str, scene_format: str, *, overwrite: bool = False) -> None:
+def check_target(folder: Path | str, scene_format: str, *, overwrite: bool = False,
+                 what: str = "--output") -> None:
     """Raise where `write_scene` would delete something of the user's or cannot know the format.
 
+    Args:
+        folder, scene_format, overwrite: as `write_scene` takes them.
+        what: the flag that names the folder.
     Raises:
         ConfigError: an unknown format.
         WriteError: the folder holds files and overwrite is off, or holds other things than a scene.
@@ -76,22 +80,23 @@ def check_target(folder: Path | str, scene_format: str, *, overwrite: bool = Fal
     _writer(scene_format)
     try:
         if folder.exists() and not folder.is_dir():
-            raise WriteError(f"{folder}: is a file, need a folder; give another --output")
+            raise WriteError(f"{folder}: is a file, need a folder; give another {what}")
         if not folder.is_dir() or not any(folder.iterdir()):
             return
         foreign = _foreign_entries(folder)
     except OSError as error:
         raise WriteError(f"{folder}: cannot be listed ({error.strerror}); "
-                         "fix its permissions or give another --output") from error
+                         f"fix its permissions or give another {what}") from error
     if foreign:
         raise WriteError(f"{folder}: holds {foreign[0]}, which no scene has, and which would "
-                         "be lost; give another --output or move it away")
+                         f"be lost; give another {what} or move it away")
     if not overwrite:
-        raise WriteError(f"{folder}: holds a scene already; "
-                         "give another --output or --overwrite 1 to replace it")
+        replaced = " or --overwrite 1 to replace it" if what == "--output" else ""
+        raise WriteError(f"{folder}: holds a scene already; give another {what}{replaced}")
 
 
-def check_apart(source: Path, target: Path, what: str = "--output") -> None:
+def check_apart(source: Path, target: Path, what: str = "--output", *,
+                source_name: str = "--input") -> None:
     """Raise ConfigError where a folder that is written is, holds or lies in one that is read.
 
     Links are followed, and folders are compared as the system knows them, so that other spellings
@@ -100,14 +105,14 @@ def check_apart(source: Path, target: Path, what: str = "--output") -> None:
     Args:
         source: the folder that is read, `--input`.
         target: the folder that is written.
-        what: names the target in the message.
+        what, source_name: the flags that name them, for the message.
     """
     for inner, outer in ((source, target), (target, source)):
         real = inner.resolve()
         if any(_is_same(place, outer.resolve()) for place in (real, *real.parents)):
-            raise ConfigError(f"{what} {target} and --input {source} are one folder or lie in each "
-                              "other, need two apart, as writing could delete the photographs that "
-                              "are read; give another --output")
+            raise ConfigError(f"{what} {target} and {source_name} {source} are one folder or lie "
+                              "in each other, need two apart, as writing could delete the "
+                              f"photographs that are read; give another {what}")
 
 
 def _is_same(first: Path, second: Path) -> bool:

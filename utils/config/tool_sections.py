@@ -57,9 +57,11 @@ class ImportConfig:
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Where the check of a scene is written."""
+    """Where the check of a scene is written, and a copy with its mistakes undone."""
 
     check_sheet: str = flag("", "image grid that is written; empty: logs/check/SCENE.png")
+    fix: str = flag("", "folder for a copy of the scene in which mistakes that are certain are "
+                    "undone; empty: none")
 
 
 @dataclass(frozen=True)
