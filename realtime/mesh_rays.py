@@ -50,13 +50,12 @@ class Hits:
 class MeshRays(Protocol):
     """Finds first hits on one mesh."""
 
-    def first_hits(self, camera: Cameras, where_mask: Tensor | None = None) -> Hits:
-        """Return the first hits of one camera's rays.
+    def first_hits(self, camera: Cameras) -> Hits:
+        """Return the first hits of one camera's rays."""
+        ...
 
-        Args:
-            camera: one, object space to its pixels.
-            where_mask: (H, W) bool, pixels that are asked for; None: all.
-        """
+    def hit_at(self, camera: Cameras, index: Tensor) -> Tensor:
+        """Return (R,) bool: the rays of some pixels (R,), numbered row by row, hit the mesh."""
         ...
 
 
@@ -81,20 +80,26 @@ class EmbreeRays:
         corners = np.ascontiguousarray(mesh.vertices_obj[mesh.faces], np.float32)
         self.triangles = construction.TriangleMesh(self.scene, corners)
 
-    def first_hits(self, camera: Cameras, where_mask: Tensor | None = None) -> Hits:
+    def first_hits(self, camera: Cameras) -> Hits:
         """See `MeshRays.first_hits`."""
         width, height = camera.resolution
         t = torch.full((height * width,), torch.inf)
         face = torch.full((height * width,), -1, dtype=torch.int64)
-        index = _pixels_to_ask(camera, self.vertices_obj, where_mask)
+        index = _pixels_to_ask(camera, self.vertices_obj)
         if len(index):
             origins, dirs = rays_at(camera, index)
             found = self.scene.run(origins.contiguous().numpy(), dirs.contiguous().numpy(),
                                    query="INTERSECT", output=1)
-            hit = torch.from_numpy(found["primID"]) >= 0
-            t[index[hit]] = torch.from_numpy(found["tfar"])[hit]
-            face[index[hit]] = torch.from_numpy(found["primID"])[hit].long()
+            own = torch.from_numpy(found["primID"]).long()
+            face[index] = own
+            t[index] = torch.where(own >= 0, torch.from_numpy(found["tfar"]), torch.inf)
         return Hits(t.reshape(height, width), face.reshape(height, width))
+
+    def hit_at(self, camera: Cameras, index: Tensor) -> Tensor:
+        """See `MeshRays.hit_at`."""
+        origins, dirs = rays_at(camera, index)
+        return torch.from_numpy(self.scene.run(origins.contiguous().numpy(),
+                                               dirs.contiguous().numpy())) >= 0
 
 
 class RasterRays:
@@ -109,8 +114,19 @@ class RasterRays:
         self.vertices_obj = torch.from_numpy(mesh.vertices_obj).to(device)
         self.faces = torch.from_numpy(mesh.faces).to(device)
 
-    def first_hits(self, camera: Cameras, where_mask: Tensor | None = None) -> Hits:
+    def first_hits(self, camera: Cameras) -> Hits:
         """See `MeshRays.first_hits`."""
+        return self._hits(camera)
+
+    def hit_at(self, camera: Cameras, index: Tensor) -> Tensor:
+        """See `MeshRays.hit_at`."""
+        width, height = camera.resolution
+        asked = torch.zeros(height * width, dtype=torch.bool, device=index.device)
+        asked[index] = True
+        return self._hits(camera, asked.reshape(height, width)).mask.reshape(-1)[index]
+
+    def _hits(self, camera: Cameras, where_mask: Tensor | None = None) -> Hits:
+        """Return the first hits at the pixels of a mask (H, W); None: at all."""
         width, height = camera.resolution
         first, size = self._rectangles(camera)                           # (F, 2), (F, 2)
         counts = size.prod(-1)
@@ -195,8 +211,8 @@ def rays_at(camera: Cameras, index: Tensor) -> tuple[Tensor, Tensor]:
     return origins[0], dirs[0]
 
 
-def _pixels_to_ask(camera: Cameras, vertices_obj: Tensor, where_mask: Tensor | None) -> Tensor:
-    """Return the pixels (R,) inside the rectangle of the mesh, of those asked for."""
+def _pixels_to_ask(camera: Cameras, vertices_obj: Tensor) -> Tensor:
+    """Return the pixels (R,) inside the rectangle of the mesh."""
     width, height = camera.resolution
     xy_ndc, depth = camera.project(vertices_obj)
     columns, rows = slice(0, width), slice(0, height)
@@ -204,11 +220,7 @@ def _pixels_to_ask(camera: Cameras, vertices_obj: Tensor, where_mask: Tensor | N
         low, high = xy_ndc[0].amin(0).tolist(), xy_ndc[0].amax(0).tolist()
         columns = _covered((low[0] + 1) / 2 * width, (high[0] + 1) / 2 * width, width)
         rows = _covered((1 - high[1]) / 2 * height, (1 - low[1]) / 2 * height, height)
-    inside = torch.zeros(height, width, dtype=torch.bool)
-    inside[rows, columns] = True
-    if where_mask is not None:
-        inside &= where_mask
-    return inside.reshape(-1).nonzero()[:, 0]
+    return torch.arange(height * width).reshape(height, width)[rows, columns].reshape(-1)
 
 
 def _covered(low: float, high: float, side: int) -> slice:
@@ -226,15 +238,30 @@ def coverage(rays: MeshRays, camera: Cameras, hit_mask: Tensor) -> Tensor:
         camera: one.
         hit_mask: (H, W) bool, from `first_hits` of the same camera.
     """
-    maps = hit_mask.float()[None, None]
-    outline = (F.max_pool2d(maps, 3, 1, 1) + F.max_pool2d(-maps, 3, 1, 1))[0, 0] > 0
-    if not outline.any():
-        return hit_mask.float()
+    found = hit_mask.float()
+    index = outline(hit_mask).reshape(-1).nonzero()[:, 0]
+    if not len(index):
+        return found
     width, height = camera.resolution
     fine = replace(camera, resolution=(2 * width, 2 * height))
-    asked = outline.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    fraction = F.avg_pool2d(rays.first_hits(fine, asked).mask.float()[None, None], 2)[0, 0]
-    return torch.where(outline, fraction, hit_mask.float())
+    # numbers of the four pixels of twice the size in each
+    first = 2 * (index // width) * 2 * width + 2 * (index % width)
+    quarters = torch.stack([first, first + 1, first + 2 * width, first + 2 * width + 1])
+    hits = rays.hit_at(fine, quarters.reshape(-1)).reshape(4, -1)
+    return found.reshape(-1).index_copy(0, index, hits.float().mean(0)).reshape(height, width)
+
+
+def outline(mask: Tensor) -> Tensor:
+    """Return (H, W) bool: the 3x3 pixels about it are not all alike in a mask (H, W)."""
+    padded = F.pad(mask.to(torch.uint8)[None, None], (1, 1, 1, 1), value=2)[0, 0]
+    inner = padded[1:-1, 1:-1]
+    height, width = mask.shape
+    differs = torch.zeros_like(mask)
+    for row in range(3):
+        for column in range(3):
+            other = padded[row:row + height, column:column + width]
+            differs |= (other != inner) & (other != 2)
+    return differs
 
 
 def mesh_normals(mesh: TriangleMesh) -> np.ndarray:

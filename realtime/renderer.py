@@ -1,4 +1,4 @@
-"""Pictures of an exported scene, as docs/scene_format.md says: surface, samples, G, D, outline.
+"""Pictures of an exported scene, as docs/scene_format.md says: surface, blend, D, outline.
 
 The parts of a frame are methods of their own, so that each can be timed, and shown.
 """
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from realtime.blending import Blending, SurfacePoints, make_blending
 from realtime.mesh_rays import Hits, coverage, make_mesh_rays, mesh_normals, rays_at
 from realtime.scene import ExportedScene
-from realtime.students import blend_samples, direction_prior
+from realtime.students import NUM_EXTRA
 from utils.geometry.cameras import Cameras
 
 
@@ -40,56 +40,24 @@ class Frame:
     weights: Tensor
 
 
-@dataclass(frozen=True)
-class SurfacePoints:
-    """The P pixels of a picture that see the surface.
-
-    Attributes:
-        pixels: (P,) their numbers, row by row.
-        points_obj: (P, 3).
-        dirs_obj: (P, 3) unit directions of their rays.
-    """
-
-    pixels: Tensor
-    points_obj: Tensor
-    dirs_obj: Tensor
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What K source views show of P points.
-
-    Attributes:
-        features: (K, C, P).
-        colours: (K, 3, P) in [0, 1].
-        counts_mask: (K, P) bool, the view sees the point.
-    """
-
-    features: Tensor
-    colours: Tensor
-    counts_mask: Tensor
-
-
 class SceneRenderer:
     """Renders an exported scene.
 
     Args:
         scene: read, or about to be written.
         device: where to compute.
+        blending: of the scene; None: the fastest that can be had.
     """
 
-    def __init__(self, scene: ExportedScene, device: torch.device | str = "cpu") -> None:
+    def __init__(self, scene: ExportedScene, device: torch.device | str = "cpu",
+                 blending: Blending | None = None) -> None:
         self.scene, self.device = scene, torch.device(device)
         self.rays = make_mesh_rays(scene.mesh, device)
         self.face_normals = torch.from_numpy(mesh_normals(scene.mesh)).to(device)
-        self.cameras = scene.cameras.to(device)
-        self.maps = torch.cat([scene.features.values(), scene.photographs.float() / 255,
-                               scene.masks.float()], 1).to(device)       # (K, C + 4, H, W)
-        depths = scene.depths.values().to(device)
-        self.depths = depths.flatten(1)                                  # (K, H W)
-        self.aggregation = scene.aggregation.to(device)
+        self.blending = make_blending(scene, device) if blending is None else blending
         self.decoder = scene.decoder.to(device)
         self.background = torch.tensor(scene.background, device=device)[:, None, None]
+        self._nothing: Tensor | None = None
 
     @torch.no_grad()
     def render(self, camera: Cameras, exclude: int | None = None) -> Frame:
@@ -103,45 +71,35 @@ class SceneRenderer:
         hits = self.rays.first_hits(camera)
         covered = coverage(self.rays, camera, hits.mask)
         points = surface_points(camera, hits)
-        samples = self.sample(points, exclude)
-        weights = self.weigh(samples, points)
-        blended, weights = blend_samples(samples.features, samples.colours, weights,
-                                         samples.counts_mask)
+        blended, weights = self.blending(points, exclude)
         image = self.decode(blended, points, camera.resolution)
         picture = covered * image.clamp(0, 1) + (1 - covered) * self.background
         return Frame(picture, image, covered, *self._maps(camera, hits, points), weights=scattered(
             weights, points.pixels, camera.resolution))
 
-    def sample(self, points: SurfacePoints, exclude: int | None = None) -> Samples:
-        """Sample all source views at P points, and tell which of them see each."""
-        xy_ndc, depth = self.cameras.project(points.points_obj)          # (K, P, 2), (K, P)
-        width, height = self.cameras.resolution
-        grid = xy_ndc[:, :, None] * torch.tensor([1.0, -1.0], device=self.device)
-        found = F.grid_sample(self.maps, grid, padding_mode="border",
-                              align_corners=False)[..., 0]               # (K, C + 4, P)
-        corner = torch.tensor([width, height], device=self.device)
-        uv = (grid[:, :, 0] + 1) / 2 * corner                            # (K, P, 2)
-        counts = (depth > 0) & (xy_ndc.abs() <= 1).all(-1) & (found[:, -1] >= 0.5)
-        surface = bilinear(self.depths, uv, (width, height))             # nan: no surface
-        counts &= (surface - depth).abs() <= self.scene.depth_tolerance
-        if exclude is not None:
-            counts[exclude] = False
-        return Samples(found[:, :-4], found[:, -4:-1], counts)
-
-    def weigh(self, samples: Samples, points: SurfacePoints) -> Tensor:
-        """Return G's weights (K, P), not normalised; 0 where a sample does not count."""
-        view, point = samples.counts_mask.nonzero().unbind(-1)
-        weights = torch.zeros(samples.counts_mask.shape, device=self.device)
-        weights[view, point] = self.aggregation(samples.features[view, :, point],
-                                                points.dirs_obj[point])
-        return weights * direction_prior(
-            self.aggregation.prior, points.points_obj, points.dirs_obj, self.cameras.centers_obj,
-            counts_mask=samples.counts_mask)
-
     def decode(self, blended: Tensor, points: SurfacePoints,
                resolution: tuple[int, int]) -> Tensor:
-        """Return D's image (3, H, W), not clamped, of blended samples (C + 4, P)."""
-        return self.decoder(scattered(blended, points.pixels, resolution)[None])[0]
+        """Return D's image (3, H, W), not clamped, of blended samples (C + 4, P).
+
+        Convolutions are computed about the object; beyond, the image is what D makes of nothing.
+        """
+        image = self._of_nothing(resolution).clone()
+        if not len(points.pixels):
+            return image
+        inner, outer = rectangles(points.pixels, resolution)
+        maps = scattered(blended, points.pixels, resolution)[None, :, outer[0], outer[1]]
+        rows, columns = (slice(part.start - whole.start, part.stop - whole.start)
+                         for part, whole in zip(inner, outer, strict=True))
+        image[:, inner[0], inner[1]] = self.decoder(maps)[0, :, rows, columns]
+        return image
+
+    def _of_nothing(self, resolution: tuple[int, int]) -> Tensor:
+        """Return D's image (3, H, W) of a view without surface; the last size's is kept."""
+        if self._nothing is None or self._nothing.shape[:0:-1] != resolution:
+            width, height = resolution
+            self._nothing = self.decoder(torch.zeros(
+                1, self.decoder.num_features + NUM_EXTRA, height, width, device=self.device))[0]
+        return self._nothing
 
     def _maps(self, camera: Cameras, hits: Hits,
               points: SurfacePoints) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,28 +121,30 @@ def surface_points(camera: Cameras, hits: Hits) -> SurfacePoints:
     return SurfacePoints(pixels, origins + hits.t.reshape(-1)[pixels, None] * dirs, dirs)
 
 
+def rectangles(pixels: Tensor, resolution: tuple[int, int],
+               reach: int = 2) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Return rows and columns of what depends on some pixels, and of what that is computed from.
+
+    Args:
+        pixels: (P,), P > 0, rising.
+        resolution: (W, H).
+        reach: pixels that the decoder's convolutions reach; each of them pads with zeros, so that
+            what is computed is wider by as much.
+    """
+    width, height = resolution
+    column = pixels % width
+    found = []
+    for grow in (reach, 2 * reach):
+        found.append(tuple(slice(max(low - grow, 0), min(high + 1 + grow, side))
+                           for low, high, side in (
+                               (int(pixels[0]) // width, int(pixels[-1]) // width, height),
+                               (int(column.min()), int(column.max()), width))))
+    return found[0], found[1]
+
+
 def scattered(values: Tensor, pixels: Tensor, resolution: tuple[int, int]) -> Tensor:
     """Return maps (C, H, W) of values (C, P) at pixels (P,), 0 elsewhere."""
     width, height = resolution
     maps = values.new_zeros(len(values), height * width)
     maps[:, pixels] = values
     return maps.reshape(-1, height, width)
-
-
-def bilinear(maps: Tensor, uv: Tensor, resolution: tuple[int, int]) -> Tensor:
-    """Return maps (K, H W) at pixels uv (K, P, 2), bilinearly, the border repeated.
-
-    Unlike `grid_sample`, nan in any of the four pixels is nan, even where its weight is 0.
-    """
-    width, height = resolution
-    limits = torch.tensor([width - 1, height - 1], device=uv.device)
-    place = torch.nan_to_num(uv - 0.5).clamp(-1, max(width, height))     # far outside as beside
-    low = place.floor()
-    fraction = place - low
-    low, high = (torch.minimum(side.clamp(min=0), limits) for side in (low.long(), low.long() + 1))
-    total = torch.zeros_like(place[..., 0])
-    for row, down in ((low[..., 1], 1 - fraction[..., 1]), (high[..., 1], fraction[..., 1])):
-        for column, right in ((low[..., 0], 1 - fraction[..., 0]), (high[..., 0],
-                                                                    fraction[..., 0])):
-            total = total + maps.gather(1, row * width + column) * down * right
-    return total

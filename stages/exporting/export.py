@@ -142,17 +142,17 @@ class Export:
             raise UserError("no virtual view shows the surface, so that there is nothing to teach "
                             "the small networks from; check the cameras with check_scene.py")
         num_first = self.flags.distill_steps // 2
-        teach_decoder(student.decoder, lessons, num_first, generator)
+        teach_decoder(scene.decoder, lessons, num_first, generator)
         self.seconds += time.monotonic() - began
         self._score("student D", lambda: student_draw(SceneRenderer(
             replace(scene, aggregation=TeacherAggregation(teacher.model)), self.trained.device)))
         began = time.monotonic()
-        teach_both(student.aggregation, student.decoder, lessons,
+        teach_both(scene.aggregation, scene.decoder, lessons,
                    self.flags.distill_steps - num_first, generator)
         self.seconds += time.monotonic() - began
         self._score("student G", lambda: student_draw(student))
         poster = student.render(scene.cameras[len(scene) // 2]).picture
-        return replace(scene, aggregation=student.aggregation.cpu(), decoder=student.decoder.cpu(),
+        return replace(scene, aggregation=scene.aggregation.cpu(), decoder=scene.decoder.cpu(),
                        poster=as_picture(poster))
 
     def _report(self, path: Path, simplified: Simplified, parts: dict[str, bytes]) -> str:

@@ -127,7 +127,7 @@ def distance_to(mesh: Mesh, sdf: Sdf, device: torch.device | str = "cpu") -> flo
 
     To first order, |Phi| / |grad Phi|, as the gradient of a trained SDF is not quite a unit long.
     """
-    points = torch.from_numpy(sample_surface(mesh, NUM_SAMPLES)).float().to(device)
+    points = torch.from_numpy(sample_surface(mesh, NUM_SAMPLES)[0]).float().to(device)
     found = []
     for part in points.split(CHUNK_CPU):
         value, grad = gradient(sdf, part, create_graph=False)

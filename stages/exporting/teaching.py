@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from realtime.blending import PlainBlending
 from realtime.renderer import SceneRenderer, surface_points
 from realtime.scene import straight_cameras
 from realtime.students import direction_prior
@@ -74,29 +75,29 @@ def make_lessons(teacher: MeshViewRenderer, student: SceneRenderer,
         cameras: T virtual cameras.
     """
     lessons: list[Lesson] = []
-    count = 0
+    sources, count = PlainBlending(student.scene, student.device), 0
     for number in tqdm(range(len(cameras)), desc="teacher", unit="view", dynamic_ncols=True):
         if count > MAX_SAMPLES:
             break
-        found = list(lessons_of(teacher, student, cameras[number]))
+        found = list(lessons_of(teacher, student, sources, cameras[number]))
         count += sum(len(lesson.pixel) for lesson in found)
         lessons += found
     return lessons
 
 
 @torch.no_grad()
-def lessons_of(teacher: MeshViewRenderer, student: SceneRenderer,
+def lessons_of(teacher: MeshViewRenderer, student: SceneRenderer, sources: PlainBlending,
                camera: Cameras) -> Iterator[Lesson]:
-    """Yield the lessons of one camera."""
+    """Yield the lessons of one camera; `sources` are the student's."""
     straight = straight_cameras(camera).to(student.device)
     hits = student.rays.first_hits(straight)
     points = surface_points(straight, hits)
     if not len(points.pixels):
         return
-    samples = student.sample(points)
+    samples = sources.sample(points)
     rendered = teacher(camera)
-    prior = direction_prior(student.aggregation.prior, points.points_obj, points.dirs_obj,
-                            student.cameras.centers_obj, counts_mask=samples.counts_mask)
+    prior = direction_prior(sources.aggregation.prior, points.points_obj, points.dirs_obj,
+                            sources.cameras.centers_obj, counts_mask=samples.counts_mask)
     weights = rendered.weights[:, 0].float().flatten(1)[:, points.pixels]    # (K, P)
     weights = (weights * samples.counts_mask).clamp(min=1e-6)
     near_mask = F.max_pool2d(hits.mask.float()[None, None], 2 * OUTLINE + 1, 1, OUTLINE)[0] > 0

@@ -10,9 +10,11 @@ import pytest
 import torch
 from support.exported_scenes import around, colours_at, exported
 
+from realtime.blending import FusedBlending, PlainBlending, SurfacePoints, bilinear, make_blending
 from realtime.reading import read_scene
-from realtime.renderer import SceneRenderer, SurfacePoints, bilinear
+from realtime.renderer import SceneRenderer, scattered, surface_points
 from realtime.scene import ExportedScene
+from realtime.students import PRIORS
 from realtime.writing import write_scene
 
 SCENE = exported()
@@ -109,11 +111,12 @@ def twin_decode(scene: ExportedScene, maps: np.ndarray) -> np.ndarray:
     return maps[..., -4:-1] + convolve(hidden, scene.decoder.out)
 
 
+@pytest.mark.parametrize("blending", [PlainBlending, make_blending])
 @pytest.mark.parametrize("shape, prior", [("torus", "none"), ("sphere", "cosine"),
                                           ("torus", "angle")])
-def test_a_picture_is_what_the_page_about_the_format_says(shape, prior):
+def test_a_picture_is_what_the_page_about_the_format_says(shape, prior, blending):
     scene = exported(shape, prior=prior)
-    frame = SceneRenderer(scene).render(CAMERA)
+    frame = SceneRenderer(scene, blending=blending(scene)).render(CAMERA)
     origins, dirs = (x[0].double().numpy() for x in CAMERA.pixel_rays())
     points = frame.points_obj.permute(1, 2, 0).double().numpy()
     maps = np.zeros((*points.shape[:2], scene.features.codes.shape[1] + 4))
@@ -130,6 +133,25 @@ def test_a_picture_is_what_the_page_about_the_format_says(shape, prior):
     assert maps[..., -1].sum() > 100 and np.abs(image - maps[..., -4:-1]).max() > 0.05
 
 
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("exclude", [None, 1])
+def test_compiled_blending_is_the_plain_one(prior, exclude):
+    pytest.importorskip("numba", reason="numba is an extra")
+    from utils.fast.kernels import scene_views
+    scene = exported("torus", (48, 36), 4, prior=prior)
+    camera = around(torch.tensor([0.3]), (70, 60))
+    points = surface_points(camera, SceneRenderer(scene).rays.first_hits(camera))
+    assert len(points.pixels) > 1000               # more than a slice of each thread
+    expected = PlainBlending(scene)(points, exclude)
+    assert scene_views.blend_points is not None
+    found = FusedBlending(scene, scene_views)(points, exclude)
+    for one, other in zip(found, expected, strict=True):
+        # rounding of float32, but for samples on the edge of a test
+        assert one.shape == other.shape
+        assert ((one - other).abs().amax(0) > 1e-4).sum() <= 5
+    assert found[1].sum(0).max() < 1 + 1e-5 and found[0][-1].sum() > 900
+
+
 @pytest.mark.parametrize("name", ["scene", "scene.zip"])
 def test_a_scene_that_was_written_and_read_gives_the_same_picture(name, tmp_path):
     before = SceneRenderer(SCENE).render(CAMERA)
@@ -142,11 +164,10 @@ def test_views_that_see_a_point_agree_about_its_colour():
     """Their photographs are functions of the surface point, so any weights give its colour."""
     scene = exported("sphere", (96, 72), 3, mesh_resolution=96)
     frame = SceneRenderer(scene).render(around(torch.tensor([0.25]), (60, 50)))
-    renderer = SceneRenderer(scene)
     points = frame.points_obj[:, frame.weights.sum(0) > 0.5].T
     assert len(points) > 300
     dirs = torch.nn.functional.normalize(points, dim=-1)
-    samples = renderer.sample(SurfacePoints(torch.arange(len(points)), points, dirs))
+    samples = PlainBlending(scene).sample(SurfacePoints(torch.arange(len(points)), points, dirs))
     expected = colours_at(points).T.expand_as(samples.colours)
     error = (samples.colours - expected).abs().amax(1)                 # (K, P)
     away = torch.nn.functional.normalize(scene.cameras.centers_obj, dim=-1)
@@ -162,6 +183,17 @@ def test_a_view_that_is_left_out_does_not_count():
     frame = renderer.render(CAMERA, exclude=1)
     assert frame.weights[1].sum() == 0 and frame.weights[0].sum() > 0
     assert not torch.equal(frame.picture, renderer.render(CAMERA).picture)
+
+
+def test_the_decoder_sees_the_whole_picture():
+    """It is computed about the object alone, with the numbers of the whole picture."""
+    renderer = SceneRenderer(SCENE)
+    for pixels in ([5 * 30 + 7, 5 * 30 + 9, 9 * 30 + 3], [0], [29], [25 * 30 + 29, 26 * 30 - 1]):
+        pixels = torch.tensor(sorted(set(pixels)))
+        points = SurfacePoints(pixels, torch.zeros(len(pixels), 3), torch.zeros(len(pixels), 3))
+        blended = torch.randn(20, len(pixels))
+        whole = renderer.decoder(scattered(blended, pixels, (30, 26))[None])[0]
+        assert torch.allclose(renderer.decode(blended, points, (30, 26)), whole, atol=1e-6)
 
 
 def test_where_nothing_is_hit_there_is_background():

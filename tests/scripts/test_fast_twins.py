@@ -75,6 +75,8 @@ COMPARED: dict[str, tuple[str, ...]] = {
     "test_a_joined_convolution_is_the_one_of_resized_maps": (
         "image_networks.joined_convolution.JoinedConvolution",
         "image_networks.joined_convolution.convolve_resized"),
+    "tests/realtime/test_renderer.py::test_compiled_blending_is_the_plain_one": (
+        "kernels.scene_views.blend_points",),
     METHOD_TESTS + "test_modules_unet_regions.py::"
     "test_regions_are_those_of_whole_maps_with_the_same_gradients": (
         "image_networks.parts.on_region", "image_networks.parts.reach",
@@ -151,7 +153,7 @@ def words(node: ast.AST) -> set[str]:
 def library() -> dict[str, set[str]]:
     """Return `definitions` of utils/fast, of the modules that use it, and of tests/support."""
     users = [ROOT / name for name in ("sdf_rendering.py", "modules_unet.py", "modules_sdf.py",
-                                      "stages/models.py")]
+                                      "stages/models.py", "realtime/blending.py")]
     found: dict[str, set[str]] = {}
     for path in [*FAST.rglob("*.py"), *users, *(ROOT / "tests" / "support").glob("*.py")]:
         for name, used in definitions(path).items():

@@ -1,10 +1,14 @@
 """The small networks learn what their teacher shows; lessons hold what the scene shows."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support.exported_scenes import around, exported
 
+from realtime.blending import PlainBlending
+from realtime.renderer import SceneRenderer, surface_points
 from realtime.students import StudentAggregation, StudentDecoder
 from stages.exporting.distillation import (
     picture_loss,
@@ -13,7 +17,7 @@ from stages.exporting.distillation import (
     teach_decoder,
     weight_loss,
 )
-from stages.exporting.teaching import Lesson, tiles
+from stages.exporting.teaching import Lesson, lessons_of, tiles
 from stages.exporting.virtual_views import virtual_cameras, zoomed
 
 C = 4
@@ -124,17 +128,14 @@ def test_zoom_makes_things_larger_about_the_centre():
 
 def test_an_exported_scene_teaches_from_its_own_samples():
     """Lessons of a camera hold as many samples as its renderer counts."""
-    from types import SimpleNamespace
-
-    from realtime.renderer import SceneRenderer, surface_points
-    from stages.exporting.teaching import lessons_of
     student = SceneRenderer(exported())
     camera = around(torch.tensor([0.1]), (32, 24))
     points = surface_points(camera, student.rays.first_hits(camera))
-    counts = student.sample(points).counts_mask
+    sources = PlainBlending(student.scene)
+    counts = sources.sample(points).counts_mask
     teacher = lambda camera: SimpleNamespace(                                # noqa: E731
         weights=torch.ones(3, 1, 24, 32), images=torch.full((1, 3, 24, 32), 0.5))
-    (found,) = lessons_of(teacher, student, camera)
+    (found,) = lessons_of(teacher, student, sources, camera)
     assert len(found.pixel) == counts.sum() and found.features.shape[1] == 16
     assert found.counts_mask.any() and (found.target == 0.5).all()
     blended = found.blend(found.weights)
