@@ -4,19 +4,22 @@ Source views keep the surface that was traced, so that what they see is tested a
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from realtime.mesh_rays import MeshRays, coverage, make_mesh_rays, mesh_normals
 from realtime.scene import TriangleMesh
 from sdf_meshing import Mesh, extract_mesh
-from stages.evaluation import TrainedScene
+from stages.evaluation import current_renderer
 from stages.view_rendering import Rendering, ViewRenderer
+from training import SceneTrainer
+from utils.config.stage_sections import TestConfig
 from utils.errors import UserError
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Surface
-
-RENDERERS = ("sdf", "mesh")
+from utils.geometry.sdf import Sdf
 
 
 class MeshViewRenderer(ViewRenderer):
@@ -41,35 +44,48 @@ class MeshViewRenderer(ViewRenderer):
         points, masks, normals = [], [], []
         origins, dirs = cameras.pixel_rays()                             # (T, H, W, 3)
         for number in range(len(cameras)):
-            hits = self.rays.first_hits(cameras[number])
-            t = torch.where(hits.mask, hits.t, torch.zeros_like(hits.t))
+            hits = self.rays.first_hits(cameras[number].to(torch.float32))
+            t = torch.where(hits.mask, hits.t, torch.zeros_like(hits.t)).to(dirs)
             points.append(origins[number] + t[..., None] * dirs[number])
             masks.append(hits.mask)
-            normals.append(self.face_normals[hits.face.clamp(min=0)] * hits.mask[..., None])
+            normals.append(self.face_normals[hits.face.clamp(min=0)].to(dirs)
+                           * hits.mask[..., None])
         as_maps = (torch.stack(maps).permute(0, 3, 1, 2).contiguous()
                    for maps in (points, [mask[..., None] for mask in masks], normals))
         surface_points, hit_mask, surface_normals = as_maps
         return (Surface(surface_points, hit_mask), dirs.permute(0, 3, 1, 2).contiguous(),
                 surface_normals)
 
-    def coverage(self, camera: Cameras, rendering: Rendering) -> Tensor:
-        """Return how much of each pixel (H, W) of a rendered camera the mesh covers."""
-        return coverage(self.rays, camera.to(self.features.device), rendering.hit_mask[0, 0])
+    def __call__(self, cameras: Cameras, exclude: int | None = None) -> Rendering:
+        """See `ViewRenderer.__call__`; the rendering has its coverage."""
+        found = super().__call__(cameras, exclude)
+        cameras = cameras.to(self.features.device, torch.float32)
+        covered = [coverage(self.rays, cameras[number], hit_mask[0])
+                   for number, hit_mask in enumerate(found.hit_mask)]
+        return replace(found, coverage=torch.stack(covered)[:, None])
 
 
-def surface_mesh(trained: TrainedScene, resolution: int) -> Mesh:
+def renderer_of(trainer: SceneTrainer, step: int | None, test: TestConfig) -> ViewRenderer:
+    """Return the renderer that `--renderer` names, with the trainer's weights of this moment.
+
+    Raises:
+        UserError: a mesh is asked for, and the SDF has no surface.
+    """
+    renderer = current_renderer(trainer, step)
+    if test.renderer == "sdf":
+        return renderer
+    mesh = surface_mesh(renderer.model.sdf, test.mesh_resolution, trainer.device)
+    return MeshViewRenderer(renderer, TriangleMesh(mesh.vertices_obj, mesh.faces))
+
+
+def surface_mesh(sdf: Sdf, resolution: int, device: torch.device) -> Mesh:
     """Return the mesh of a trained surface.
 
     Raises:
         UserError: there is none.
     """
-    mesh = extract_mesh(trained.sdf, resolution=resolution, device=trained.device)
+    mesh = extract_mesh(sdf, resolution=resolution, device=device)
     if mesh.is_empty:
         raise UserError("the SDF has no surface, so there is no mesh to render; train longer, or "
                         "check that the masks show the object")
     return mesh
-
-
-def as_triangles(mesh: Mesh) -> TriangleMesh:
-    """Return a mesh without its normals."""
-    return TriangleMesh(mesh.vertices_obj, mesh.faces)

@@ -237,8 +237,10 @@ def video_cameras(trained: TrainedScene, test: TestConfig, data: DataConfig) -> 
 
 def _frame(rendering: Rendering, crop: tuple[int, ...]) -> np.ndarray:
     """Return a frame (H, W, 3) uint8 on white, cut to (left, top, width, height)."""
-    image = rendering.images[0].cpu().clamp(0, 1)
-    frame = to_uint8(torch.where(rendering.hit_mask[0].cpu(), image, torch.ones(())))
+    image, covered = rendering.images[0].cpu().clamp(0, 1), rendering.hit_mask[0].cpu().float()
+    if rendering.coverage is not None:
+        covered = rendering.coverage[0].cpu()
+    frame = to_uint8(torch.where(covered > 0, covered * image + (1 - covered), torch.ones(())))
     if crop:
         left, top, width, height = crop
         frame = frame[top:top + height, left:left + width]

@@ -17,6 +17,7 @@ from data_processing.scenes.opening import load_point_cloud, open_scene
 from scheduler import StepPlan, plan_step
 from sdf_rendering import make_tracer
 from stages.evaluation import SceneEvaluation, trained_scene_of
+from stages.mesh_rendering import renderer_of
 from stages.models import model_of
 from stages.results import write_results
 from stages.surface_start import SurfaceStart
@@ -66,9 +67,15 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
     loop = Loop(trainer, run, loop_options(config.run, epoch), entries=start.entries)
     loop.progress.seconds = start.seconds
     progress = loop.run(partial(start.begin, trainer, run.folder.pictures))
-    return write_results(evaluation.trained_scene(trainer, progress.step), run.folder,
-                         test=config.test, data=config.data, curve=progress.curve,
-                         facts=run_facts(run, progress))
+    if config.test.renderer == "sdf":      # views that are rendered already are not rendered again
+        trained = evaluation.trained_scene(trainer, progress.step)
+    else:
+        trained = trained_scene_of(
+            trainer, scene, split, step=progress.step,
+            all_views=bool(config.test.benchmark_all_views),
+            renderer=renderer_of(trainer, progress.step, config.test))
+    return write_results(trained, run.folder, test=config.test, data=config.data,
+                         curve=progress.curve, facts=run_facts(run, progress))
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,8 @@ def evaluate_scene(config: Config) -> str:
     """
     opened = open_run(config)
     trained = trained_scene_of(opened.trainer, opened.scene, opened.split, step=opened.step,
-                               all_views=bool(config.test.benchmark_all_views))
+                               all_views=bool(config.test.benchmark_all_views),
+                               renderer=renderer_of(opened.trainer, opened.step, config.test))
     opened.run.begin()
     return write_results(trained, opened.run.folder, test=config.test, data=config.data,
                          curve=opened.progress.curve, facts=run_facts(opened.run, opened.progress))

@@ -36,6 +36,8 @@ class Rendering:
         normals_obj: (T, 3, H, W) unit, 0 where no hit.
         depth: (T, 1, H, W) along the camera's axis, world units, 0 where no hit.
         weights: (K, T, H, W) blending weights of the sources.
+        coverage: (T, 1, H, W), how much of a pixel the surface covers, in [0, 1]; None: not known,
+            all or nothing of it by hit_mask.
     """
 
     images: Tensor
@@ -44,6 +46,7 @@ class Rendering:
     normals_obj: Tensor
     depth: Tensor
     weights: Tensor
+    coverage: Tensor | None = None
 
 
 def make_renderer(model: Any, views: TrainingViews, *, occ_threshold: float,

@@ -102,7 +102,8 @@ class Export:
     def _mesh(self) -> Simplified:
         """Return the simplified mesh, its triangles in a good order."""
         log.info("export: mesh")
-        mesh = surface_mesh(self.trained, self.config.test.mesh_resolution)
+        mesh = surface_mesh(self.trained.sdf, self.config.test.mesh_resolution,
+                            self.trained.device)
         found = simplify(mesh, self.trained.sdf, self.flags.mesh_tolerance,
                          device=self.trained.device)
         return replace(found, mesh=in_order(found.mesh))

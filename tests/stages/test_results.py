@@ -44,7 +44,7 @@ def render_sphere(cameras, exclude=None):
     points = (origins + (middle - under.clamp(min=0).sqrt()) * dirs) * hit
     normals = torch.nn.functional.normalize(points, dim=-1)
     maps = [x.movedim(-1, 1) for x in (normals / 2 + 0.5, hit, points, normals, middle * hit)]
-    return SimpleNamespace(images=maps[0], hit_mask=maps[1], points_obj=maps[2],
+    return SimpleNamespace(coverage=None, images=maps[0], hit_mask=maps[1], points_obj=maps[2],
                            normals_obj=maps[3], depth=maps[4],
                            weights=torch.full((4, len(cameras), HEIGHT, WIDTH), 0.25))
 

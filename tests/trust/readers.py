@@ -19,6 +19,7 @@ import trimesh
 from PIL import Image
 from support import capture_files, scene_files, tool_captures
 from support.ball_scene import ball_scene
+from support.exported_scenes import exported
 
 from data_processing.captures.capture import Capture
 from data_processing.captures.importing import import_capture
@@ -54,6 +55,11 @@ from data_processing.scenes.scene import load_scene, outline_scene
 from data_processing.scenes.scene_clouds import read_scene_cloud
 from modules import SdfArchitecture
 from modules_sdf import build_sdf
+from realtime.glb import read_glb
+from realtime.maps import decode
+from realtime.reading import read_scene
+from realtime.renderer import SceneRenderer
+from realtime.writing import write_scene
 from utils.checkpoints.checkpoint import open_checkpoint
 from utils.checkpoints.manifest import (
     Entry,
@@ -354,6 +360,32 @@ def _read_tables(folder: Path) -> None:
     comparison_grid(runs)
 
 
+def _make_exported(folder: Path) -> None:
+    scene = exported("sphere", (16, 12), 2, mesh_resolution=8)
+    write_scene(scene, folder / "scene")
+
+
+def _read_part(path: Path) -> None:
+    """Read a mesh or an image without the sums that scene.json has of them."""
+    data = path.read_bytes()
+    if path.suffix == ".glb":
+        check_finite(torch.from_numpy(read_glb(data, path.name).vertices_obj))
+    else:
+        decode(data, path.name, is_lossless=path.stem != "poster")
+
+
+def _make_zipped(folder: Path) -> None:
+    write_scene(exported("sphere", (16, 12), 2, mesh_resolution=8), folder / "scene.zip")
+
+
+def _check_exported(path: Path) -> None:
+    """Read a scene; what it holds must be finite, and can be rendered."""
+    scene = read_scene(path)
+    check_finite(scene.features.values(), scene.cameras.object_to_clip,
+                 torch.from_numpy(scene.mesh.vertices_obj), *scene.decoder.parameters())
+    SceneRenderer(scene).render(scene.cameras[0])
+
+
 READERS = {reader.name: reader for reader in (
     Reader("processed", _make_processed, _read_scene("cache,yaml,pcd,camera")),
     Reader("idr", lambda folder: scene_files.write_idr(folder / "scene"),
@@ -388,5 +420,9 @@ READERS = {reader.name: reader for reader in (
     Reader("pickle", _make_pickles, _read_pickle, is_single=True),
     Reader("lpips", _make_lpips, lambda path: build_lpips(str(path)), is_single=True),
     Reader("config", _make_config, _read_config, is_single=True),
+    Reader("exported", _make_exported, lambda folder: _check_exported(folder / "scene"),
+           "**/*.json"),
+    Reader("scene_parts", _make_exported, _read_part, "**/*.[gw]*", is_single=True),
+    Reader("zipped", _make_zipped, _check_exported, is_single=True),
     Reader("manifest", _make_manifest, _read_manifest),
     Reader("tables", _make_tables, _read_tables))}

@@ -75,6 +75,9 @@ class TestConfig:
                          "(psnr_train): with the results at the end, always, or never; it takes as "
                          "long as rendering all views", choices=("end", "always", "never"))
     lpips_weights: str = flag("", "file of LPIPS weights; empty: those of the lpips extra")
+    renderer: str = flag("sdf", "what views are rendered from at the end, for scores, pictures "
+                         "and the video: the SDF, which is traced, or its mesh, which is faster "
+                         "and has a smooth outline", choices=("sdf", "mesh"))
     mesh_resolution: int = flag(256, "marching-cubes samples along an edge", minimum=8)
     mesh_formats: str = flag("ply,obj,glb", "mesh files, any of ply, obj, glb; none: no mesh")
     video_num_frames: int = flag(150, "frames of the video", unit="frames", minimum=1)
