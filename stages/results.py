@@ -22,8 +22,9 @@ from utils.config.stage_sections import TestConfig
 from utils.config.values import mesh_formats
 from utils.errors import UserError
 from utils.files.atomic import write_text_atomic
-from utils.geometry.camera_paths import make_path
+from utils.geometry.camera_paths import interpolate_cameras, make_path
 from utils.geometry.cameras import Cameras
+from utils.geometry.keyframes import read_keyframes
 from utils.results.curve import write_curve
 from utils.results.evaluation import evaluate_views, format_table, summarise, write_metrics
 from utils.results.lpips import LPIPS, build_lpips
@@ -223,13 +224,18 @@ def _write_video(trained: TrainedScene, folder: RunFolder, test: TestConfig,
 
 
 def video_cameras(trained: TrainedScene, test: TestConfig, data: DataConfig) -> Cameras:
-    """Return the video's cameras: path by video_path_type, im_scale times the views' size."""
+    """Return the video's cameras: path by video_path or video_path_type, im_scale times the views'
+    size."""
     cameras = trained.scene.cameras
     reference = len(cameras) // 2 if data.reference_view < 0 else data.reference_view
     width, height = (max(round(side * data.im_scale), 1) for side in cameras.resolution)
     model = cameras.model
     pivot = torch.linalg.inv(model)[:3, :3] @ torch.tensor(test.video_pivot_offset).to(model)
     guides = cameras if test.video_path_type != "interpolate" else cameras[list(trained.train)]
+    if test.video_path:
+        keyframes = read_keyframes(test.video_path, cameras.resized(width, height))
+        return interpolate_cameras(keyframes, test.video_num_frames, pivot_obj=tuple(
+            pivot.tolist()), is_in_order=True)
     path = make_path(test.video_path_type, guides, test.video_num_frames, reference=reference,
                      yaw_degrees=test.video_yaw, pivot_obj=tuple(pivot.tolist()))
     return path.resized(width, height)

@@ -20,6 +20,7 @@ from stages.evaluation import IMAGE_GRIDS, TrainedScene, image_grids, mean_metri
 from stages.results import video_cameras, write_results
 from utils.config.values import mesh_formats
 from utils.errors import ConfigError, UserError
+from utils.geometry.keyframes import write_keyframes
 from utils.runs.folder import RunFolder
 
 RADIUS = 0.5
@@ -264,6 +265,14 @@ def test_the_path_starts_from_the_reference_view(trained):
     centers = trained.scene.cameras.centers_obj
     torch.testing.assert_close(first("--reference_view", 1), centers[1], atol=1e-4, rtol=0)
     torch.testing.assert_close(first(), centers[3], atol=1e-4, rtol=0)     # the middle one of 6
+
+
+def test_a_saved_path_is_followed(trained, tmp_path):
+    guides = trained.scene.cameras[[3, 1]]
+    write_keyframes(tmp_path / "path.json", guides)
+    config = config_of("--experiment_name", "x", *SMALL, "--video_path", tmp_path / "path.json")
+    cameras = video_cameras(trained, config.test, config.data)
+    torch.testing.assert_close(cameras.centers_obj[[0, -1]], guides.centers_obj, atol=1e-4, rtol=0)
 
 
 def test_frames_are_cropped_and_kept(trained, tmp_path):

@@ -74,7 +74,8 @@ def linear_path(reference: Cameras, num_frames: int, *, yaw_degrees: float = 180
 
 
 def interpolate_cameras(cameras: Cameras, num_frames: int, *,
-                        pivot_obj: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Cameras:
+                        pivot_obj: tuple[float, float, float] = (0.0, 0.0, 0.0),
+                        is_in_order: bool = False) -> Cameras:
     """A smooth path through all given cameras, from an outermost one to the last of a short tour.
 
     Directions from the pivot and orientations follow a spherical Catmull-Rom spline, distances and
@@ -86,13 +87,15 @@ def interpolate_cameras(cameras: Cameras, num_frames: int, *,
         cameras: V >= 1 cameras; one alone stands still.
         num_frames: first and last frame are given cameras.
         pivot_obj: as in `make_path`.
+        is_in_order: they are passed in the order in which they are given.
     """
     _check(cameras, num_frames)
     pivot = _pivot_world(cameras, pivot_obj)
     offsets = cameras.centers_world.double().cpu().numpy() - pivot
     if np.linalg.norm(offsets, axis=-1).min() < 1e-9:
         raise ValueError(f"a camera stands at the pivot {pivot_obj}; move the pivot")
-    order = short_tour(offsets / np.linalg.norm(offsets, axis=-1, keepdims=True))
+    order = list(range(len(cameras))) if is_in_order else \
+        short_tour(offsets / np.linalg.norm(offsets, axis=-1, keepdims=True))
     distances = np.linalg.norm(offsets[order], axis=-1, keepdims=True)
     directions = offsets[order] / distances
     to_world = Rotation.from_matrix(
