@@ -79,7 +79,8 @@ def test_project_reads_the_same_list_and_has_the_extras():
     assert stored["project"]["dynamic"] == ["dependencies"]
     dynamic = stored["tool"]["setuptools"]["dynamic"]["dependencies"]
     assert dynamic == {"file": ["requirements.txt"]}
-    assert set(extras()) == {"video", "lpips", "fast", "export", "cuda", "sfm", "yaml", "dev"}
+    assert set(extras()) == {"video", "lpips", "fast", "export", "cuda", "sfm", "viewer", "yaml",
+                             "dev"}
     assert stored["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
 
 

@@ -49,6 +49,7 @@ from utils.config.tool_sections import (
     MakeFlowConfig,
     MakeSceneConfig,
     RunTableConfig,
+    ViewConfig,
     WebConfig,
 )
 from utils.config.values import mesh_formats
@@ -96,6 +97,7 @@ class Config:
     check: CheckConfig = NOT_ASKED
     evaluate_mesh: EvaluateMeshConfig = NOT_ASKED
     web: WebConfig = NOT_ASKED
+    view: ViewConfig = NOT_ASKED
     without_effect: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -105,7 +107,7 @@ TRAIN_SECTIONS = tuple(SECTION_OF[name] for name in (
     "run", "rates", "sdf", "cnn", "views", "data", "tracing", "parts", "loss", "test"))
 META_SECTIONS = (*TRAIN_SECTIONS, MetaConfig)
 PRETRAIN_SECTIONS = (RunConfig, RatesConfig, CnnConfig, DataConfig, PretrainConfig)
-REQUIRED = {"experiment_name": (RunConfig,), "input": (ImportConfig, WebConfig),
+REQUIRED = {"experiment_name": (RunConfig,), "input": (ImportConfig, WebConfig, ViewConfig),
             "mesh": (EvaluateMeshConfig,),
             "output": (MakeSceneConfig, MakeFlowConfig, ImportConfig, ExportConfig, GpuConfig,
                        WebConfig)}

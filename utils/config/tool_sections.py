@@ -166,3 +166,18 @@ class WebConfig:
     output: str = flag("", "page that is written: one file if it ends in .html, else a folder "
                        "(required; may stand alone)")
     overwrite: int = switch(0, "1: replace an earlier page in the same place")
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """What the live viewer shows, and where it is served."""
+
+    input: str = flag("", "folder of a run, or an exported scene (required; may stand alone)")
+    student: str = flag("", "exported scene of that run, which is drawn while the camera moves")
+    host: str = flag("127.0.0.1", "address that is served; 0.0.0.0 lets other machines in")
+    port: int = flag(8080, "port that is served", minimum=1)
+    size: int = flag(600, "rows of the picture when the camera stands still", unit="pixels",
+                     minimum=16)
+    moving_size: int = flag(300, "rows of the picture while the camera moves", unit="pixels",
+                            minimum=60)
+    output: str = flag("view", "folder of saved camera paths and videos")

@@ -1,0 +1,34 @@
+"""Show a trained object live: in a browser of this machine, from every side, while it trains too.
+
+    python experiment_scripts/view_scene.py logs/demo
+
+Takes the folder of a run or an exported scene, prints an address and serves it until Ctrl-C. Needs
+viser (`pip install viser`). Nobody but this machine can connect, unless --host says otherwise.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.runs.script import run_script
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse (what is shown may stand alone), serve."""
+    from utils.config.parser import parse_config
+    from utils.config.tool_sections import ViewConfig
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv.insert(0, "--input")
+    view = parse_config([ViewConfig], argv).view
+
+    from stages.viewing.live import serve
+
+    serve(view)
+
+
+if __name__ == "__main__":
+    run_script(main)
