@@ -12,8 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
+from utils.errors import UserError
+
 #: Distance between sampled points, and the distance from which on a point does not count, mm.
 SPACING, CAP = 0.2, 20.0
+#: Pairs of points within SPACING of each other: 16 bytes each.
+MAX_PAIRS = 200_000_000
 #: Triangles that are sampled at once.
 FACES_AT_ONCE = 1 << 16
 
@@ -129,9 +133,18 @@ def thinned(points: np.ndarray, distance: float, rng: np.random.Generator) -> np
     They are those that remain when the points are taken in random order and each removes all later
     ones within the distance. Here this goes in rounds: of the points that are left, those with no
     earlier one within the distance are taken together.
+
+    Raises:
+        UserError: so many points are within the distance of each other that memory would not do.
     """
     points = points[rng.permutation(len(points))]
-    pairs = KDTree(points).query_pairs(distance, output_type="ndarray")       # (P, 2), i < j
+    tree = KDTree(points)
+    num_pairs = (int(tree.count_neighbors(tree, distance)) - len(points)) // 2
+    if num_pairs > MAX_PAIRS:
+        raise UserError(f"{len(points):,} points of the mesh make {num_pairs:,} pairs within "
+                        f"{distance:g} mm, need at most {MAX_PAIRS:,}; give a mesh in millimetres "
+                        "that is not finer than that")
+    pairs = tree.query_pairs(distance, output_type="ndarray")          # (P, 2), i < j
     is_open = np.ones(len(points), bool)
     is_taken = np.zeros(len(points), bool)
     while is_open.any():

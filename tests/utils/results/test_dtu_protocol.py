@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial import KDTree
 
+from utils.errors import UserError
 from utils.results.dtu_protocol import (
     ObservedSpace,
     dtu_distances,
@@ -52,6 +53,12 @@ def test_thinning_is_that_of_one_point_after_the_other(count):
             kept.append(point)
     found = thinned(points, 0.2, np.random.default_rng(7))
     np.testing.assert_array_equal(found, np.array(kept).reshape(-1, 3))
+
+
+def test_points_that_are_all_within_the_distance_are_refused():
+    """30,000 points in 0.02 mm, as of a mesh in metres: 4.5e8 pairs, of which none is stored."""
+    with pytest.raises(UserError, match="millimetres"):
+        thinned(np.random.default_rng(0).random((30_000, 3)) / 50, 0.2, np.random.default_rng(0))
 
 
 def test_planes_half_a_millimetre_apart():
