@@ -45,12 +45,17 @@ def table(argv: list[str] | None = None) -> None:
 
 
 def benchmark(argv: list[str] | None = None) -> None:
-    """Measure the fast path against `--tracer reference`."""
+    """Measure the fast path against `--tracer reference`, or pictures of exported scenes."""
     from utils.config.parser import parse_config
     from utils.config.tool_sections import BenchmarkConfig
     from utils.files.text import show
 
     config = parse_config([BenchmarkConfig], argv)
+    if config.benchmark.render:
+        from stages.exporting.frame_times import render_benchmark
+
+        show(render_benchmark(config.benchmark))
+        return
 
     from stages.benchmark import run_benchmark
     from utils.benchmarking.report import report

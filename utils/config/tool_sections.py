@@ -91,6 +91,8 @@ class BenchmarkConfig:
     resolution: str = flag("128x96", "size of the images, WxH", unit="pixels")
     scene: str = flag("", "folder of the scene; empty: a synthetic scene")
     repeats: int = flag(3, "runs of each measurement", minimum=1)
+    render: int = switch(0, "1: measure pictures of exported scenes at 400x300 and 800x600 "
+                         "instead, against full D and the traced SDF")
     sweep: int = switch(0, "1: also measure from 100x75 to 800x600 and with 3 to 49 views")
     json: str = flag("", "file that the measurements are written to; empty: none")
 
