@@ -177,7 +177,7 @@ class FusedBlending:
         along = torch.cat([weight[:, num:].T, bias[None]])               # (4, h)
         last = torch.cat([out.weight.detach()[0], out.bias.detach(),
                           torch.tensor([self.tolerance])])
-        return (first.T.contiguous().numpy(), along.contiguous().numpy(),
+        return (first.contiguous().numpy(), along.contiguous().numpy(),
                 last.float().contiguous().numpy())
 
 

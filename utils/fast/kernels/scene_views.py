@@ -68,19 +68,17 @@ def _sample(table: np.ndarray, mask: np.ndarray, depths: np.ndarray, uvz: tuple,
     return True
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
-def _factor(sample: np.ndarray, base: np.ndarray, first: np.ndarray, last: np.ndarray,
-            layer: np.ndarray) -> np.float32:
-    """Return the aggregation's factor for a sample, in (0, 1)."""
-    num_features, hidden = first.shape
-    for h in range(hidden):
-        layer[h] = base[h]
-    for n in range(num_features):
-        for h in range(hidden):
-            layer[h] += sample[n] * first[n, h]
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _factor(sample: np.ndarray, base: np.ndarray, first: np.ndarray,
+            last: np.ndarray) -> np.float32:
+    """Return the aggregation's factor for a sample, in (0, 1); sums in any order."""
+    hidden, num_features = first.shape
     logit = last[hidden]
     for h in range(hidden):
-        logit += max(layer[h], _ZERO) * last[h]
+        total = base[h]
+        for n in range(num_features):
+            total += sample[n] * first[h, n]
+        logit += max(total, _ZERO) * last[h]
     return _ONE / (_ONE + np.float32(math.exp(-max(logit, _LEAST_LOGIT))))
 
 
@@ -132,8 +130,8 @@ def blend_points(maps: tuple, cameras: tuple, rays: tuple, network: tuple, choic
         cameras: matrices (K, 3, 4), points to (u z, v z, z), u and v in pixels from the corner;
             centres (K, 3).
         rays: points and directions (P, 3).
-        network: weights (C, h) of the hidden layer for the codes of C features, as columns; (4, h)
-            for the direction, and its bias; (h + 2,) of the last layer, its bias, and the
+        network: weights (h, C) of the hidden layer for the codes of C features; (4, h) for the
+            direction, and its bias; (h + 2,) of the last layer, its bias, and the
             tolerance of depths.
         choice: the prior, see _ANGLE and _COSINE; number of a view that does not count, or -1.
         found: filled with blended codes (P, n + 1), the last 1 where any view counts, and with
@@ -145,9 +143,9 @@ def blend_points(maps: tuple, cameras: tuple, rays: tuple, network: tuple, choic
     first, along, last = network
     blended, weights = found
     num_views, height, width, num = table.shape
-    hidden = first.shape[1]
+    hidden = len(first)
     samples = np.empty((num_views, num), np.float32)
-    base, layer = np.empty(hidden, np.float32), np.empty(hidden, np.float32)
+    base = np.empty(hidden, np.float32)
     angles = np.zeros(num_views, np.float32)
     for p in range(len(points)):
         for h in range(hidden):
@@ -159,7 +157,7 @@ def blend_points(maps: tuple, cameras: tuple, rays: tuple, network: tuple, choic
             if k == choice[1] or uvz[2] == _ZERO or not _sample(
                     table[k], mask[k], depths[k], uvz, last[hidden + 1], samples[k]):
                 continue
-            weights[p, k] = _factor(samples[k], base, first, last, layer)
+            weights[p, k] = _factor(samples[k], base, first, last)
             if choice[0] == _COSINE:
                 weights[p, k] *= max(_cosine(points[p], centers[k], dirs[p]), _SMALL)
             elif choice[0] == _ANGLE:
