@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, Command] = {
     "make-scene": scenes.make_scene, "import": scenes.import_capture, "check": scenes.check_scene,
     "make-pairs": scenes.make_flow_pairs, "pretrain": runs.pretrain, "meta-train": runs.meta_train,
     "train": runs.train, "specialize": runs.specialize, "evaluate": runs.evaluate,
-    "export": exports.export, "web-page": exports.web_page,
+    "export": exports.export, "web-page": exports.web_page, "view": exports.view,
     "evaluate-mesh": tables.evaluate_mesh, "compare": tables.compare, "table": tables.table,
     "benchmark": tables.benchmark, "measure-gpu": tables.measure_gpu, "weights": tables.weights,
     "launch": launch_command, "completion": complete_command}

@@ -33,3 +33,18 @@ def web_page(argv: list[str] | None = None) -> None:
 
     page = write_page(web.input, web.output, overwrite=bool(web.overwrite))
     show(f"{page}: open it in a browser")
+
+
+def view(argv: list[str] | None = None) -> None:
+    """Show a run or an exported scene live in a browser; it may stand alone."""
+    from utils.config.parser import parse_config
+    from utils.config.tool_sections import ViewConfig
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv.insert(0, "--input")
+    flags = parse_config([ViewConfig], argv).view
+
+    from stages.viewing.live import serve
+
+    serve(flags)

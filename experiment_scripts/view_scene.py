@@ -12,23 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from commands.exports import view as main
 from utils.runs.script import run_script
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse (what is shown may stand alone), serve."""
-    from utils.config.parser import parse_config
-    from utils.config.tool_sections import ViewConfig
-
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv.insert(0, "--input")
-    view = parse_config([ViewConfig], argv).view
-
-    from stages.viewing.live import serve
-
-    serve(view)
-
 
 if __name__ == "__main__":
     run_script(main)

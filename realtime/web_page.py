@@ -47,9 +47,9 @@ def write_page(scene: str | Path, output: str | Path, *, overwrite: bool = False
         WriteError: something is there already, or nothing can be written.
     """
     output = Path(output)
-    is_single = output.suffix.lower() in (".html", ".htm")
-    _check_free(output, is_single, overwrite)
+    check_page_free(output, overwrite)
     description, parts = _checked_parts(scene)
+    is_single = _is_single(output)
     files = {"": page_text(description, parts)} if is_single else page_folder(description, parts)
     for name, text in files.items():
         write_text_atomic(output / name, text)
@@ -57,8 +57,20 @@ def write_page(scene: str | Path, output: str | Path, *, overwrite: bool = False
     return output if is_single else output / INDEX
 
 
-def _check_free(output: Path, is_single: bool, overwrite: bool) -> None:
+def page_beside(scene: str | Path) -> Path:
+    """Return where the page of an exported scene goes by itself: NAME.html beside it."""
+    scene = Path(scene)
+    return scene.with_suffix(".html") if scene.suffix.lower() == ".zip" else \
+        scene.with_name(f"{scene.name}.html")
+
+
+def _is_single(output: Path) -> bool:
+    return output.suffix.lower() in (".html", ".htm")
+
+
+def check_page_free(output: Path, overwrite: bool) -> None:
     """Raise WriteError where something else, or something that must stay, is in the way."""
+    is_single = _is_single(output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     is_page = output.is_file() if is_single else (output / INDEX).is_file()
@@ -77,6 +89,16 @@ def _checked_parts(scene: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]
         parts = {part["name"]: files.read(part["name"], part["bytes"])
                  for part in description["parts"]}
     return description, parts
+
+
+def framed_page(scene: str | Path) -> tuple[str, str]:
+    """Return the page of an exported scene for a frame of another page, and its scripts' nonce.
+
+    Raises:
+        ExportedSceneError: the scene is missing, damaged or not consistent.
+    """
+    description, parts = _checked_parts(scene)
+    return page_text(description, parts), _nonce(description)
 
 
 def page_text(description: Mapping[str, Any], parts: Mapping[str, bytes]) -> str:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from realtime.mesh_pictures import mesh_grid
 from realtime.scene import TriangleMesh
+from realtime.web_page import framed_page
 from sdf_meshing import Mesh, colour_vertices, extract_mesh, write_mesh
 from stages.baselines import baseline_metrics
 from stages.evaluation import IMAGE_GRIDS, MAX_GRID_VIEWS, TrainedScene, image_grids
@@ -20,7 +21,7 @@ from stages.view_rendering import Rendering
 from utils.config.sections import DataConfig
 from utils.config.stage_sections import TestConfig
 from utils.config.values import mesh_formats
-from utils.errors import UserError
+from utils.errors import ExportedSceneError, UserError
 from utils.files.atomic import write_text_atomic
 from utils.geometry.camera_paths import interpolate_cameras, make_path
 from utils.geometry.cameras import Cameras
@@ -36,6 +37,7 @@ from utils.results.video import write_video
 from utils.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
+EXPORTED = "scene.zip"            # in a run's folder, which the report shows
 MAX_MESH_VIEWS = 3                # of the picture of the mesh
 
 
@@ -62,7 +64,8 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
     log.info("results: mesh")
     mesh = _extract(trained, test)
     mesh_files, mesh_pictures = _write_mesh(trained, mesh, folder, test)
-    notes = _notes(trained, mesh)
+    viewer, missing = _viewer(folder, test)
+    notes = [*_notes(trained, mesh), *missing]
     metrics = summarise(scored, chamfer=_distance(trained, mesh, test),
                         wider=_wider_means(trained, test),
                         chamfer_unit="world units", **facts)
@@ -73,7 +76,7 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
     report = write_report(
         folder.path, title=f"{folder.path.name}: {trained.scene.name}", metrics=metrics,
         curve=curve, pictures=pictures, video=video,
-        notes=[*_mesh_words(mesh, mesh_files), *notes],
+        notes=[*_mesh_words(mesh, mesh_files), *notes], viewer=viewer,
         config_text=(folder.path / "config.txt").read_text(encoding="utf-8"))
     files = [*mesh_files, *tables, *(picture.path for picture in pictures),
              *([video] if video else []), report, *([folder.views] if test.test_rt else [])]
@@ -171,6 +174,18 @@ def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
         notes.append("the scene has no masks: all of every image counts as object, and mask IoU "
                      "says nothing")
     return notes
+
+
+def _viewer(folder: RunFolder, test: TestConfig) -> tuple[tuple[str, str] | None, list[str]]:
+    """Return the page that turns the object with its scripts' nonce, or a note why there is none.
+    """
+    scene = folder.path / EXPORTED
+    if not test.report_viewer:
+        return None, []
+    try:
+        return framed_page(scene), []
+    except ExportedSceneError as error:
+        return None, [f"the report does not begin with the object: {error}"]
 
 
 def _write_grids(trained: TrainedScene, folder: RunFolder, test: TestConfig,

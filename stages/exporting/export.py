@@ -13,6 +13,7 @@ import torch
 from realtime.archive import check_free, write_parts
 from realtime.renderer import SceneRenderer
 from realtime.scene import ExportedScene, FeatureMaps, TriangleMesh
+from realtime.web_page import check_page_free, page_beside, write_page
 from realtime.writing import scene_parts
 from sdf_meshing import Mesh, colour_vertices
 from stages.evaluation import TrainedScene, current_renderer, trained_scene_of
@@ -56,6 +57,8 @@ def export_scene(config: Config) -> str:
         UserError: the run has no surface, or something else is where the scene goes.
     """
     check_free(Path(config.export.output), bool(config.export.overwrite))
+    if config.export.web:
+        check_page_free(page_beside(config.export.output), bool(config.export.overwrite))
     if config.views.feature_aggregation_method == "sum":
         raise ConfigError("--feature_aggregation_method sum gives weights that do not sum to 1, "
                           "which an exported scene cannot hold; train with mean")
@@ -91,7 +94,11 @@ class Export:
         self._score("8 bits", lambda: full_draw(self._at_8_bits(teacher, scene.features)))
         parts = scene_parts(self._taught(scene, teacher))
         path = write_parts(self.flags.output, parts, overwrite=bool(self.flags.overwrite))
-        return self._report(path, simplified, parts)
+        report = self._report(path, simplified, parts)
+        if not self.flags.web:
+            return report
+        page = write_page(path, page_beside(path), overwrite=bool(self.flags.overwrite))
+        return f"{report}\n{page}: open it in a browser"
 
     def _score(self, title: str, draw: Callable[[], Draw]) -> None:
         """Score a step, where that is asked for."""

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from realtime.reading import read_scene
 from realtime.renderer import SceneRenderer
-from stages.evaluation import current_renderer, trained_scene_of
-from stages.mesh_rendering import MeshViewRenderer, as_triangles, surface_mesh
+from realtime.scene import TriangleMesh
+from stages.evaluation import current_renderer
+from stages.mesh_rendering import MeshViewRenderer, surface_mesh
 from stages.scene import open_run
 from utils.checkpoints.storage import checkpoints_in
 from utils.config.parser import META_SECTIONS, parse_config
@@ -117,12 +118,10 @@ class RunSubject:
             "--experiment_name", folder.name])
         opened = open_run(config)
         renderer = current_renderer(opened.trainer, opened.step)
-        trained = trained_scene_of(opened.trainer, opened.scene, opened.split, step=opened.step,
-                                   renderer=renderer)
-        mesh = surface_mesh(trained, config.test.mesh_resolution)
+        mesh = surface_mesh(renderer.model.sdf, config.test.mesh_resolution, opened.trainer.device)
         step = "" if opened.step is None else f", {opened.step} steps"
         self.name, self.student = f"{folder.name}{step}", student
-        self.renderer = MeshViewRenderer(renderer, as_triangles(mesh))
+        self.renderer = MeshViewRenderer(renderer, TriangleMesh(mesh.vertices_obj, mesh.faces))
         sources = renderer.sources
         self.sources = SourceViews(
             tuple(str(opened.scene.view_names[view]) for view in opened.split.train),
@@ -134,7 +133,8 @@ class RunSubject:
         if is_quick and self.student is not None:
             return self.student.draw(camera, is_quick=True, exclude=exclude)
         found = self.renderer(camera, exclude)
-        covered = self.renderer.coverage(camera, found)
+        assert found.coverage is not None, "a mesh has one"
+        covered = found.coverage[0]
         picture = covered * found.images[0].clamp(0, 1) + (1 - covered)
         return Shown(*(part.detach().cpu() for part in (
             picture, found.hit_mask[0], found.normals_obj[0], found.depth[0],

@@ -80,6 +80,8 @@ class TestConfig:
                          "and has a smooth outline", choices=("sdf", "mesh"))
     mesh_resolution: int = flag(256, "marching-cubes samples along an edge", minimum=8)
     mesh_formats: str = flag("ply,obj,glb", "mesh files, any of ply, obj, glb; none: no mesh")
+    report_viewer: int = switch(0, "1: the report begins with the object, to be turned: that of "
+                                "scene.zip in the run's folder (metanlr export)")
     video_num_frames: int = flag(150, "frames of the video", unit="frames", minimum=1)
     video_fps: float = flag(30.0, "frames a second", unit="1/s", minimum=1)
     video_path_type: str = flag("interpolate", "camera path of the video",

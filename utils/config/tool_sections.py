@@ -80,6 +80,7 @@ class ExportConfig:
     background: str = flag("white", "colour behind the object",
                            choices=("white", "black", "grey"))
     export_scores: int = switch(1, "1: score what each step of the export costs")
+    web: int = switch(0, "1: a web page of it beside it, NAME.html")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """One self-contained web page of a run: metrics, curves, pictures, video, configuration.
 
-Pictures and video are inside the file, styles too, and no script is needed: the page can be mailed,
-and loads nothing from elsewhere. It reads on a phone; wide image grids and tables scroll sideways.
+Pictures and video are inside the file, styles too, and no script is needed but for the object that
+turns, where there is one: the page can be mailed, and loads nothing from elsewhere. It reads on a
+phone; wide image grids and tables scroll sideways.
 """
 from __future__ import annotations
 
@@ -47,6 +48,8 @@ tr.mean td { font-weight: bold; background: var(--soft); }
 pre { overflow-x: auto; background: var(--soft); padding: .7rem; font-size: .85rem; }
 dl { display: grid; grid-template-columns: minmax(5rem, max-content) 1fr; gap: .1rem 1rem; }
 dt, dd { margin: 0; overflow-wrap: anywhere; } .small { font-size: .85rem; }
+iframe.viewer { width: 100%; height: min(92vh, 56rem); border: 0; }
+@media print { iframe.viewer { display: none; } }
 summary { cursor: pointer; } li { overflow-wrap: anywhere; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem 1rem; } }
 @media (prefers-color-scheme: dark) { img, video { filter: brightness(.9); } }
@@ -63,10 +66,11 @@ class ReportPicture(NamedTuple):
 
 def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
                  curve: Sequence[Mapping[str, Any]], pictures: Sequence[tuple],
-                 video: Path | None, config_text: str, notes: Sequence[str] = ()) -> Path:
+                 video: Path | None, config_text: str, notes: Sequence[str] = (),
+                 viewer: tuple[str, str] | None = None) -> Path:
     """Write `report.html` into the folder.
 
-    All arguments but the folder are keywords: eight of them, as each is one section of the page.
+    All arguments but the folder are keywords: nine of them, as each is one section of the page.
 
     Args:
         folder: the run's folder.
@@ -79,6 +83,8 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
         video: the novel views as .mp4 or .webm, or None.
         config_text: all configuration values, as in config.txt.
         notes: sentences about the run, which follow those on its training.
+        viewer: a page that shows the object, which becomes a frame at the top, and the nonce of its
+            scripts; or None.
     Returns:
         path of the page.
     Raises:
@@ -86,6 +92,7 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
     """
     parts = [
         f"<h1>{html.escape(title)}</h1>",
+        _frame(viewer[0]) if viewer else "",
         _notes([*run_sentences(metrics), *notes]),
         "<h2>Metrics</h2>", _metrics_table(metrics), _facts(metrics),
         "<h2>Pictures</h2>" if pictures else "",
@@ -96,13 +103,25 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
         f"<details><summary>all values</summary><pre>{html.escape(config_text)}</pre></details>",
     ]
     path = Path(folder) / REPORT_NAME
-    write_text_atomic(path, _page(title, "\n".join(part for part in parts if part)))
+    body = "\n".join(part for part in parts if part)
+    write_text_atomic(path, _page(title, body, viewer[1] if viewer else ""))
     return path
 
 
-def _page(title: str, body: str) -> str:
-    """Return the whole document; its policy forbids the browser to load anything from outside."""
+def _frame(page: str) -> str:
+    """Return a frame that holds a page of its own; nothing in it reaches this one."""
+    return ('<iframe class="viewer" sandbox="allow-scripts" title="The object, to be turned" '
+            f'srcdoc="{html.escape(page)}"></iframe>')
+
+
+def _page(title: str, body: str, nonce: str = "") -> str:
+    """Return the whole document; its policy forbids the browser to load anything from outside.
+
+    Scripts run in the frame alone, and there those alone that have the nonce.
+    """
     policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+    if nonce:
+        policy += f"; script-src 'nonce-{nonce}'"
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from support.exported_scenes import around, exported
+from support.tiny_runs import call, flags_of
 
 from realtime.writing import write_scene
 from stages.viewing.recording import FPS, Recording, record
-from stages.viewing.subjects import ExportedSubject, open_subject
+from stages.viewing.subjects import ExportedSubject, newest_checkpoint, open_subject
 from stages.viewing.windows import pose_of
 from utils.errors import UserError
 from utils.geometry.keyframes import PathError
@@ -49,6 +50,21 @@ def test_a_video_has_all_frames_and_tells_how_far_it_is(recording, tmp_path):
     video = cv2.VideoCapture(str(tmp_path / "view.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 6 == len(shares) and shares[-1] == 1
     video.release()
+
+
+def test_a_run_is_drawn_by_its_own_networks(tiny_scene, tiny_sphere, tmp_path):
+    flags = flags_of(tmp_path, tiny_scene, "--num_steps", 1, "--mesh_resolution", 16,
+                     sphere=tiny_sphere)
+    call("train_sdf_ibr", *flags)
+    folder = tmp_path / "run"
+    subject = open_subject(folder)
+    assert subject.name == "run, 1 steps" and newest_checkpoint(folder).is_file()
+    shown = subject.draw(subject.sources.cameras[0].resized(48, 36), is_quick=True)
+    assert shown.picture.shape == (3, 36, 48) and shown.hit_mask.any()
+    assert (shown.picture[:, 0, 0] == 1).all()                       # white beside the object
+    depth = shown.depth[shown.hit_mask]
+    assert (depth - subject.sources.cameras.centers_obj[0].norm()).abs().max() < 1.1
+    assert newest_checkpoint(tmp_path) is None
 
 
 def test_what_is_no_subject_is_refused(tmp_path):
