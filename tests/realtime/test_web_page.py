@@ -9,19 +9,21 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 from support.browser import find_browser
-from support.browser_session import Session
+from support.browser_session import Session, until
 from support.exported_scenes import around, exported
 from support.tiny_runs import call
 
 from realtime.reading import read_scene
 from realtime.renderer import SceneRenderer
-from realtime.web_page import write_page
+from realtime.web_page import framed_page, write_page
 from realtime.writing import camera_entry, write_scene
 from utils.errors import WriteError
+from utils.results.report import write_report
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed: "
                                 "`make browser`")
@@ -247,6 +249,27 @@ def test_a_lost_card_comes_back(session, sphere):
     session.wait("page.viewer.gl.isContextLost()")
     session.wait("!page.viewer.gl.isContextLost() && !page.viewer.isChanged")
     assert difference(session.picture(PICTURE), before) == 0
+
+
+def test_a_report_begins_with_the_object(session, scenes, tmp_path):
+    """Its buttons are there only when the object is shown; nothing else of a report runs scripts.
+    """
+    report = write_report(tmp_path, title="a run", metrics={"mean": {}, "views": {}}, curve=[],
+                          pictures=[], video=None, config_text="", notes=[],
+                          viewer=framed_page(scenes["torus"]))
+    text = report.read_text(encoding="utf-8")
+    report.write_text(text.replace("</body>", "<script>document.title = 1</script></body>"))
+    session.open(report.as_uri(), width=400, height=900)
+    blue = (37, 99, 201)                                   # of the button that is on
+
+    def is_shown() -> bool:
+        session.screenshot(tmp_path / "report.png")
+        return (iio.imread(tmp_path / "report.png")[..., :3] == blue).all(-1).sum() > 200
+
+    until(is_shown)
+    assert session.run("document.title") == "a run"
+    assert session.requests() == [report.as_uri()]
+    assert [line for line in session.complaints() if "inline script" not in line] == []
 
 
 def test_the_command_writes_pages_and_keeps_other_things(scenes, tmp_path, capsys):

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import base64
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,14 @@ from support.browser import FLAGS, Devtools
 WEBGL_FLAGS = tuple(flag for flag in FLAGS if flag != "--disable-gpu") + (
     "--use-angle=gl-egl", "--ignore-gpu-blocklist")
 LEFT, RIGHT = 1, 2
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
 
 
 class Session:

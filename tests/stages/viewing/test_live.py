@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from support.browser import find_browser
-from support.browser_session import Session
+from support.browser_session import Session, until
 from support.exported_scenes import exported
 
 from realtime.writing import write_scene
@@ -50,14 +49,6 @@ def session(tmp_path_factory) -> Iterator[Session]:
         if not session.has_webgl2():
             pytest.skip("Chromium has no WebGL2 here: `make browser`")
         yield session
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 def connected(viewer: LiveViewer, session: Session) -> Window:
