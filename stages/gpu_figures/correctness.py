@@ -46,6 +46,9 @@ NUM_WATCHED = 6           # steps in which waits of the host are counted
 BUMPS = 0.05              # noise on the weights, of each tensor's spread: a surface far from smooth
 APART = 1e-3              # between hits, object units
 COMPARED_WIDTH = 128      # of the images on which CPU and GPU take the same steps
+#: Rays and warps of a program of the kernel, which `block_of` chooses among by what they spill.
+BLOCKS = ((32, 4), (32, 8), (64, 4), (64, 8), (128, 8))
+BLOCK_SECONDS = 1.0       # for the time of one of them
 NETWORKS = ("sdf", "encoder", "aggregation", "decoder")
 #: Test files of the project that have tests for a GPU; what is interpreted needs none.
 GPU_TESTS = ("tests/method/test_device_training.py", "tests/utils/test_devices.py",
@@ -126,15 +129,20 @@ def kernel_against_plain(sdf: nn.Module, rays: Rays) -> dict[str, float]:
         packed, device = pack(sdf), rays.t_near.device
         fused, plain = march_fused(packed, rays, state)[0], march_masked(sdf, rays, state)[0]
         found = [TraceResult(x.t, x.hit_mask, 0) for x in (fused.ended(), plain.ended())]
-        return differences(sdf, rays, *found) | {
-            "fused_ms": timed_ms(lambda: march_fused(packed, rays, state), device, 2.0),
-            "plain_ms": timed_ms(lambda: march_masked(sdf, rays, state), device, 2.0)}
+        times = {f"fused_ms, {rays_of} rays in {warps} warps": timed_ms(
+            lambda block=(rays_of, warps): march_fused(packed, rays, state, block=block), device,
+            BLOCK_SECONDS) for rays_of, warps in BLOCKS}
+        return differences(sdf, rays, *found) | times | {
+            "fused_ms": timed_ms(lambda: march_fused(packed, rays, state), device, BLOCK_SECONDS),
+            "plain_ms": timed_ms(lambda: march_masked(sdf, rays, state), device, BLOCK_SECONDS)}
 
 
 def steps_against_cpu(setup: MeasureSetup) -> dict[str, Any]:
     """Take the same steps on the CPU and on the device, in fp32; return how far they differ.
 
-    The device's products are computed in full precision, not in TF32.
+    The device's products are computed in full precision, not in TF32. Gradients are compared twice:
+    by the reference tracer, whose hits are the same on both, and by the fast one of each device,
+    whose hits may lie on either side of the surface.
     """
     scene_width = setup.subject().scene.cameras.resolution[0] / setup.im_scale
     small = min(setup.im_scale, COMPARED_WIDTH / scene_width)
@@ -142,12 +150,14 @@ def steps_against_cpu(setup: MeasureSetup) -> dict[str, Any]:
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
-        cpu, device = (setup.subject("shipped start", *flags, device=name)
-                       for name in ("cpu", setup.device))
-        found: dict[str, Any] = {"resolution": "x".join(map(str, cpu.scene.cameras.resolution))}
-        for name, step in (("shape", SHAPE_STEP), ("image", IMAGE_STEP)):
-            found[f"{name}_gradients"] = gradient_differences(cpu, device, step)
+        found: dict[str, Any] = {}
+        for tracer in ("reference", "fast"):
+            cpu, device = (setup.subject("shipped start", *flags, "--tracer", tracer, device=name)
+                           for name in ("cpu", setup.device))
+            for name, step in (("shape", SHAPE_STEP), ("image", IMAGE_STEP)):
+                found[f"{name} gradients, {tracer}"] = gradient_differences(cpu, device, step)
         losses = [train(subject.trainer, NUM_STEPS) for subject in (cpu, device)]
+        found["resolution"] = "x".join(map(str, cpu.scene.cameras.resolution))
     finally:
         torch.backends.cudnn.allow_tf32 = allowed
     found["losses"] = [{"cpu": one, setup.device: other} for one, other in zip(*losses)]

@@ -1,7 +1,6 @@
 """Weights meta-trained on the GPU, on synthetic scenes that are made beside it."""
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from data_processing.scenes.writing import write_scene
 from data_processing.synthetic.scenes import make_scene, scene_plan
 from stages.gpu_figures.setup import MeasureSetup
 from stages.meta_training import WEIGHTS_FILE, meta_train
-from utils.benchmarking.parts import Recorder
+from utils.benchmarking.parts import CONTEXT, Recorder
 from utils.checkpoints.weights import with_meta_start
 from utils.config.parser import META_SECTIONS, parse_config
 from utils.config.stage_sections import META_DEFAULTS
@@ -55,8 +54,7 @@ def make_scenes(folder: Path, is_cuda: bool, seconds: float) -> int:
     folder.mkdir(parents=True)
     plan = [(kind, seed, size, folder) for kind, seed in scene_plan("all", SEED, count)]
     end, made = time.monotonic() + seconds, 0
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(count, os.cpu_count() or 1)) as pool:
+    with CONTEXT.Pool(min(count, os.cpu_count() or 1)) as pool:
         for _ in pool.imap_unordered(write_one, plan):
             made += 1
             if time.monotonic() > end:

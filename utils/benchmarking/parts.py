@@ -2,7 +2,8 @@
 
 A part writes each figure to the disk as soon as it has it. What a part does to its process (an
 illegal access on a GPU ends it for good) does not touch the others, and whatever is cut short
-leaves what it had found.
+leaves what it had found. The processes are forked from one that has imported what they need, as
+the import of torch takes seconds and up to half a minute where its files are not in memory.
 """
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 LEAST_SECONDS = 3.0       # a part that has less is left out
 GRACE_SECONDS = 5.0       # past its time, before a part is ended
 LAST_LINES = 5            # of a traceback, in the figures
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def run_parts(parts: Sequence[Part], setup: Any, folder: Path, seconds: float, *
         The figures of all parts by name; each has "seconds" and "ended" beside its own.
     """
     end, figures = time.monotonic() + seconds, {}
+    CONTEXT.set_forkserver_preload([part.measure.__module__ for part in parts])
     for number, part in enumerate(parts):
         left = end - time.monotonic()
         budget = left * part.share / sum(later.share for later in parts[number:])
@@ -126,8 +129,7 @@ def _run(part: Part, setup: Any, folder: Path, budget: float) -> dict[str, Any]:
     path, printed = folder / "parts" / f"{part.name}.json", folder / "logs" / f"{part.name}.txt"
     printed.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(part, setup, path, printed, budget))
+    process = CONTEXT.Process(target=_work, args=(part, setup, path, printed, budget))
     start = time.monotonic()
     process.start()
     try:

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from unittest import mock
 
 import pytest
 import torch
+from support.pretended_gpu import no_waiting, pretended_gpu
 
 from sdf_rendering import differentiable_hits
-from stages.gpu_figures import meta_run, training_runs
+from stages.gpu_figures import correctness, meta_run, training_runs
 from stages.gpu_figures.correctness import (
     differences,
     gradient_differences,
@@ -25,6 +27,7 @@ from stages.gpu_figures.training_runs import seconds_to, train_for, write_traine
 from stages.view_rendering import make_renderer
 from utils.benchmarking.parts import Recorder
 from utils.fast.siren.evaluator import fast_evaluator
+from utils.fast.tracing import gpu_tracer
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 from utils.geometry.rays import TraceResult, camera_rays
 
@@ -77,8 +80,8 @@ def test_differences_of_traces_are_counted(subject):
 
 def test_steps_of_the_same_device_are_the_same(setup):
     found = steps_against_cpu(setup)
-    assert set(found["shape_gradients"].values()) == {0.0}
-    assert set(found["image_gradients"].values()) == {0.0}
+    assert all(set(found[f"{kind} gradients, {tracer}"].values()) == {0.0}
+               for kind in ("shape", "image") for tracer in ("reference", "fast"))
     assert all(row["cpu"] > 0 for row in found["losses"])
     assert len(found["losses"]) == 10
 
@@ -125,6 +128,33 @@ def test_a_frame_alone_is_that_of_the_renderer(subject, tmp_path):
     found = frame_figures(renderer, frame_camera(subject, 1.0), Recorder(tmp_path / "x", 0.5))
     assert found["frames_per_second"] == pytest.approx(1e3 / found["frame_ms"])
     assert set(found["stages_ms"]) == {"trace", "correspond", "blend", "decode"}
+
+
+def test_a_frame_on_a_gpu_makes_the_host_wait_for_nothing(setup, monkeypatch):
+    """So that it can be recorded as a CUDA graph."""
+    monkeypatch.setattr(gpu_tracer, "TIERS", ((4, 1),))
+    with pretended_gpu():
+        subject = replace(setup, device="cuda").subject()
+        renderer = make_renderer(subject.model.eval(), subject.trainer.views, occ_threshold=1e-3,
+                                 tracer=subject.trainer.tracer)
+        camera = frame_camera(subject, 1.0)
+        frame_image(renderer, camera)                      # constants are copied once
+        with no_waiting():
+            image = frame_image(renderer, camera)
+        assert image.is_cuda and bool(image.isfinite().all())
+
+
+def test_steps_of_a_gpu_are_those_of_the_cpu(setup, monkeypatch):
+    """By the reference tracer to rounding; by the fast ones as far as few of 16x12 pixels say."""
+    monkeypatch.setattr(gpu_tracer, "TIERS", ((8, 1), (24, 1)))
+    monkeypatch.setattr(correctness, "NUM_STEPS", 1)
+    with pretended_gpu():
+        found = steps_against_cpu(replace(setup, device="cuda"))
+    (losses,) = found["losses"]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-2)
+    for kind in ("shape", "image"):
+        assert max(found[f"{kind} gradients, reference"].values()) < 1e-3
+        assert max(found[f"{kind} gradients, fast"].values()) < 0.5
 
 
 def test_every_option_of_a_cpu_is_measured(setup):

@@ -26,7 +26,7 @@ from utils.fast.tracing.masked_march import MIN_STEP, NARROW, March
 from utils.geometry.rays import Rays
 from utils.geometry.sdf import SDF_THRESHOLD
 
-BIG_BLOCK, SMALL_BLOCK = (128, 8), (32, 4)     # rays of a program, its warps; see `block_of`
+BIG_BLOCK, SMALL_BLOCK = (128, 8), (32, 8)     # rays of a program, its warps; see `block_of`
 MAX_STEPS = 256                   # rays along a flat face need most: 230 past a thin plate's
 WIDTHS = (16, 32, 64, 128)        # a layer's weights must fit in shared memory: 64 KiB at 128
 
@@ -72,8 +72,8 @@ def can_march(sdf: object, device: torch.device) -> bool:
             and layers[0].out_features in WIDTHS and layers[0].weight.dtype == torch.float32)
 
 
-def march_fused(net: PackedSiren, rays: Rays, state: March,
-                *, precision: str = "tf32x3") -> tuple[March, Tensor]:
+def march_fused(net: PackedSiren, rays: Rays, state: March, *, precision: str = "tf32x3",
+                block: tuple[int, int] | None = None) -> tuple[March, Tensor]:
     """March until all rays have converged, or MAX_STEPS.
 
     Args:
@@ -81,13 +81,14 @@ def march_fused(net: PackedSiren, rays: Rays, state: March,
         rays: R rays, float32.
         state: from `begin_march`; of its fields t, low, value_low and going_mask are read.
         precision: of the matrix products, see the module's text.
+        block: rays of a program and its warps; None: those of `block_of`.
     Returns:
         The state after the march, of whose bracket only value_high is kept; the number of SDF
         evaluations of rays that were going, a scalar on the device.
     """
     count, width = len(rays), net.first.shape[1]
-    block, num_warps = block_of(state.t.device)
-    num_blocks = triton.cdiv(count, block)
+    num_rays, num_warps = block_of(state.t.device, len(net.hidden)) if block is None else block
+    num_blocks = triton.cdiv(count, num_rays)
     t, least, t_least, value_high = (torch.empty_like(state.t) for _ in range(4))
     going, hit = (torch.empty_like(t, dtype=torch.int8) for _ in range(2))
     spent = torch.zeros(num_blocks, dtype=torch.int32, device=t.device)
@@ -98,7 +99,7 @@ def march_fused(net: PackedSiren, rays: Rays, state: March,
             state.going_mask.to(torch.int8),
             net.first, net.hidden, net.hidden_bias, net.last,
             t, least, t_least, value_high, going, hit, spent, count,
-            WIDTH=width, NUM_HIDDEN=len(net.hidden), BLOCK_RAYS=block, STEPS=MAX_STEPS,
+            WIDTH=width, NUM_HIDDEN=len(net.hidden), BLOCK_RAYS=num_rays, STEPS=MAX_STEPS,
             ON=SDF_THRESHOLD, SHORTEST=MIN_STEP, NARROWEST=NARROW, PRECISION=precision,
             num_warps=num_warps, num_stages=1)
     zero = torch.zeros_like(t)
@@ -106,15 +107,18 @@ def march_fused(net: PackedSiren, rays: Rays, state: March,
     return ended, spent.sum()
 
 
-def block_of(device: torch.device) -> tuple[int, int]:
-    """Rays and warps of a program on a device.
+def block_of(device: torch.device, num_hidden: int) -> tuple[int, int]:
+    """Rays and warps of a program on a device, for a network of some hidden layers.
 
-    Compiled for width 128, the big block takes 128 KiB of shared memory and writes some 0.5 KiB a
-    thread from registers to memory on compute capability 9. Others have less of both, or no matrix
-    units that read shared memory: there the small block takes 64 KiB.
+    Compiled for width 128, the big block takes 128 KiB of shared memory and writes some 0.6 KiB a
+    thread from registers to memory on compute capability 9, 0.2 on 10. Others have less of both, or
+    no matrix units that read shared memory: there the small block takes 64 KiB and writes 0.4 KiB
+    (with four warps 1.3, as has a block of 64 rays with four warps on 9; the big one 8).
+    A network with one hidden layer takes the small block everywhere: Triton 3.6 does not compile
+    the big one for it and capability 10.
     """
     is_big = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
-    return BIG_BLOCK if is_big else SMALL_BLOCK
+    return BIG_BLOCK if is_big and num_hidden != 1 else SMALL_BLOCK
 
 
 @triton.jit
