@@ -1,4 +1,5 @@
-# make demo: set up .venv, make a scene, train on it from three starts, compare.
+# make demo: set up .venv, make a scene, train on it, export it, make a web page of it.
+# make compare: train on a smaller scene from three starts, and compare.
 # make test: set up, run the tests in two processes, print the ten slowest. WORKERS=4 make test: in
 #   four.
 # make coverage: the tests, and how much of the library they run; a tenth slower.
@@ -10,7 +11,9 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-# The seed, kind and size of the scene that the demonstration is run on.
+# The kind, seed and size of the scenes that the demonstration and the comparison are run on.
+OWL_SCENE ?= --kind owl --seed 0 --num_views 49 --arrangement dtu --resolution 200x150 \
+	--supersampling 2
 DEMO_SCENE ?= --kind blobs --seed 0 --num_views 49 --arrangement dtu --resolution 128x96
 
 VENV := .venv
@@ -20,7 +23,7 @@ INSTALLED := $(VENV)/.installed
 MINUTES ?= 10
 WORKERS ?= 2
 
-.PHONY: demo test browser coverage check trust install check-environment clean
+.PHONY: demo compare test browser coverage check trust install check-environment clean
 .DEFAULT_GOAL := demo
 
 install: $(INSTALLED)
@@ -43,6 +46,15 @@ $(INSTALLED): requirements.txt pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)
+	test -d scenes/owl || $(PY) experiment_scripts/make_scene.py --output scenes/owl $(OWL_SCENE)
+	$(PY) experiment_scripts/train_sdf_ibr.py --config_filepath configs/owl.txt --restart 1 \
+		--test_spacetime_video 0 --report_viewer 0
+	$(PY) experiment_scripts/export_scene.py --config_filepath configs/owl.txt \
+		--output logs/owl/scene.zip --web 1 --overwrite 1
+	$(PY) experiment_scripts/test_sdf_ibr.py --config_filepath configs/owl.txt
+	@echo "the owl to be turned: logs/owl/scene.html; what was done, how good it is: logs/owl/report.html"
+
+compare: $(INSTALLED)
 	test -d scenes/demo || $(PY) experiment_scripts/make_scene.py --output scenes/demo $(DEMO_SCENE)
 	$(PY) experiment_scripts/train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1
 	$(PY) experiment_scripts/train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1 \

