@@ -29,14 +29,14 @@ def place_findings(scene: Scene, hull: Hull | None, agreement: np.ndarray) -> li
             out.append(Finding("cameras_in_object", ERROR, f"{names_of(scene, inside)}: the camera "
                                "is inside the hull of the masks", "fix masks or cameras; "
                                "translation and focal length may be in other units"))
+    if hull is not None and not (scene.masks.float().mean((1, 2, 3)) < MIN_MASK).any():
+        out += _size_findings(scene, hull, agreement)       # a view without a mask leaves no hull
     near = [i for i, distance in enumerate(eyes.tolist()) if distance < 1]
-    if near:
+    if near and not out:                                    # else the sphere is known to be wrong
         out.append(Finding("cameras_in_sphere", WARNING, f"{names_of(scene, near)}: the camera is "
                            "inside the unit sphere", "import again with masks, which give a "
                            "smaller scale: import_scene.py --normalization masks"))
-    if hull is None or (scene.masks.float().mean((1, 2, 3)) < MIN_MASK).any():
-        return out                                 # a view without a mask leaves no hull
-    return out + _size_findings(scene, hull, agreement)
+    return out
 
 
 def _size_findings(scene: Scene, hull: Hull, agreement: np.ndarray) -> list[Finding]:

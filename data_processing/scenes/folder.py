@@ -112,13 +112,24 @@ def check_invertible(part: np.ndarray, where: str) -> None:
                          "view again or take it out of the scene")
 
 
-def check_rigid(matrix: Any, where: str) -> np.ndarray:
-    """Return a rotation and translation, world to camera, as (4, 4) float64; raise SceneError."""
+def check_rigid(matrix: Any, where: str, *, is_to_world: bool = False) -> np.ndarray:
+    """Return a rotation and a translation as (4, 4) float64.
+
+    Args:
+        matrix: of any kind.
+        where: file and key, for the message.
+        is_to_world: camera to world, where a scale does not move the camera (that of a Blender
+            object); else world to camera, where it scales the translation too.
+    Raises:
+        SceneError: it is something else.
+    """
     out = check_similarity(matrix, where)
     scale = np.linalg.norm(out[:3, 0])
     if abs(scale - 1) > ROTATION_TOLERANCE:
+        what, part = ("camera to world", "its 3x3 part") if is_to_world else \
+            ("world to camera", "its first three rows")
         raise SceneError(f"{where}: scales by {scale:.4g}, need a rotation and a translation "
-                         "(world to camera); divide its first three rows by the scale")
+                         f"({what}); divide {part} by the scale")
     return out
 
 

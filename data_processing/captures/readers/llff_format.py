@@ -75,7 +75,7 @@ def _view(folder: Path, image: Path, row: np.ndarray, where: str) -> CapturedVie
     """Return the view of one row, (3, 5)."""
     down, right, backwards, position, intrinsics = row.T
     to_world = check_rigid(rigid_from_rotation(np.stack([right, -down, backwards], 1), position),
-                           where)
+                           where, is_to_world=True)
     if not (np.isfinite(intrinsics).all() and 0 < intrinsics[:2].min()
             and intrinsics[:2].max() <= MAX_SIDE):
         raise SceneError(f"{where}: height, width and focal length {intrinsics.tolist()}, need "

@@ -159,7 +159,8 @@ def _view_matrix(camera: Element, world: _Component, where: str) -> np.ndarray:
     """Return world to camera (4, 4) with OpenGL axes."""
     element = camera.find("transform")
     assert element is not None                       # _left_out
-    to_chunk = check_rigid(np.reshape(_numbers(element, 16, f"{where}, transform"), (4, 4)), where)
+    to_chunk = check_rigid(np.reshape(_numbers(element, 16, f"{where}, transform"), (4, 4)), where,
+                           is_to_world=True)
     to_world = check_rigid(rigid_from_rotation(
         world.rotation @ to_chunk[:3, :3],
         world.scale * world.rotation @ to_chunk[:3, 3] + world.translation), where)

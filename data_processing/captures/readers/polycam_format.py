@@ -90,4 +90,5 @@ def _view(folder: Path, image: Path, path: Path) -> CapturedView:
     lens = check_lens(Lens(size, (number("fx"), number("fy")),
                            (number("cx") - 0.5, number("cy") - 0.5)), str(path))
     return CapturedView(str(image.relative_to(folder)), image,
-                        np.linalg.inv(check_rigid(to_world, f"{path}: t_00 to t_23")), lens)
+                        np.linalg.inv(check_rigid(to_world, f"{path}: t_00 to t_23",
+                                                  is_to_world=True)), lens)

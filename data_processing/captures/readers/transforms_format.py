@@ -93,7 +93,7 @@ def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
                          "again or take the frame out")
     if isinstance(matrix, list) and len(matrix) == 3:
         matrix = [*matrix, [0.0, 0.0, 0.0, 1.0]]
-    to_world = check_rigid(matrix, f"{where}, transform_matrix")
+    to_world = check_rigid(matrix, f"{where}, transform_matrix", is_to_world=True)
     mask = frame.get("mask_path")
     if mask is not None:
         stated = inside_folder(folder, mask, f"{where}, mask_path")

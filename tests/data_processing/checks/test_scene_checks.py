@@ -102,12 +102,13 @@ def test_object_space_of_the_wrong_size(ball, factor, code):
     assert code in {name for _, name in found}
 
 
-def test_cameras_inside_the_sphere():
-    scene = ball_scene(0.6, num_views=8, resolution=(80, 60))
+def test_cameras_within_the_sphere_of_a_small_object_follow_from_it():
+    """Alone they are named: tests/data_processing/test_advice.py."""
+    scene = ball_scene(0.5, num_views=8, resolution=(80, 60))
     model = scene.cameras.model.clone()
     model[:3, :3] *= 3.2
-    assert ("warning", "cameras_in_sphere") in codes(
-        replace(scene, cameras=replace(scene.cameras, model=model)))
+    assert codes(replace(scene, cameras=replace(scene.cameras, model=model))) == {
+        ("warning", "object_small")}
 
 
 def test_empty_full_and_odd_masks(ball):
