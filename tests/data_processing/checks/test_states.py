@@ -9,7 +9,8 @@ import torch
 from support.ball_scene import ball_scene
 from support.spoilt_scenes import CERTAIN, FLIP, cases, views, with_cameras, with_views
 
-from data_processing.checks.epipolar import Geometry
+from data_processing.checks import states
+from data_processing.checks.epipolar import Geometry, PairMatches
 from data_processing.checks.hypotheses import Evidence, hypotheses, inverted_masks
 from data_processing.checks.scene_checks import check_scene
 from data_processing.checks.states import geometry_of, repaired
@@ -48,6 +49,23 @@ def _is_same(scene: Scene, other: Scene) -> bool:
             and scene.cameras.resolution == other.cameras.resolution
             and all(torch.allclose(getattr(scene.cameras, name), getattr(other.cameras, name),
                                    atol=1e-5) for name in ("view", "projection", "model")))
+
+
+def test_inverted_masks_of_an_object_that_reaches_the_border(ball):
+    """73 % of the frame; called object_outside_sphere and odd_masks where they are not tried."""
+    large = ball_scene(1.0, num_views=8, resolution=(80, 60), arrangement="dtu", distance=2.75)
+    assert 0.65 < large.masks.float().mean() < 0.8
+    found = check_scene(replace(large, masks=~large.masks)).findings
+    assert [finding.code for finding in found] == ["masks_inverted"]
+
+
+def test_few_matches_do_not_outvote_the_masks(ball, monkeypatch):
+    """Those of one pair of ten views: a pattern matched with itself."""
+    none = np.zeros((30, 2))
+    monkeypatch.setattr(states, "match_pairs",
+                        lambda *_: [PairMatches(0, 1, none, none, 1.0)])
+    assert states.evidence_of(ball).matches == []
+    assert len(states.evidence_of(replace(ball, has_masks=False)).matches) == 1
 
 
 def test_object_space_that_was_made_from_the_mistake_is_made_anew(ball):
