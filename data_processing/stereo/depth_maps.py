@@ -45,6 +45,7 @@ class SweepSettings:
         patch_size: pixels, odd.
         num_sources: nearest other views that a view is compared with.
         max_degrees: the largest angle to them at the object.
+        min_degrees: of the angles that are preferred.
         small_penalty, large_penalty: of the aggregation, in units of 1 - NCC.
         tolerance: depths of two views within it confirm each other, object units.
         ncc: at which confidence begins, and at which it is 1.
@@ -55,6 +56,7 @@ class SweepSettings:
     patch_size: int = 5
     num_sources: int = 4
     max_degrees: float = 45.0
+    min_degrees: float = 15.0
     small_penalty: float = 0.08
     large_penalty: float = 0.5
     tolerance: float = 0.02
@@ -69,7 +71,7 @@ SWEEP = SweepSettings()
 def sources_of(cameras: Cameras, hull: Hull, settings: SweepSettings) -> list[list[int]]:
     """For each view the others that it is compared with; see `nearest_sources`."""
     return nearest_sources(cameras, hull.points().mean(0), max_degrees=settings.max_degrees,
-                           num_sources=settings.num_sources)
+                           num_sources=settings.num_sources, min_degrees=settings.min_degrees)
 
 
 def find_depths(cameras: Cameras, images: Tensor, masks: Tensor, hull: Hull,

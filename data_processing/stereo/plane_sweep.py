@@ -54,19 +54,23 @@ def depth_in(cameras: Cameras, points_obj: Tensor) -> tuple[Tensor, Tensor]:
     return xy_ndc, depth / cameras.model_scale
 
 
-def nearest_sources(cameras: Cameras, center: Tensor, *, max_degrees: float,
-                    num_sources: int) -> list[list[int]]:
+def nearest_sources(cameras: Cameras, center: Tensor, *, max_degrees: float, num_sources: int,
+                    min_degrees: float = 0.0) -> list[list[int]]:
     """For each camera the others by angle at the object, nearest first.
+
+    Those that are nearer than `min_degrees` come last, as they tell depth less precisely.
 
     Args:
         cameras: V cameras.
         center: (3,) of the object, object space.
         max_degrees: larger angles are left out.
         num_sources: at most so many.
+        min_degrees: of the angles that are preferred.
     """
     degrees = angles_between(cameras, center)
     degrees.fill_diagonal_(torch.inf)
-    order = degrees.argsort(dim=1, stable=True)[:, :num_sources]
+    preference = torch.where(degrees < min_degrees, max_degrees, degrees)
+    order = preference.argsort(dim=1, stable=True)[:, :num_sources]
     return [[int(i) for i in row if degrees[view, i] <= max_degrees]
             for view, row in enumerate(order)]
 

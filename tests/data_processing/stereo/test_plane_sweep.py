@@ -75,6 +75,10 @@ def test_sources_are_the_nearest_within_the_angle():
                                                                                abs=0.05)
     found = nearest_sources(cameras, torch.zeros(3), max_degrees=45, num_sources=2)
     assert found == [[1, 2], [0, 2], [1, 0], []]
+    wide = nearest_sources(cameras, torch.zeros(3), max_degrees=45, num_sources=1, min_degrees=12)
+    assert wide == [[2], [2], [1], []]
+    last = nearest_sources(cameras, torch.zeros(3), max_degrees=45, num_sources=2, min_degrees=12)
+    assert last == [[2, 1], [2, 0], [1, 0], []]
 
 
 def wall_views(depth: float) -> tuple[Cameras, torch.Tensor]:
