@@ -29,6 +29,18 @@ def flags(tmp_path_factory, tiny_scene, tiny_sphere):
 
 
 @pytest.mark.parametrize("name", ["scene", "scene.zip"])
+def test_a_page_goes_beside_it(flags, name, tmp_path, capsys):
+    more = [*EXPORT, "--export_scores", 0, "--output", tmp_path / name, "--web", 1]
+    call("export_scene", *flags, *more)
+    page = tmp_path / "scene.html"
+    assert f"{page}: open it" in capsys.readouterr().out
+    assert 'part("weights.bin"' in page.read_text()
+    (tmp_path / name).rename(tmp_path / "moved")
+    with pytest.raises(WriteError, match="scene.html exists already"):
+        call("export_scene", *flags, *more)
+
+
+@pytest.mark.parametrize("name", ["scene", "scene.zip"])
 def test_a_run_is_exported(flags, name, tmp_path, capsys):
     call("export_scene", *flags, *EXPORT, "--output", tmp_path / name)
     told = capsys.readouterr().out
