@@ -19,6 +19,8 @@ from typing import Any
 
 from realtime.archive import DESCRIPTION, MAX_DESCRIPTION_BYTES, open_parts
 from realtime.description import migrated
+from realtime.glb import read_glb
+from realtime.page_blocks import page_sizes, uniform_blocks
 from realtime.reading import read_scene
 from utils.errors import WriteError
 from utils.files.atomic import write_text_atomic
@@ -30,6 +32,10 @@ SOURCES = Path(__file__).resolve().parent / "page"
 #: In the order in which they are put together to one script.
 SCRIPTS = ("cameras.js", "scene.js", "shaders.js", "renderer.js", "viewer.js", "hands.js")
 INDEX, SCRIPT, STYLE, PARTS = "index.html", "viewer.js", "page.css", "parts"
+#: The part that holds all uniform blocks, one after the other, float32.
+BLOCKS = "blocks"
+#: Positions (float32), then the corners of triangles (uint32).
+MESH = "mesh"
 MARK = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -81,14 +87,39 @@ def check_page_free(output: Path, overwrite: bool) -> None:
 
 
 def _checked_parts(scene: str | Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the content of scene.json and of all parts, after everything was read once."""
+    """Return what the page is told and holds, after everything in the scene was read once."""
     read_scene(scene)
     with open_parts(scene) as files:
         content = json.loads(files.read(DESCRIPTION, MAX_DESCRIPTION_BYTES))
         description = migrated(content, f"{scene}: {DESCRIPTION}")
         parts = {part["name"]: files.read(part["name"], part["bytes"])
                  for part in description["parts"]}
-    return description, parts
+    return as_drawn(description, parts)
+
+
+def as_drawn(description: Mapping[str, Any],
+             parts: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return scene.json and parts as the page takes them: uniform blocks in place of weights, and
+    of the mesh its positions and triangles alone.
+
+    Args:
+        description: content of scene.json.
+        parts: name to content of every part.
+    """
+    blocks, start, places = uniform_blocks(description, parts[description["weights"]]), 0, {}
+    for name, numbers in blocks.items():
+        places[name] = [start, start + len(numbers)]
+        start += len(numbers)
+    held = {name: data for name, data in parts.items()
+            if name not in (description["weights"], description["mesh"])}
+    mesh = read_glb(parts[description["mesh"]], description["mesh"])
+    held[MESH] = mesh.vertices_obj.astype("<f4").tobytes() + mesh.faces.astype("<u4").tobytes()
+    held[BLOCKS] = b"".join(numbers.tobytes() for numbers in blocks.values())
+    views = [{**view, "name": visible(view["name"])} for view in description["views"]]
+    loaded = [{"name": name, "bytes": len(data)} for name, data in held.items()
+              if name != description["poster"]]
+    return {**description, "views": views, "parts": loaded, "sizes": page_sizes(description),
+            "blocks": places, "num_vertices": len(mesh.vertices_obj)}, held
 
 
 def framed_page(scene: str | Path) -> tuple[str, str]:
@@ -105,8 +136,7 @@ def page_text(description: Mapping[str, Any], parts: Mapping[str, bytes]) -> str
     """Return the page as one file.
 
     Args:
-        description: content of scene.json.
-        parts: name to content of every part.
+        description, parts: as `as_drawn` gives them.
     """
     nonce = _nonce(description)
     scripts = [_script(), *(_part_script(name, data) for name, data in parts.items()
@@ -154,15 +184,12 @@ def _part_script(name: str, data: bytes) -> str:
 def _filled(description: Mapping[str, Any], parts: Mapping[str, bytes], scripts: str,
             style: str) -> str:
     """Return the template with everything in its place; names are text there, never markup."""
-    views = [{**view, "name": visible(view["name"])} for view in description["views"]]
-    told = {**description, "views": views, "parts": [
-        part for part in description["parts"] if part["name"] != description["poster"]]}
     poster = base64.b64encode(parts[description["poster"]]).decode("ascii")
     values = {
         "nonce": _nonce(description), "style": style, "scripts": scripts,
         "name": html.escape(visible(description["name"])),
         "poster": f"data:image/webp;base64,{poster}",
-        "scene": json.dumps(told).replace("<", "\\u003c")}
+        "scene": json.dumps(description).replace("<", "\\u003c")}
     template = (SOURCES / "page.html").read_text(encoding="utf-8")
     return MARK.sub(lambda match: values[match[1]], template)
 

@@ -5,17 +5,11 @@ const SHOWN = {picture: 0, weights: 1, normals: 2, depth: 3, mesh: 4};
 class Renderer {
   /** Compile the passes and upload the scene; throws an Error that says what the card lacks. */
   constructor(gl, scene) {
-    const {views, features, aggregation, decoder, resolution} = scene.description;
-    const images = Math.ceil(features.channels / 3), even = n => 2 * Math.ceil(n / 2);
-    this.gl = gl;
-    this.scene = scene;
-    this.sizes = {K: views.length, IMAGES: images, IN: even(Math.max(images, 4)),
-      G_HIDDEN: Math.ceil(aggregation.layers[0].shape[0] / 4),
-      D_HIDDEN: even(decoder.layers[0].shape[0] / 4),
-      PRIOR: ["none", "angle", "cosine"].indexOf(aggregation.prior)};
+    const {views, resolution, sizes} = scene.description;
+    Object.assign(this, {gl, scene, sizes});
     const most = gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS);
-    if (views.length * images > most)
-      throw new Error(`it holds ${most} images, and the scene has ${views.length * images}`);
+    if (views.length * sizes.IMAGES > most)
+      throw new Error(`it holds ${most} images, and the scene has ${views.length * sizes.IMAGES}`);
     this.programs = {
       surface: this.program(SURFACE_VERTEX, SURFACE),
       coverage: this.program(SURFACE_VERTEX, COVERAGE),
@@ -32,7 +26,7 @@ class Renderer {
       images.forEach((image, layer) => gl.texSubImage3D(gl.TEXTURE_2D_ARRAY, 0, 0, 0, layer, width,
         height, 1, gl.RGB, gl.UNSIGNED_BYTE, image));
     }
-    Object.entries(uniformBlocks(scene, this.sizes)).forEach(
+    Object.entries(scene.blocks).forEach(
       ([name, numbers], index) => this.uniformBlock(name, numbers, index));
     this.mesh = this.vertices(scene.mesh.positions, scene.mesh.normals, scene.mesh.indices);
     this.frustums = this.vertices(scene.frustums.positions, scene.frustums.places);
@@ -220,46 +214,4 @@ class Renderer {
     gl.disable(gl.DEPTH_TEST);
     gl.bindVertexArray(null);
   }
-}
-
-/** Cameras, ranges and weights in the layout of the uniform blocks (std140, columns first). */
-function uniformBlocks({description, weights}, {IMAGES, IN, G_HIDDEN, D_HIDDEN}) {
-  const {channels, low, high} = description.features;
-  const slot = c => c < channels ? 4 * Math.floor(c / 3) + c % 3 : 4 * (c - channels) + 3;
-  const Range = new Float32Array(8 * IMAGES);
-  low.forEach((value, c) => { Range[slot(c)] = value; });
-  high.forEach((value, c) => { Range[4 * IMAGES + slot(c)] = value - low[c]; });
-  // a layer as rows of 4x4 blocks for each tap, where slotOf says which column an input has; bias
-  const layer = ({shape: [out, count], weight, bias}, taps, rows, columns, slotOf) => {
-    const numbers = new Float32Array(16 * taps * rows * columns + 4 * rows);
-    for (let n = 0; n < out * count * taps; n++) {
-      const tap = n % taps, i = Math.floor(n / taps) % count, o = Math.floor(n / taps / count);
-      const block = (tap * rows + (o >> 2)) * columns + (slotOf(i) >> 2);
-      numbers[16 * block + 4 * (slotOf(i) & 3) + (o & 3)] = weights[weight + n];
-    }
-    numbers.set(weights.subarray(bias, bias + out), 16 * taps * rows * columns);
-    return numbers;
-  };
-  const [g1, g2] = description.aggregation.layers, [d1, d2] = description.decoder.layers;
-  const W1 = layer(g1, 1, G_HIDDEN, IN, slot);
-  const Aggregation = new Float32Array(W1.length + 4 * G_HIDDEN + 4);
-  Aggregation.set(W1);
-  Aggregation.set(weights.subarray(g2.weight, g2.weight + g2.shape[1]), W1.length);
-  Aggregation[W1.length + 4 * G_HIDDEN] = weights[g2.bias];
-  return {Sources: sourceBlock(description), Range, Aggregation,
-    Decoder1: layer(d1, 9, D_HIDDEN, IN, slot), Decoder2: layer(d2, 9, 1, D_HIDDEN, i => i)};
-}
-
-/** Object space to (u z, v z, -, z), centre and depth range of each source view. */
-function sourceBlock({views}) {
-  const numbers = new Float32Array(24 * views.length);
-  views.forEach(({intrinsics: {fx, fy, cx, cy, skew}, object_to_camera: m, depth_range}, k) => {
-    for (let c = 0; c < 4; c++) {
-      const [x, y, z] = [m[0][c], -m[1][c], -m[2][c]];
-      numbers.set([fx * x + skew * y + cx * z, fy * y + cy * z, 0, z], 16 * k + 4 * c);
-    }
-    numbers.set(cameraOf(views[k]).eye, 16 * views.length + 4 * k);
-    numbers.set(depth_range, 20 * views.length + 4 * k);
-  });
-  return numbers;
 }

@@ -21,30 +21,21 @@ async function readScene(description, part) {
   if (format !== "neural-lumigraph-scene" || version !== 1)
     throw new Error(`the scene is of format ${format} ${version}, this page shows version 1`);
   const images = list => Promise.all(list.map(name => imageOf(part(name))));
-  const weights = new Float32Array((await inflated(part(description.weights))).buffer);
-  return {description, weights, mesh: meshOf(await inflated(part(description.mesh))),
+  const numbers = new Float32Array((await inflated(part("blocks"))).buffer);
+  const blocks = Object.fromEntries(Object.entries(description.blocks).map(
+    ([name, [start, end]]) => [name, numbers.subarray(start, end)]));
+  return {description, blocks, mesh: meshOf(await inflated(part("mesh")), description.num_vertices),
     frustums: frustumsOf(description),
     photographs: await images(views.map(view => view.photograph)),
     depths: await images(views.map(view => view.depth)),
     features: await images(views.flatMap(view => view.features))};
 }
 
-/** Positions, normals and indices of the one primitive of a binary glTF file. */
-function meshOf(bytes) {
-  const file = new DataView(bytes.buffer, bytes.byteOffset), length = file.getUint32(12, true);
-  const gltf = JSON.parse(new TextDecoder().decode(bytes.subarray(20, 20 + length)));
-  const binary = bytes.subarray(28 + length);
-  const read = (number, Kind, items) => {
-    const {bufferView, byteOffset = 0, count} = gltf.accessors[number];
-    const start = (gltf.bufferViews[bufferView].byteOffset || 0) + byteOffset;
-    const end = start + count * items * Kind.BYTES_PER_ELEMENT;
-    return new Kind(binary.slice(start, end).buffer);
-  };
-  const [{attributes, indices}] = gltf.meshes[0].primitives;
-  const isShort = gltf.accessors[indices].componentType === 5123;
-  const positions = read(attributes.POSITION, Float32Array, 3);
-  const faces = Uint32Array.from(read(indices, isShort ? Uint16Array : Uint32Array, 1));
-  return {positions, indices: faces, normals: normalsOf(positions, faces)};
+/** Positions (float32) and then the corners of triangles (uint32), of so many vertices. */
+function meshOf({buffer}, numVertices) {
+  const positions = new Float32Array(buffer, 0, 3 * numVertices);
+  const indices = new Uint32Array(buffer, 12 * numVertices);
+  return {positions, indices, normals: normalsOf(positions, indices)};
 }
 
 /** The cross products of the triangles at each vertex, summed; not of unit length. */
@@ -102,10 +93,9 @@ function frustumsOf({views, resolution}) {
 
 /** The same scene for cards that cannot hold it all: photographs are blended by angle alone. */
 function withoutNetworks(scene) {
-  const linear = (out, count) => ({shape: [out, count], weight: 0, bias: 0});
-  const conv = (out, count) => ({shape: [out, count, 3, 3], weight: 0, bias: 0});
-  return {...scene, features: scene.photographs.slice(0, 1), weights: new Float32Array(1000),
-    description: {...scene.description, features: {channels: 1, low: [0], high: [1]},
-      aggregation: {prior: "angle", layers: [linear(4, 4), linear(1, 4)]},
-      decoder: {layers: [conv(4, 5), conv(3, 4)]}}};
+  const sizes = {...scene.description.sizes, IMAGES: 1, IN: 4, G_HIDDEN: 1, D_HIDDEN: 2};
+  const zeros = new Float32Array(1024), blocks = {Sources: scene.blocks.Sources, Range: zeros,
+    Aggregation: zeros, Decoder1: zeros, Decoder2: zeros};
+  return {...scene, blocks, features: scene.photographs.slice(0, 1),
+    description: {...scene.description, sizes}};
 }

@@ -216,9 +216,9 @@ def test_without_networks_or_webgl_the_page_says_so(session, torus):
 
 def test_a_missing_part_is_named(session, scenes, tmp_path):
     text = write_page(scenes["sphere"], tmp_path / "page.html").read_text(encoding="utf-8")
-    (tmp_path / "page.html").write_text(text.replace('part("weights.bin"', '(() => 0)("x"'))
+    (tmp_path / "page.html").write_text(text.replace('part("mesh"', '(() => 0)("x"'))
     shown(session, (tmp_path / "page.html").as_uri())
-    assert "weights.bin is missing" in session.run("document.getElementById('status').textContent")
+    assert "mesh is missing" in session.run("document.getElementById('status').textContent")
 
 
 def test_motion_begins_by_itself_only_where_it_is_welcome(session, sphere):

@@ -34,7 +34,7 @@ def test_a_page_goes_beside_it(flags, name, tmp_path, capsys):
     call("export_scene", *flags, *more)
     page = tmp_path / "scene.html"
     assert f"{page}: open it" in capsys.readouterr().out
-    assert 'part("weights.bin"' in page.read_text()
+    assert 'part("mesh"' in page.read_text()
     (tmp_path / name).rename(tmp_path / "moved")
     with pytest.raises(WriteError, match="scene.html exists already"):
         call("export_scene", *flags, *more)
