@@ -269,7 +269,8 @@ def image_grid(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence
         left, width, top = layout.corner(0, column)[0], layout.cell[0], layout.bar_top
         canvas[top:top + BAR_HEIGHT, left:left + width] = bar.strip(width)
         texts += bar.texts(left, top, width)
-    return np.minimum(canvas, text_layer(texts, layout.size[::-1]))
+    width, height = layout.size
+    return np.minimum(canvas, text_layer(texts, (height, width)))
 
 
 def stack_vertically(pictures: Sequence[np.ndarray]) -> np.ndarray:
