@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import trimesh
 from support.tiny_runs import ROOT, config_of, differing, final_state, flags_of, script, start
 from support.trainers import STEPS, trainer_of
 
@@ -226,7 +227,8 @@ def test_losses_that_are_not_finite_are_named():
 def test_a_point_cloud_supervises_the_shape(tiny_scene, tiny_sphere, tmp_path):
     folder = shutil.copytree(tiny_scene, tmp_path / "scene")
     (folder / "merged").mkdir()
-    shutil.copy(folder / SURFACE_POINTS, folder / MERGED_CLOUD)
+    points = trimesh.load(folder / SURFACE_POINTS)
+    trimesh.PointCloud(points.vertices).export(folder / MERGED_CLOUD)           # without normals
     flags = ["--use_pcd", 1, "--lr_sdf", 1e-3, "--shape_warmup_steps", 99]
     trainer = trainer_of(folder, tiny_sphere, *flags, cloud=True)
     found = [trainer.train_step(step) for step in range(15)]
@@ -236,6 +238,8 @@ def test_a_point_cloud_supervises_the_shape(tiny_scene, tiny_sphere, tmp_path):
                         "--opt_sdf_onsurface", 0, cloud=True).train_step(0)
     assert not {"on_surface", "off_surface"} & set(losses)
     assert "on_surface" not in trainer_of(folder, tiny_sphere, cloud=True).train_step(0)
+    shutil.copy(folder / SURFACE_POINTS, folder / MERGED_CLOUD)
+    assert "normal" in trainer_of(folder, tiny_sphere, *flags, cloud=True).train_step(0)
 
 
 @pytest.mark.parametrize("flags", [
