@@ -19,6 +19,9 @@ from torch import Tensor
 Result = TypeVar("Result")
 
 LEAST = 256               # rows of a chunk: fewer are not worth another thread
+#: Rows are divided into as many shares, whatever the number of threads that work on them: what is
+#: summed share by share is the same for any number of threads.
+NUM_SHARES = 16
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 os.register_at_fork(after_in_child=_pools.clear)        # threads do not live on in a child
@@ -28,26 +31,28 @@ _mine = threading.local()                               # of a thread: .number o
 def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> list[Result]:
     """Let torch's number of threads work on `count` rows.
 
-    Which rows a share has depends on the numbers alone, never on which thread is ahead: what is
-    summed share by share is the same each time.
+    Which rows a share has depends on `count` and `most` alone, neither on the number of threads nor
+    on which is ahead, and torch has one thread in each share: the results are the same bits each
+    time, for any number of threads.
 
     Args:
-        work: from slices of the rows, one after another, to a result. It runs without gradient,
-            and where there are several shares, torch has one thread in each.
+        work: from slices of the rows, one after another, to a result. It runs without gradient.
         count: rows.
         most: rows of a slice.
     Returns:
         The result of each share; none where there are no rows.
     """
     number = getattr(_mine, "number", 0) or torch.get_num_threads()
-    num_shares = min(number, count // LEAST) or 1
+    num_shares = min(NUM_SHARES, count // LEAST) or 1
     rounds = -(-count // (most * num_shares))
     size = -(-count // (rounds * num_shares)) if count else 0
     slices = [slice(start, min(start + size, count)) for start in range(0, count, size or 1)]
-    shares = [slices[number::num_shares] for number in range(num_shares)]
-    if num_shares == 1:
-        return [_without_gradient(work, slices)] if slices else []
-    futures = [_pool(num_shares).submit(_without_gradient, work, share) for share in shares]
+    shares = [slices[first::num_shares] for first in range(min(num_shares, len(slices)))]
+    if min(number, len(shares)) <= 1:
+        with _one_thread():
+            return [_without_gradient(work, share) for share in shares]
+    pool = _pool(min(number, NUM_SHARES))
+    futures = [pool.submit(_without_gradient, work, share) for share in shares]
     return [future.result() for future in futures]
 
 
@@ -73,6 +78,20 @@ def only_shares() -> Iterator[None]:
     finally:
         torch.set_num_threads(whole)
         _mine.number = before
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute with one thread in this one."""
+    whole = torch.get_num_threads()
+    if whole == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(whole)
 
 
 def _without_gradient(work: Callable[[list[slice]], Result], share: list[slice]) -> Result:

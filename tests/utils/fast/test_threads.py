@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from utils.fast.threads import LEAST, in_shares
+from utils.fast.threads import LEAST, NUM_SHARES, in_shares
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -28,8 +28,29 @@ def test_each_row_once_in_slices_that_are_short_enough(threads, count):
     rows = [row for start, stop in slices for row in range(start, stop)]
     assert rows == list(range(count))
     assert all(stop - start <= 600 for start, stop in slices)
-    assert len(shares) == min(threads, max(count // LEAST, 1), count)
+    assert len(shares) == min(NUM_SHARES, max(count // LEAST, 1), count)
     assert shares == in_shares(list, count, 600)
+
+
+def test_sums_of_shares_are_the_same_bits_for_any_number_of_threads():
+    """Products and sums of rows, as gradients of weights are: within a share torch has one thread,
+    and which rows it has does not depend on the number of threads."""
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = (torch.randn(size, generator=generator) for size in ((40_003, 24), (24, 24)))
+    before, found = torch.get_num_threads(), []
+    for count in (300, 5003, 40_003):
+        def work(share):
+            return sum((rows[part] @ weight).T @ rows[part] + rows[part].square().sum()
+                       for part in share)
+
+        sums = []
+        for number in (1, 2, 3, 4, 20):
+            torch.set_num_threads(number)
+            sums.append(torch.stack(in_shares(work, count, 4096)).sum(0))
+            assert torch.get_num_threads() == number
+        found += [torch.equal(sums[0], other) for other in sums[1:]]
+    torch.set_num_threads(before)
+    assert all(found)
 
 
 def test_shares_run_beside_each_other_with_one_thread_of_torch_each(threads):
