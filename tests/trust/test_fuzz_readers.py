@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 
 import pytest
 from trust.fuzz_readers import Fuzzer, fuzz_here
@@ -14,6 +15,11 @@ FEW = {"processed": 20, "idr": 20, "yaml": 20, "config": 15, "tables": 15}
 MANY = 40
 #: The import of a capture takes half a second; its reader is `transforms`, which is here.
 NAMES = [name for name in READERS if name != "import"]
+
+
+CORPUS = Path(__file__).parent / "corpus"
+#: READER/CASE, with the damaged files as they lie beside the sound ones.
+CASES = sorted(path for path in CORPUS.glob("*/*") if path.is_dir())
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +38,16 @@ def test_damaged_files_end_in_our_own_errors(name, tmp_path):
     outcome = fuzz_here(name, tmp_path, seed=2, first=0, count=FEW.get(name, MANY))
     assert not outcome.failures, outcome.failures
     assert 0 < outcome.accepted < outcome.inputs        # some damage does no harm, some does
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.relative_to(CORPUS).as_posix())
+def test_what_was_found_once_stays_found(case, tmp_path):
+    """Each folder of the corpus holds the damaged files of an input that once failed."""
+    mutant = {path.relative_to(case).as_posix(): path.read_bytes()
+              for path in sorted(case.rglob("*")) if path.is_file()}
+    fuzzer = Fuzzer(READERS[case.parent.name], tmp_path, 0)
+    assert mutant.keys() <= fuzzer.sound.keys()
+    assert not fuzzer.read(mutant)                        # refused by an error of our own
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -143,6 +143,9 @@ def _write_error(path: Path, error: Exception) -> WriteError | None:
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return WriteError(f"cannot write {path}: no permission in {path.parent}; change its mode "
                           "or owner, or give another folder (a run's is --logging_root)")
+    if number in (errno.EMFILE, errno.ENFILE):
+        return WriteError(f"cannot write {path}: too many open files; allow more (`ulimit -n "
+                          "1024`), or close other programs")
     if not isinstance(cause, OSError):
         return None
     return WriteError(f"cannot write {path}: {cause.strerror or cause}; give another folder (a "
