@@ -15,12 +15,15 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from utils.errors import UserError
 from utils.files.text import VisibleFormatter, visible_message
+from utils.heartbeat import PATIENCE_SECONDS, Heartbeat
 from utils.paths import PROJECT_ROOT
 from utils.runs.stopping import RunStopped, stopping_at_once
 
+log = logging.getLogger(__name__)
 STOPPED = ("started again without --restart, a training run resumes from its last checkpoint, if "
            "it has one")
 OLDEST_PYTHON = (3, 11)
@@ -95,12 +98,13 @@ def run_script(main: Callable[[], None]) -> None:
     So are what the machine refuses (memory, open files, long names) and packages that are absent. A
     signal that stops the script is one line too; for its exit code see `utils.runs.stopping`.
     """
-    _make_printable()
+    beat = Heartbeat(sys.stderr, PATIENCE_SECONDS)
+    _make_printable(beat)
     if sys.version_info < OLDEST_PYTHON:
         sys.stderr.write(f"error: {_lacks('Python 3.11 or newer')}\n")
         sys.exit(2)
     try:
-        with stopping_at_once():
+        with stopping_at_once(), beat.beating():
             main()
             sys.stdout.flush()
     except BrokenPipeError:                                # `| head` has read what it wanted
@@ -122,10 +126,19 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 class _AboveProgress(logging.StreamHandler):
-    """Writes above the line of progress, if there is one, and leaves that whole."""
+    """Writes above the line of progress, if there is one, and leaves that whole.
+
+    Args:
+        beat: hears what is written.
+    """
+
+    def __init__(self, stream: TextIO, beat: Heartbeat) -> None:
+        super().__init__(stream)
+        self.beat = beat
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record above the line of progress."""
+        self.beat.hears(self.format(record))
         bars = sys.modules.get("tqdm")
         if bars is None:
             super().emit(record)
@@ -134,11 +147,12 @@ class _AboveProgress(logging.StreamHandler):
                 super().emit(record)
 
 
-def _make_printable() -> None:
-    """Log to stderr, and let no character that the terminal cannot show end a script."""
+def _make_printable(beat: Heartbeat) -> None:
+    """Log to stderr and to the heartbeat; no character that a terminal cannot show ends a script.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    handler = _AboveProgress(sys.stderr)
+    handler = _AboveProgress(sys.stderr, beat)
     handler.setFormatter(VisibleFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
