@@ -8,10 +8,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from data_processing.scenes.scene import Scene, load_scene
@@ -40,6 +42,8 @@ CASES = (((400, 300), 7), ((400, 300), 3), ((400, 300), 14), ((400, 300), 49), (
 NUM_STEPS = 10
 COLUMNS = ("rays", "outline", "blend", "decoder", "frame", "gather, plain", "G, plain",
            "mesh, full D", "SDF, full D")
+#: Ends the names of processor times, which other processes of the machine do not lengthen.
+CPU = ", CPU"
 
 
 def render_benchmark(config: BenchmarkConfig) -> str:
@@ -53,14 +57,14 @@ def render_benchmark(config: BenchmarkConfig) -> str:
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         path = config.scene or str(write_scene(make_scene(
-            "blobs", 0, resolution=(800, 600), supersampling=1), Path(folder) / "scene",
+            "blobs", 0, resolution=(400, 300), supersampling=1), Path(folder) / "scene",
             "processed"))
         width = load_scene(path).cameras.resolution[0]
         small = load_scene(path, im_scale=min(100 / width, 1))
         weights = trained_weights(small, device)
         rows = []
         for size, num_views in tqdm(CASES, desc="frames"):
-            scene = load_scene(path, im_scale=min(size[0] / width, 1))
+            scene = resized(load_scene(path, im_scale=min(size[0] / width, 1)), size[0])
             found = measure_frames(scene, min(num_views, len(scene)), weights, device=device,
                                    repeats=config.repeats)
             rows.append({"size": "x".join(map(str, scene.cameras.resolution)),
@@ -69,6 +73,17 @@ def render_benchmark(config: BenchmarkConfig) -> str:
     if config.json:
         write_text_atomic(config.json, json.dumps(result, indent=2))
     return table(result)
+
+
+def resized(scene: Scene, width: int) -> Scene:
+    """Return a scene whose images have at least this width: smaller ones are enlarged."""
+    before, height = scene.cameras.resolution
+    if before >= width:
+        return scene
+    size = (round(height * width / before), width)
+    return replace(scene, images=F.interpolate(scene.images, size, mode="bilinear"),
+                   masks=F.interpolate(scene.masks.float(), size) > 0.5,
+                   cameras=scene.cameras.resized(size[1], size[0]))
 
 
 def trained_weights(scene: Scene, device: torch.device) -> dict[str, Any]:
@@ -83,7 +98,8 @@ def trained_weights(scene: Scene, device: torch.device) -> dict[str, Any]:
 
 def measure_frames(scene: Scene, num_views: int, weights: dict[str, Any], *,
                    device: torch.device, repeats: int) -> dict[str, float]:
-    """Return median milliseconds by column, and the peak of resident memory so far, MiB.
+    """Return median milliseconds by column, those of all threads' processor time as "COLUMN, CPU",
+    the number of triangles and the peak of resident memory so far, MiB.
 
     Args:
         scene: of one size.
@@ -106,17 +122,18 @@ def measure_frames(scene: Scene, num_views: int, weights: dict[str, Any], *,
     jobs = frame_jobs(SceneRenderer(exported, device), straight_cameras(camera))
     full = MeshViewRenderer(renderer, triangles)
     jobs |= {"mesh, full D": lambda: full(camera), "SDF, full D": lambda: renderer(camera)}
-    times: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    times: dict[str, list[float]] = {name + kind: [] for name in COLUMNS for kind in ("", CPU)}
     with torch.no_grad():
         for name in COLUMNS:                       # what is prepared once is not a frame's
             jobs[name]()
         for _ in range(repeats):
             for name in COLUMNS:
                 _wait(device)
-                began = time.perf_counter()
+                began, busy = time.perf_counter(), time.process_time()
                 jobs[name]()
                 _wait(device)
                 times[name].append((time.perf_counter() - began) * 1e3)
+                times[name + CPU].append((time.process_time() - busy) * 1e3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {name: statistics.median(values) for name, values in times.items()} | {
         "triangles": len(mesh.faces), "peak_mib": peak}
@@ -147,10 +164,12 @@ def _wait(device: torch.device) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """Return the measurements as lines of text."""
-    rows = [["size", "sources", *COLUMNS, "frames/s", "SDF / frame", "peak MiB"]]
+    rows = [["size", "sources", "time", *COLUMNS, "frames/s", "SDF / frame", "peak MiB"]]
     for row in result["rows"]:
-        rows.append([row["size"], str(row["sources"]), *(f"{row[name]:.1f}" for name in COLUMNS),
-                     f"{1e3 / row['frame']:.1f}", f"{row['SDF, full D'] / row['frame']:.0f}",
-                     f"{row['peak_mib']:.0f}"])
+        for kind, title in (("", "wall"), (CPU, "CPU")):
+            frame, sdf = row["frame" + kind], row["SDF, full D" + kind]
+            rows.append([row["size"], str(row["sources"]), title,
+                         *(f"{row[name + kind]:.1f}" for name in COLUMNS), f"{1e3 / frame:.1f}",
+                         f"{sdf / frame:.0f}", f"{row['peak_mib']:.0f}"])
     head = f"milliseconds a picture, {result['device']}, {result['threads']} threads"
-    return f"{head}\n\n{format_rows(rows, rules_before=(1,))}"
+    return f"{head}\n\n{format_rows(rows, num_left=3, rules_before=(1,))}"

@@ -13,12 +13,13 @@ from utils.config.tool_sections import BenchmarkConfig
 def test_all_parts_of_a_frame_are_measured(tmp_path, monkeypatch):
     path = write_scene(make_scene("blobs", 0, num_views=4, resolution=(32, 24), supersampling=1),
                        tmp_path / "scene", "processed")
-    monkeypatch.setattr(frame_times, "CASES", (((32, 24), 3),))
+    monkeypatch.setattr(frame_times, "CASES", (((32, 24), 3), ((64, 48), 2)))
     monkeypatch.setattr(frame_times, "NUM_STEPS", 1)
     text = render_benchmark(BenchmarkConfig(device="cpu", scene=str(path), repeats=1,
                                             json=str(tmp_path / "times.json")))
-    (row,) = json.loads((tmp_path / "times.json").read_text())["rows"]
-    assert row["size"] == "32x24" and row["sources"] == 3
-    assert all(row[name] > 0 for name in COLUMNS) and row["triangles"] > 100
+    rows = json.loads((tmp_path / "times.json").read_text())["rows"]
+    assert [(row["size"], row["sources"]) for row in rows] == [("32x24", 3), ("64x48", 2)]
+    for row in rows:                               # the second is of enlarged images
+        assert all(row[name] > 0 for name in COLUMNS) and row["triangles"] > 100
     for name in COLUMNS:
         assert name in text
