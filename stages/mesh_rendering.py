@@ -20,6 +20,11 @@ from utils.errors import UserError
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Surface
 from utils.geometry.sdf import Sdf
+from utils.views.regions import mask_regions
+from utils.views.tiles import PIXELS_AT_ONCE
+
+#: Pixels around the object in which pictures are computed; masks of photographs reach less far.
+BEYOND = 16
 
 
 class MeshViewRenderer(ViewRenderer):
@@ -55,6 +60,13 @@ class MeshViewRenderer(ViewRenderer):
         surface_points, hit_mask, surface_normals = as_maps
         return (Surface(surface_points, hit_mask), dirs.permute(0, 3, 1, 2).contiguous(),
                 surface_normals)
+
+    def decode(self, blended: Tensor, surface: Surface) -> Tensor:
+        """See `ViewRenderer.decode`; farther than BEYOND pixels from the surface it may be 0."""
+        if blended[:, 0].numel() > PIXELS_AT_ONCE:
+            return super().decode(blended, surface)
+        regions = [region.grown(BEYOND) for region in mask_regions(surface.hit_mask)]
+        return self.model.decode(blended, regions)
 
     def __call__(self, cameras: Cameras, exclude: int | None = None) -> Rendering:
         """See `ViewRenderer.__call__`; the rendering has its coverage."""

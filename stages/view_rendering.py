@@ -90,7 +90,7 @@ class ViewRenderer:
             targets = Targets(surface, dirs, own)
             where = self.model.correspond(targets, self.sources, self.occ_threshold)
             blended, weights = self.model.blend(self.features, targets, self.sources, where)
-            images = in_tiles(self.model.decode, blended, MARGIN)
+            images = self.decode(blended, surface)
             return Rendering(images, surface.hit_mask, surface.points_obj, normals,
                              view_depth(cameras, surface), weights)
 
@@ -101,6 +101,10 @@ class ViewRenderer:
         """
         surface, dirs = trace_views(self.model.sdf, cameras, self.tracer)
         return surface, dirs, surface_normals(self.model.sdf, surface)
+
+    def decode(self, blended: Tensor, surface: Surface) -> Tensor:
+        """Return D's images (T, 3, H, W), not clamped, of blended features (T, C, H, W)."""
+        return in_tiles(self.model.decode, blended, MARGIN)
 
     def visible(self, points_obj: Tensor) -> Tensor:
         """Return (K, N) bool: which sources see points (N, 3) of the surface, object space."""

@@ -62,16 +62,16 @@ def render_benchmark(config: BenchmarkConfig) -> str:
         width = load_scene(path).cameras.resolution[0]
         small = load_scene(path, im_scale=min(100 / width, 1))
         weights = trained_weights(small, device)
-        rows = []
+        result: dict[str, Any] = {"device": str(device), "threads": torch.get_num_threads(),
+                                  "rows": []}
         for size, num_views in tqdm(CASES, desc="frames"):
             scene = resized(load_scene(path, im_scale=min(size[0] / width, 1)), size[0])
             found = measure_frames(scene, min(num_views, len(scene)), weights, device=device,
                                    repeats=config.repeats)
-            rows.append({"size": "x".join(map(str, scene.cameras.resolution)),
-                         "sources": min(num_views, len(scene)), **found})
-    result = {"device": str(device), "threads": torch.get_num_threads(), "rows": rows}
-    if config.json:
-        write_text_atomic(config.json, json.dumps(result, indent=2))
+            result["rows"].append({"size": "x".join(map(str, scene.cameras.resolution)),
+                                   "sources": min(num_views, len(scene)), **found})
+            if config.json:                        # kept if it is stopped
+                write_text_atomic(config.json, json.dumps(result, indent=2))
     return table(result)
 
 

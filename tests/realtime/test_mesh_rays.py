@@ -152,6 +152,13 @@ def test_normals_point_outward():
     assert ((mesh_normals(mesh) * centres).sum(-1) > 0.5).all()
 
 
+def test_without_embree_there_is_the_rasteriser(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(mesh_rays.importlib.util, "find_spec", lambda name: None)
+    assert isinstance(make_mesh_rays(square(0.5)), RasterRays)
+    assert "pip install embreex" in caplog.text
+
+
 def test_a_mesh_out_of_sight_is_not_hit():
     camera = front_camera(8, 6, 8.0)
     for kind in (RasterRays, make_mesh_rays):

@@ -5,9 +5,19 @@ import json
 
 import pytest
 import torch
-from support.ball_views import EYES, RADIUS, SIZE, THRESHOLD, rgb_model, views_of
+from support.ball_views import (
+    EYES,
+    RADIUS,
+    SIZE,
+    THRESHOLD,
+    Ball,
+    built,
+    rgb_model,
+    views_of,
+)
 from support.tiny_runs import call, flags_of
 from support.tracing_cases import cameras_at
+from torch.nn import functional as F
 
 from realtime.scene import TriangleMesh
 from sdf_meshing import extract_mesh
@@ -15,6 +25,8 @@ from sdf_rendering import ReferenceTracer
 from stages.mesh_rendering import MeshViewRenderer, surface_mesh
 from stages.view_rendering import make_renderer
 from utils.errors import UserError
+from utils.geometry.rays import Surface
+from utils.views.training_views import TrainingViews
 
 
 def test_a_view_from_the_mesh_is_that_of_the_sdf():
@@ -38,6 +50,23 @@ def test_a_view_from_the_mesh_is_that_of_the_sdf():
     assert inside.sum() > 0.7 * found.hit_mask.sum() and (found.coverage[outside] < 1).all()
     partly = (found.coverage > 0) & (found.coverage < 1)
     assert partly.any()
+
+
+def test_full_d_is_computed_about_the_object_with_the_numbers_of_the_whole():
+    model, views = built(), views_of(cameras_at(EYES, (64, 56)))
+    views = TrainingViews(views.images.float(), views.masks, views.cameras.to(torch.float32))
+    mesh = extract_mesh(lambda points: points.norm(dim=-1) - RADIUS, resolution=32)
+    model.sdf = Ball(torch.float32)
+    renderer = make_renderer(model, views, occ_threshold=THRESHOLD, tracer=ReferenceTracer())
+    from_mesh = MeshViewRenderer(renderer, TriangleMesh(mesh.vertices_obj, mesh.faces))
+    found = from_mesh(views.cameras[:1])
+    blended = torch.randn(1, 16, 56, 64)
+    surface = Surface(found.points_obj, found.hit_mask)
+    with torch.no_grad():
+        near = F.max_pool2d(found.hit_mask.float(), 9, 1, 4).expand(-1, 3, -1, -1) > 0
+        whole, part = model.decode(blended), from_mesh.decode(blended, surface)
+    assert torch.allclose(part[near], whole[near], atol=1e-4)
+    assert 0.02 < near.float().mean() < 0.9
 
 
 def test_an_sdf_without_surface_is_told():
