@@ -357,13 +357,14 @@ class Window:
             target = sources.cameras[source].resized(*fitted_size(sources.cameras.resolution, size))
         with self.viewer.lock:
             shown = self.viewer.subject.draw(target, is_quick=is_quick)
-        photograph = None if source is None else torch.nn.functional.interpolate(
-            sources.photographs[source][None], target.resolution[::-1], mode="bilinear",
-            antialias=True)[0]
-        if photograph is not None and output == "error":   # background is not compared
-            photograph = torch.where(shown.hit_mask, photograph, shown.picture)
-        return padded(draw_output(output, shown, photograph=photograph,
-                                  dirs_obj=target.pixel_rays()[1][0]), size)
+        photograph = None
+        if source is not None and output in ("photograph", "error"):
+            photograph = torch.nn.functional.interpolate(
+                sources.photographs[source][None], target.resolution[::-1], mode="bilinear",
+                antialias=True)[0]
+            if output == "error":                          # background is not compared
+                photograph = torch.where(shown.hit_mask, photograph, shown.picture)
+        return padded(draw_output(output, shown, photograph=photograph, camera=target), size)
 
 
 class _Locked:

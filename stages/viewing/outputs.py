@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.viewing.subjects import Shown
+from utils.geometry.cameras import Cameras
 from utils.results.pictures import depth_to_rgb, error_map, normals_to_rgb, on_white, to_uint8
 
 #: Names in the list of outputs, in its order.
@@ -15,7 +16,7 @@ OUTPUTS = ("picture", "photograph", "error", "normals", "depth", "weights", "mes
 
 
 def draw_output(output: str, shown: Shown, *, photograph: Tensor | None,
-                dirs_obj: Tensor) -> np.ndarray:
+                camera: Cameras) -> np.ndarray:
     """Return an output as (H, W, 3) uint8.
 
     Args:
@@ -23,7 +24,7 @@ def draw_output(output: str, shown: Shown, *, photograph: Tensor | None,
         shown: the picture and its maps.
         photograph: (3, H, W) in [0, 1] of the same camera on the same background, or None: there
             `photograph` and `error` are the picture itself.
-        dirs_obj: (H, W, 3) unit directions of the rays.
+        camera: from which it was drawn.
     """
     if output == "normals":
         return normals_to_rgb(shown.normals_obj, shown.hit_mask)
@@ -32,6 +33,7 @@ def draw_output(output: str, shown: Shown, *, photograph: Tensor | None,
     if output == "weights":
         return on_white(weight_colours(shown.weights), shown.hit_mask)
     if output == "mesh":
+        dirs_obj = camera.pixel_rays()[1][0]                             # (H, W, 3)
         facing = (shown.normals_obj * dirs_obj.permute(2, 0, 1)).sum(0).abs()
         return on_white((0.18 + 0.72 * facing).expand(3, -1, -1), shown.hit_mask)
     if output == "photograph" and photograph is not None:
