@@ -43,6 +43,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 		|| echo "numba or embreex could not be installed: training, rays of meshes take longer"
 	$(PY) -m pip install --quiet --disable-pip-version-check "fast-simplification>=0.1.12" \
 		|| echo "fast-simplification could not be installed: exported meshes are larger"
+	$(PY) -m pip install --quiet --disable-pip-version-check "viser>=1.1" \
+		|| echo "viser could not be installed: metanlr view cannot be used"
 	touch $@
 
 demo: $(INSTALLED)
