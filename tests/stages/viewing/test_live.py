@@ -15,6 +15,7 @@ from support.exported_scenes import exported
 
 from realtime.writing import write_scene
 from stages.viewing.live import LiveViewer, Window
+from stages.viewing.subjects import ExportedSubject
 from stages.viewing.windows import pose_of, standing_in
 from utils.config.tool_sections import ViewConfig
 from utils.errors import UserError
@@ -108,6 +109,32 @@ def test_keyframes_are_saved_and_rendered(viewer, session):
     window.seconds.value = 1
     window.render()
     assert (folder / "view.mp4").stat().st_size > 1000
+
+
+def test_windows_are_independent(viewer, session, tmp_path):
+    first = connected(viewer, session)
+    with Session(tmp_path) as other:
+        second = connected(viewer, other)
+        second.stand(0)
+        until(lambda: standing_in(second.pose, viewer.subject.sources) == 0)
+        assert standing_in(first.pose, viewer.subject.sources) == 1
+    until(lambda: second.is_gone)
+    assert not first.is_gone and first.thread.is_alive()
+
+
+def test_newer_checkpoints_are_shown_and_unreadable_ones_waited_for(viewer, monkeypatch):
+    assert not viewer.look_again()                         # an exported scene stays as it is
+    before, newer = viewer.subject, ExportedSubject(viewer.view.input)
+
+    def unreadable(*_: object) -> None:
+        raise UserError("half written")
+
+    monkeypatch.setattr("stages.viewing.live.newest_checkpoint", lambda _: Path("model_2.pth"))
+    monkeypatch.setattr("stages.viewing.live.open_subject", unreadable)
+    assert not viewer.look_again() and viewer.subject is before
+    monkeypatch.setattr("stages.viewing.live.open_subject", lambda *_: newer)
+    assert viewer.look_again() and viewer.subject is newer
+    assert not viewer.look_again()                         # it is shown already
 
 
 def test_a_port_in_use_is_a_clear_error(viewer):
