@@ -46,6 +46,8 @@ FOLLOW_SECONDS = 5.0
 FRUSTUM_LENGTH, THUMBNAIL_ROWS = 0.25, 60
 JPEG_QUALITY = 80
 PREVIEW_FPS = 12.0
+#: Pixels of a window's side below which nothing is drawn.
+LEAST_WINDOW = 16
 NO_SOURCE = "-"
 
 
@@ -326,8 +328,9 @@ class Window:
                     self._draw(is_quick=False)
 
     def _draw(self, *, is_quick: bool) -> None:
-        """Draw one picture and send it, once the browser has told its size."""
-        if self.client.camera.image_height < 1:
+        """Draw one picture and send it; not while the browser lays its page out, or hides it."""
+        camera = self.client.camera
+        if min(camera.image_height, camera.image_width) < LEAST_WINDOW:
             return
         began = time.monotonic()
         image = self.picture(is_quick=is_quick)
