@@ -3,6 +3,6 @@
 `measuring` chooses the parts and writes their figures; `setup` says what they share. The parts:
 `correctness` (kernel, tracer and training step against those of the CPU, waits of the host),
 `training_runs` (held-out PSNR over seconds), `frames` (new views a second), `options` (a step with
-each option on and off), `profiling` (the longest kernels of a step), `meta_run` (weights
-meta-trained on synthetic scenes). Each also runs on a CPU, in little.
+each option on and off; `memory` computes what it takes), `profiling` (the longest kernels of a
+step), `meta_run` (weights meta-trained on synthetic scenes). Each also runs on a CPU, in little.
 """

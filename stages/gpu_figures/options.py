@@ -10,6 +10,7 @@ import torch
 
 from stages.benchmark import run_benchmark
 from stages.gpu_figures.frames import frame_camera, frame_image
+from stages.gpu_figures.memory import step_memory
 from stages.gpu_figures.setup import (
     IMAGE_STEP,
     SHAPE_STEP,
@@ -90,8 +91,17 @@ def measure_options(setup: MeasureSetup, recorder: Recorder) -> None:
             "--dataset_name", "", "--train_views", "all", "--test_views", "0",
             "--source_views_per_target", "-1"))
         recorder.attempt(many.name, lambda: option_figures(setup, many, recorder.left() / 4))
+    for views in (FEW_VIEWS, MANY_VIEWS):
+        recorder.attempt(f"computed, fp32, {views} views", lambda views=views:
+                         computed_memory(setup, views))
     if setup.is_cuda:
         recorder.attempt("benchmark.py", lambda: table(setup))
+
+
+def computed_memory(setup: MeasureSetup, num_views: int) -> dict[str, Any]:
+    """Return the memory of a step as it is computed without a GPU, for comparison."""
+    cameras = setup.subject(device="cpu").scene.cameras
+    return step_memory(setup, min(num_views, len(cameras)), cameras.resolution)
 
 
 def option_figures(setup: MeasureSetup, option: Option, seconds: float) -> dict[str, Any]:

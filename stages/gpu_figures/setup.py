@@ -4,7 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from stages.scene import build_scene_trainer
 from training import SceneTrainer
 from utils.checkpoints.weights import with_meta_start
 from utils.config.parser import META_SECTIONS, Config, parse_config
+from utils.config.sections import DataConfig
 from utils.config.stage_sections import SPECIALISE_DEFAULTS
 from utils.paths import PROJECT_ROOT
 from utils.runs.seeds import seed_everything
@@ -119,8 +120,7 @@ class Subject:
         initial = None
         if config.meta.meta_initialization:
             self.config, initial = with_meta_start(config)
-        opened: tuple[Scene, Split] = open_scene(config.data, config.run.seed)
-        self.scene, self.split = opened
+        self.scene, self.split = scene_of(config.data, config.run.seed)
         self.model: Any = model_of(self.config, self.device, initial)
         self.evaluation = SceneEvaluation(self.scene, self.split)
         self.trainer: SceneTrainer = build_scene_trainer(
@@ -131,6 +131,12 @@ class Subject:
     def num_sources(self) -> int:
         """How many source views a step has."""
         return self.trainer.sampled.sampler.num_sources
+
+
+@lru_cache(maxsize=2)
+def scene_of(data: DataConfig, seed: int) -> tuple[Scene, Split]:
+    """Return the scene of the flags and its split; it is read once for all subjects of a part."""
+    return open_scene(data, seed)
 
 
 def wait_for(device: torch.device | str) -> None:
