@@ -1,4 +1,4 @@
-"""New views a second: all of a frame, its stages, and replayed as one CUDA graph."""
+"""New views a second: all of a frame, its stages, by the mesh, and replayed as a CUDA graph."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,16 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realtime.scene import TriangleMesh
 from stages.gpu_figures.setup import SCRATCH, SHIPPED, MeasureSetup, Subject, timed_ms, wait_for
+from stages.mesh_rendering import MeshViewRenderer, surface_mesh
 from stages.view_rendering import ViewRenderer, make_renderer, trace_views
 from utils.benchmarking.parts import Recorder
 from utils.geometry.cameras import Cameras
-from utils.results.pictures import save_png, to_uint8
+from utils.results.pictures import on_white, save_png
 from utils.views.training_views import Targets
 
 #: Sizes of the frames, as fractions of that of the views that is measured.
 SIZES = (0.5, 1.0, 2.0)
 FRAME_SECONDS = 0.1       # of the time, for one figure
+MESH_RESOLUTIONS = {"cuda": 256, "cpu": 48}
 
 
 def measure_frames(setup: MeasureSetup, recorder: Recorder) -> None:
@@ -33,11 +36,14 @@ def measure_frames(setup: MeasureSetup, recorder: Recorder) -> None:
         camera = frame_camera(subject, size)
         name = "x".join(map(str, camera.resolution))
         recorder.attempt(name, lambda camera=camera: frame_figures(renderer, camera, recorder))
+        recorder.attempt(f"{name}, mesh", lambda camera=camera: mesh_figures(
+            renderer, camera, MESH_RESOLUTIONS[setup.device], recorder.left() * FRAME_SECONDS))
         if setup.is_cuda:
             recorder.attempt(f"{name}, CUDA graph", lambda camera=camera:
                              graph_figures(renderer, camera, recorder.left() * FRAME_SECONDS))
     picture = renderer(frame_camera(subject, 1.0))
-    save_png(setup.output / "pictures" / "frame.png", to_uint8(picture.images[0]))
+    save_png(setup.output / "pictures" / "frame.png",
+             on_white(picture.images[0], picture.hit_mask[0]))
 
 
 def frame_camera(subject: Subject, size: float) -> Cameras:
@@ -78,6 +84,22 @@ def frame_image(renderer: ViewRenderer, camera: Cameras) -> Tensor:
     where = model.correspond(targets, sources, renderer.occ_threshold)
     blended, _ = model.blend(renderer.features, targets, sources, where)
     return model.decode(blended)
+
+
+def mesh_figures(renderer: ViewRenderer, camera: Cameras, resolution: int,
+                 seconds: float) -> dict[str, float]:
+    """Return the rate of frames, normals and coverage included, whose surface is a mesh.
+
+    Args:
+        resolution: samples of marching cubes along an edge.
+        seconds: for the timed frames.
+    """
+    device = renderer.features.device
+    mesh = surface_mesh(renderer.model.sdf, resolution, device)
+    meshed = MeshViewRenderer(renderer, TriangleMesh(mesh.vertices_obj, mesh.faces))
+    frame = timed_ms(lambda: meshed(camera), device, seconds / 2)
+    return {"frames_per_second": 1e3 / frame, "frame_ms": frame, "faces": len(mesh.faces),
+            "hits_ms": timed_ms(lambda: meshed.rays.first_hits(camera), device, seconds / 2)}
 
 
 def graph_figures(renderer: ViewRenderer, camera: Cameras, seconds: float) -> dict[str, float]:

@@ -18,7 +18,7 @@ from stages.gpu_figures.setup import (
 from utils.benchmarking.parts import Recorder
 from utils.checkpoints.networks import NETWORKS
 from utils.checkpoints.weights import save_networks
-from utils.results.pictures import save_png, to_uint8
+from utils.results.pictures import on_white, save_png
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def train_for(subject: Subject, seconds: float, note: Any) -> int:
             due.pop(0)
         if not due:
             due.append((spent // LATER_SECONDS + 1) * LATER_SECONDS)
+        before = step
         while spent < due[0] and time.perf_counter() < end:
             begin = time.perf_counter()
             for _ in range(NUM_UNREAD if subject.device.type == "cuda" else 1):
@@ -111,7 +112,8 @@ def train_for(subject: Subject, seconds: float, note: Any) -> int:
                 step += 1
             wait_for(subject.device)
             spent += time.perf_counter() - begin
-        score()
+        if step > before:                                  # else the time was over
+            score()
     return step
 
 
@@ -129,4 +131,4 @@ def write_trained(start: str, setup: MeasureSetup, subject: Subject, step: int) 
     name, folder = start.replace(" ", "_"), setup.output / "pictures"
     save_png(folder / f"{name}_views.png", image_grids(trained, ["views"])["views"])
     view = trained.rendered(trained.scored[0])
-    save_png(folder / f"{name}_rendered.png", to_uint8(view.image))
+    save_png(folder / f"{name}_rendered.png", on_white(view.image, view.hit_mask))

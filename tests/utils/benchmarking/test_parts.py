@@ -31,7 +31,7 @@ def test_each_part_leaves_what_it_had(tmp_path, hurried):
 
 
 def test_a_part_that_takes_too_long_is_ended(tmp_path, hurried):
-    found = run_parts([PARTS["sleeps"]], {}, tmp_path, 0.7, saved=lambda figures: None)
+    found = run_parts([PARTS["sleeps"]], {}, tmp_path, 1.5, saved=lambda figures: None)
     assert found["sleeps"]["before"] == 2 and found["sleeps"]["ended"] == "cut off"
     assert found["sleeps"]["seconds"] < 30
 
