@@ -46,6 +46,8 @@ FOLLOW_SECONDS = 5.0
 FRUSTUM_LENGTH, THUMBNAIL_ROWS = 0.25, 60
 JPEG_QUALITY = 80
 PREVIEW_FPS = 12.0
+#: Depth of what is behind everything, object units.
+FAR = 100.0
 #: Pixels of a window's side below which nothing is drawn.
 LEAST_WINDOW = 16
 NO_SOURCE = "-"
@@ -333,19 +335,23 @@ class Window:
         if min(camera.image_height, camera.image_width) < LEAST_WINDOW:
             return
         began = time.monotonic()
-        image = self.picture(is_quick=is_quick)
+        image, depth = self.picture(is_quick=is_quick)
         if self.is_gone:
             return
         self.client.scene.set_background_image(
-            image, "jpeg" if is_quick else "png", jpeg_quality=JPEG_QUALITY if is_quick else None)
+            image, "jpeg" if is_quick else "png", jpeg_quality=JPEG_QUALITY if is_quick else None,
+            depth=depth)
         if is_quick:
             self.quick_time = time.monotonic() - began
         else:                                              # a text for each quick one would lag
             self.time.value = f"{1000 * (time.monotonic() - began):.0f} ms, while moving " \
                               f"{1000 * self.quick_time:.0f} ms"
 
-    def picture(self, *, is_quick: bool) -> np.ndarray:
-        """Return what the window shows, (H, W, 3) uint8."""
+    def picture(self, *, is_quick: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what the window shows, (H, W, 3) uint8, and its depth (H, W) in object units.
+
+        None for the depth: nothing of the scene is behind it.
+        """
         pose, sources, output = self.pose, self.viewer.subject.sources, self.output.value
         camera = self.client.camera
         rows = min(int(self.rows.value) if is_quick else self.viewer.view.size,
@@ -367,7 +373,10 @@ class Window:
                 antialias=True)[0]
             if output == "error":                          # background is not compared
                 photograph = torch.where(shown.hit_mask, photograph, shown.picture)
-        return padded(draw_output(output, shown, photograph=photograph, camera=target), size)
+        image = padded(draw_output(output, shown, photograph=photograph, camera=target), size)
+        if source is not None or not self.shows_cameras.value:
+            return image, None
+        return image, torch.where(shown.hit_mask, shown.depth, FAR)[0].numpy()
 
 
 class _Locked:

@@ -72,15 +72,20 @@ def test_a_window_shows_moves_stands_and_comes_back(viewer, session, tmp_path):
     """15 of 255: the browser enlarges by its own filter, and notices may fade in."""
     window = connected(viewer, session)
     assert standing_in(window.pose, viewer.subject.sources) == 1
-    expected = window.picture(is_quick=False)[LEFT_PART]
+    expected = window.picture(is_quick=False)[0][LEFT_PART]
     until(lambda: np.abs(seen(session, tmp_path / "a.png")[LEFT_PART] - expected).mean() < 15)
     assert expected.std() > 40                             # there is an object
 
     session.drag((150, 250), (230, 235))
     until(lambda: standing_in(window.pose, viewer.subject.sources) is None)
-    moved = window.picture(is_quick=False)[LEFT_PART]
+    moved = window.picture(is_quick=False)[0][LEFT_PART]
     assert np.abs(moved - expected.astype(float)).mean() > 5
     until(lambda: np.abs(seen(session, tmp_path / "b.png")[LEFT_PART] - moved).mean() < 15)
+
+    assert window.picture(is_quick=True)[1] is None
+    window.shows_cameras.value = True                      # those behind the object are hidden
+    image, depth = window.picture(is_quick=True)
+    assert depth.shape == image.shape[:2] and 1 < depth.min() < 4 and depth.max() == 100
 
     window.stand(2)
     until(lambda: standing_in(window.pose, viewer.subject.sources) == 2)
