@@ -259,10 +259,10 @@ def _after_step(trainer: SceneTrainer, step: int) -> Iterator[str]:
                                    "origins": trainer.buffer.origins})
 
 
-def _unsound(what: str, tensors: dict[str, Tensor]) -> Iterator[str]:
-    """Names of tensors that hold something not finite."""
+def _unsound(what: str, tensors: dict[str, Tensor | None]) -> Iterator[str]:
+    """Names of tensors that hold something not finite; those that are not known are left out."""
     return (f"{what}: {name}" for name, tensor in tensors.items()
-            if not torch.isfinite(tensor).all())
+            if tensor is not None and not torch.isfinite(tensor).all())
 
 
 def main(name: str, folder: str) -> None:
