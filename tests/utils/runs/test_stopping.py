@@ -17,11 +17,13 @@ from utils.runs.task import LoopOptions, Task
 
 
 @pytest.fixture(autouse=True)
-def hangups_count():
-    """SIGHUP does what it does by default, also where nohup started the tests."""
-    earlier = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals_count():
+    """SIGHUP and SIGINT do what they do by default, also where nohup or `&` started the tests."""
+    earlier = {signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+               signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
     yield
-    signal.signal(signal.SIGHUP, earlier)
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
 
 
 def send(number):
