@@ -112,7 +112,7 @@ def test_an_installation_runs_from_elsewhere(tmp_path):
             target = tmp_path / "site" / "metanlrpp" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, target)
-    code = ("import sys; sys.path.append(sys.argv.pop(1)); from metanlrpp.metanlr import main; "
+    code = ("import sys; sys.path.insert(0, sys.argv.pop(1)); from metanlrpp.metanlr import main; "
             "main()")
     ended = subprocess.run(
         [sys.executable, "-P", "-c", code, tmp_path / "site", "table", "--configs",
