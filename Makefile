@@ -66,8 +66,9 @@ compare: $(INSTALLED)
 	$(PY) experiment_scripts/compare_runs.py --runs logs/demo logs/demo_encdec logs/demo_meta \
 		--labels from_scratch pre-trained meta-learned --comparison logs/comparison.png
 
+# One thread in each of the two processes, and in those that tests start: more would wait for cores.
 test: $(INSTALLED)
-	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10
 
 # Mesa draws WebGL2 where there is no graphics card.
 BROWSER_PACKAGES := chromium libegl1 libgl1-mesa-dri
