@@ -95,7 +95,7 @@ check: $(INSTALLED)
 		tests/scripts/test_docs.py
 
 trust: $(INSTALLED)
-	$(PY) -m pytest tests/trust -m trust -s
+	$(PY) -m pytest tests -m trust -s
 	$(PY) tests/trust/fuzz_readers.py --minutes $(MINUTES) --output logs/trust/fuzz
 
 check-environment: $(INSTALLED)

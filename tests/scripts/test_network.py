@@ -84,6 +84,7 @@ def test_an_opened_connection_is_noted(tmp_path):
     assert {"socket.bind", "socket.connect", "urllib.Request"} <= events
 
 
+@pytest.mark.trust
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process' sockets")
 def test_ranks_on_one_machine_talk_over_loopback(tiny_scenes, tmp_path, monkeypatch):
     """All but torch's store, which listens on every interface: the main rank's, or torchrun's."""
@@ -101,6 +102,7 @@ def test_ranks_on_one_machine_talk_over_loopback(tiny_scenes, tmp_path, monkeypa
         assert not {event for event, _ in found - sockets} - {"subprocess.Popen"}
 
 
+@pytest.mark.trust
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process' sockets")
 def test_launched_ranks_listen_on_loopback_alone(tiny_scenes, tmp_path, monkeypatch):
     """No socket of any process is on another interface; the launcher itself has none."""
