@@ -74,13 +74,13 @@ class TrainedScene:
         return self._rendered[view]
 
     def wider_means(self) -> dict[str, float | None]:
-        """Return PSNR over all withheld views and over the training views, by name of metric.
+        """Return PSNR over all held-out views and over the training views, by name of metric.
 
         A training view is kept from feeding itself. None where there is no such view. Of views
         that are not scored the PSNR alone is kept.
         """
-        withheld = sorted(set(range(len(self.scene))) - set(self.train))
-        return {"psnr_all": self._mean_psnr(withheld), "psnr_train": self._mean_psnr(self.train)}
+        held_out = sorted(set(range(len(self.scene))) - set(self.train))
+        return {"psnr_all": self._mean_psnr(held_out), "psnr_train": self._mean_psnr(self.train)}
 
     def distance_of(self, mesh: Mesh) -> Chamfer | None:
         """Return the mesh's distance to the true surface points, world units; None without any."""
@@ -113,7 +113,7 @@ class SceneEvaluation:
     Args:
         scene, split: `data_processing`'s.
         all_views: score every view, not the held-out ones alone.
-        scores_all: scores also have the means over all withheld and over the training views.
+        scores_all: scores also have the means over all held-out and over the training views.
     """
 
     def __init__(self, scene: Any, split: Any, *, all_views: bool = False,

@@ -95,7 +95,7 @@ def _score_views(trained: TrainedScene, folder: RunFolder,
 
 
 def _wider_means(trained: TrainedScene, test: TestConfig) -> dict[str, float | None] | None:
-    """Return PSNR over all withheld and over the training views, if asked for."""
+    """Return PSNR over all held-out and over the training views, if asked for."""
     if not test.test_metrics or test.eval_all == "never":
         return None
     log.info("results: PSNR of all %d views", len(trained.scene))

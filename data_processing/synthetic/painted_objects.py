@@ -88,7 +88,7 @@ def owl(dice: Dice) -> tuple[Sdf, list[Part]]:
 
 
 def _plain(red: float, green: float, blue: float) -> Paint:
-    """Return one colour everywhere."""
+    """Return the paint that is one RGB colour in [0, 1] at every point."""
     return lambda points, noise: points.new_tensor([red, green, blue]).expand_as(points)
 
 

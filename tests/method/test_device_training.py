@@ -7,35 +7,18 @@ from __future__ import annotations
 import pytest
 import torch
 from support.sync_checks import HostWaits, no_waiting
-from support.tiny_runs import config_of, flags_of
+from support.trainers import trainer_on
 
-from data_processing.scenes.opening import open_scene
 from sdf_rendering import make_tracer
-from stages.models import build_model
-from stages.scene import build_scene_trainer
 from utils.config.sections import TracingConfig
 from utils.fast.tracing import gpu_tracer as device_tracing
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 from utils.optimization.finite import FiniteGuard
-from utils.views.training_views import views_of
 
 HOST, OTHER = torch.ones(3), torch.ones(3, device="meta")
 MASK = torch.ones(3, dtype=torch.bool, device="meta")
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-
-
-def trainer_on(device, scene_folder, sphere, *flags):
-    """A tiny trainer whose model and views are on a device."""
-    config = config_of(*flags_of("unused", scene_folder, "--precision", "fp32", *flags,
-                                 sphere=sphere))
-    scene, split = open_scene(config.data)
-    torch.manual_seed(0)
-    model = build_model(config.sdf, config.cnn, config.views, config.run).to(device)
-    trainer = build_scene_trainer(model, views_of(scene, split.train, device), config,
-                                  generator=torch.Generator().manual_seed(0))
-    trainer.trace_all()
-    return trainer
 
 
 @pytest.mark.parametrize("flags", [

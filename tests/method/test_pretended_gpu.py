@@ -9,16 +9,11 @@ import pytest
 import torch
 from support.pretended_gpu import DeviceTensor, MixedDevices, no_waiting, pretended_gpu
 from support.sync_checks import HostWaits
-from support.tiny_runs import config_of, flags_of
+from support.trainers import trainer_on
 from torch import Tensor
 
-from data_processing.scenes.opening import open_scene
-from stages.models import build_model
-from stages.scene import build_scene_trainer
-from training import SceneTrainer
 from utils.fast.tracing import gpu_tracer
 from utils.fast.tracing.gpu_tracer import DeviceTracer
-from utils.views.training_views import views_of
 
 #: Where the host waits in steps with crops: for the number of pixels that sources are traced at,
 #: and for the size of the sources' crops.
@@ -32,19 +27,6 @@ def gpu():
     """A pretended GPU for the test."""
     with pretended_gpu():
         yield
-
-
-def trainer_on(device, scene_folder, sphere, *flags) -> SceneTrainer:
-    """A tiny trainer on a device, traced, with the same weights and draws on each."""
-    config = config_of(*flags_of("unused", scene_folder, "--precision", "fp32", "--device", device,
-                                 *flags, sphere=sphere))
-    scene, split = open_scene(config.data)
-    torch.manual_seed(0)
-    model = build_model(config.sdf, config.cnn, config.views, config.run).to(device)
-    trainer = build_scene_trainer(model, views_of(scene, split.train, device), config,
-                                  generator=torch.Generator().manual_seed(0))
-    trainer.trace_all()
-    return trainer
 
 
 def values_of(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -65,10 +47,10 @@ def test_steps_have_the_numbers_of_the_cpu(tiny_scene, tiny_sphere, flags, waits
     """Tracers stop on either side of the surface within 5e-5, which single pixels show: losses
     differ by a thousandth. Nothing waits in the steps but what is known to."""
     sphere = None if "--model" in flags else tiny_sphere
-    cpu, found = trainer_on("cpu", tiny_scene, sphere, *flags), set()
+    cpu, found = trainer_on("cpu", tiny_scene, sphere, "--device", "cpu", *flags), set()
     expected = [values_of(cpu.train_step(step)) for step in (SHAPE_STEP, IMAGE_STEP)]
     with pretended_gpu():
-        trainer = trainer_on("cuda", tiny_scene, sphere, *flags)
+        trainer = trainer_on("cuda", tiny_scene, sphere, "--device", "cuda", *flags)
         assert isinstance(trainer.tracer, DeviceTracer)
         assert all(isinstance(value, DeviceTensor) for value in trainer.model.parameters())
         for step, losses in zip((SHAPE_STEP, IMAGE_STEP), expected, strict=True):
@@ -83,7 +65,8 @@ def test_gradients_are_those_of_the_cpu(tiny_scene, tiny_sphere):
     found = []
     for device in ("cpu", "cuda"):
         with pretended_gpu():
-            trainer = trainer_on(device, tiny_scene, tiny_sphere, "--tracer", "reference")
+            trainer = trainer_on(device, tiny_scene, tiny_sphere, "--device", device,
+                                 "--tracer", "reference")
             trainer.losses(trainer.plan(SHAPE_STEP))["total"].backward()
             found.append([parameter.grad.cpu() for parameter in trainer.model.parameters()
                           if parameter.grad is not None])
@@ -98,7 +81,8 @@ def test_bf16_is_taken_on_a_gpu_that_has_it(tiny_scene, tiny_sphere, monkeypatch
     losses = []
     for has_bf16 in (False, True):
         with pretended_gpu(has_bf16=has_bf16):
-            trainer = trainer_on("cuda", tiny_scene, tiny_sphere, "--precision", "auto")
+            trainer = trainer_on("cuda", tiny_scene, tiny_sphere, "--device", "cuda",
+                                 "--precision", "auto")
             assert trainer.model.execution.precision == ("bf16" if has_bf16 else "fp32")
             with no_waiting():
                 losses.append(trainer.train_step(IMAGE_STEP)["image"])
@@ -108,7 +92,7 @@ def test_bf16_is_taken_on_a_gpu_that_has_it(tiny_scene, tiny_sphere, monkeypatch
 
 def test_a_loss_that_is_not_finite_reaches_no_weight(tiny_scene, tiny_sphere, monkeypatch, gpu):
     monkeypatch.setattr(gpu_tracer, "TIERS", ((2, 1),))
-    trainer = trainer_on("cuda", tiny_scene, tiny_sphere)
+    trainer = trainer_on("cuda", tiny_scene, tiny_sphere, "--device", "cuda")
     trainer.views.images.fill_(torch.nan)
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     for step in (SHAPE_STEP, IMAGE_STEP):

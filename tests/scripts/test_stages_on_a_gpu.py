@@ -82,5 +82,5 @@ def test_pre_training(tmp_path):
          "cuda", "--num_steps", 2, "--batch_size", 2, "--crop_size", "24x16", "--num_threads", 1,
          "--model_image_encoder_depth", 1, "--steps_til_pictures", 2)
     assert metrics_of(tmp_path / "pre")["steps"] == 2
-    stored = torch.load(tmp_path / "pre" / "encdec.pth")
+    stored = torch.load(tmp_path / "pre" / "encdec.pth", weights_only=True)
     assert not any(isinstance(value, DeviceTensor) for value in stored["encoder"].values())

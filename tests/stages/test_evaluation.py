@@ -50,7 +50,7 @@ def test_at_the_end_each_view_is_rendered_once(tiny_scene, tiny_sphere, tmp_path
     assert len(made) == num_views and set(made.values()) == {1}
 
 
-def test_all_withheld_and_training_views_are_rendered_once_for_their_psnr(
+def test_all_held_out_and_training_views_are_rendered_once_for_their_psnr(
         tiny_scene, tiny_sphere, tmp_path, made):
     """All of the scene, as it has no others; curve, metrics and their means agree."""
     call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--num_steps", 1, "--test_metrics", 1,

@@ -13,6 +13,19 @@ from utils.views.training_views import views_of
 STEPS = ["--num_steps", 8, "--steps_til_ckpt", 2, "--keep_checkpoints", 9]
 
 
+def trainer_on(device, scene_folder, sphere, *flags):
+    """A traced trainer in fp32 on a device, with the same weights and draws on each."""
+    config = config_of(*flags_of("unused", scene_folder, "--precision", "fp32", *flags,
+                                 sphere=sphere))
+    scene, split = open_scene(config.data)
+    torch.manual_seed(0)
+    model = build_model(config.sdf, config.cnn, config.views, config.run).to(device)
+    trainer = build_scene_trainer(model, views_of(scene, split.train, device), config,
+                                  generator=torch.Generator().manual_seed(0))
+    trainer.trace_all()
+    return trainer
+
+
 def trainer_of(scene_folder, sphere, *flags, cloud=False):
     """A trainer that is ready for its first step."""
     config = config_of(*flags_of("unused", scene_folder, *flags, sphere=sphere))

@@ -7,7 +7,7 @@ Each reader gets sound files made on the spot, of which one (sometimes two) is d
 numbers and words of text, values in JSON and pickles, entries of archives. Input number i of a
 seed is always the same. A reader runs in a process of its own that may map 1 GB more than it does
 at the start; one that is busy with one input for 20 s is ended and counted as hanging. Inputs that
-fail are kept with their traceback in the output's folder failures/READER/NUMBER; once mended, the
+fail are kept with their traceback in the output's folder failures/READER/NUMBER; once fixed, the
 damaged files go to tests/trust/corpus/READER/CASE, which the test suite reads. The end is a table,
 also as fuzz.json. Exit code 1 where anything failed.
 """

@@ -70,7 +70,7 @@ class TestConfig:
                            "network, on the same views")
     benchmark_all_views: int = switch(0, "1: metrics of all views, not of the held-out views alone",
                                       aliases=("benchark_all_views",))
-    eval_all: str = flag("end", "when scores also give the mean PSNR over all withheld views "
+    eval_all: str = flag("end", "when scores also give the mean PSNR over all held-out views "
                          "(psnr_all) and over the training views, each kept from feeding itself "
                          "(psnr_train): with the results at the end, always, or never; it takes as "
                          "long as rendering all views", choices=("end", "always", "never"))

@@ -45,7 +45,7 @@ from utils.results.text_tables import format_rows
 log = logging.getLogger(__name__)
 
 #: PSNR over more views than those that are scored: rows of the printed table, by name of metric.
-WIDER_ROWS = {"psnr_all": "all withheld", "psnr_train": "training"}
+WIDER_ROWS = {"psnr_all": "all held-out", "psnr_train": "training"}
 MAX_NAME_BYTES = 120      # of a view's name, of the 255 that a file's name may have
 
 

@@ -49,7 +49,7 @@ METRICS = {
     "lpips": Metric("LPIPS", "LPIPS", 4, "lower", "AlexNet, inputs in [-1, 1]"),
     "lpips_release": Metric("LPIPS [0,1]", "LPIPS, as released", 4, "lower", "AlexNet fed [0, 1]"),
     "mask_iou": Metric("mask IoU", "mask IoU", 4, "higher", "at most 1"),
-    "psnr_all": Metric("PSNR all", "PSNR, all withheld views [dB]", 2, "higher",
+    "psnr_all": Metric("PSNR all", "PSNR, all held-out views [dB]", 2, "higher",
                        "mean over every view that is not trained on"),
     "psnr_train": Metric("PSNR train", "PSNR, training views [dB]", 2, "higher",
                          "each kept from feeding itself"),

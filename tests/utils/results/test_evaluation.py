@@ -167,7 +167,7 @@ def test_table_lines_up_and_marks_what_is_missing():
                                 "0.5000"]
     assert lines[-3].split() == ["mean", "25.00", "17.00", "0.8000", "0.7000", "n/a", "n/a",
                                  "0.7500", "0.03000"]
-    assert lines[-2].split() == ["all", "withheld", "24.00"]           # of training views: none
+    assert lines[-2].split() == ["all", "held-out", "24.00"]           # of training views: none
     assert lines[-1] == "400 steps, 12 s of training"
     column = lines[0].index("PSNR") + 4
     assert all(line[column - 1] in "0123456789" for line in (lines[2], lines[3], lines[-2]))

@@ -53,7 +53,7 @@ def slow_pool(x):
 
 
 def slow_distance(a, b, kernels, biases, heads):
-    """LPIPS of two (3, H, W) arrays in [-1, 1], written out."""
+    """LPIPS of two (3, H, W) arrays in [-1, 1], by its definition."""
     shift, scale = np.array([-0.03, -0.088, -0.188]), np.array([0.458, 0.448, 0.45])
     layers = [(x - shift[:, None, None]) / scale[:, None, None] for x in (a, b)]
     total = 0.0
