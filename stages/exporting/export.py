@@ -80,7 +80,7 @@ class Export:
         self.trained: TrainedScene = trained_scene_of(
             opened.trainer, opened.scene, opened.split, step=opened.step, renderer=self.renderer)
         lpips = build_lpips(config.test.lpips_weights) if self.flags.export_scores else None
-        self.scores = StepScores(self.trained, lpips)
+        self.scores = StepScores(self.trained, lpips, BACKGROUNDS[self.flags.background])
         self.seconds = 0.0
 
     def written(self) -> str:
