@@ -28,9 +28,9 @@ WORKERS ?= 2
 
 install: $(INSTALLED)
 
-# torch goes first: the pin keeps to one build of it. LPIPS weights, numba, embreex and
-# fast-simplification are extras; without them the LPIPS column reads n/a, steps and rays of meshes
-# take longer, and exported meshes are larger.
+# torch goes first: the pin keeps to one build of it. LPIPS weights, numba, embreex,
+# fast-simplification and xatlas are extras; without them the LPIPS column reads n/a, steps and rays
+# of meshes take longer, and exported meshes are larger and have no textures.
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -42,7 +42,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check "numba>=0.61" "embreex>=4.4" \
 		|| echo "numba or embreex could not be installed: training, rays of meshes take longer"
 	$(PY) -m pip install --quiet --disable-pip-version-check "fast-simplification>=0.1.12" \
-		|| echo "fast-simplification could not be installed: exported meshes are larger"
+		"xatlas>=0.0.10" || echo "fast-simplification or xatlas could not be installed: exported" \
+		"meshes are larger, and have no textures"
 	$(PY) -m pip install --quiet --disable-pip-version-check "viser>=1.1" \
 		|| echo "viser could not be installed: metanlr view cannot be used"
 	touch $@

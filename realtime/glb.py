@@ -13,6 +13,7 @@ import numpy as np
 
 from realtime.scene import TriangleMesh
 from utils.errors import ExportedSceneError
+from utils.files.glb import to_upright
 
 MAGIC, VERSION = b"glTF", 2
 JSON_CHUNK, BIN_CHUNK = 0x4E4F534A, 0x004E4942
@@ -52,7 +53,7 @@ def write_glb(mesh: TriangleMesh, up: tuple[float, float, float]) -> bytes:
         chunk += data + b"\0" * (-len(data) % 4)
     content = {
         "asset": {"version": "2.0", "generator": "MetaNLR++"}, "scene": 0,
-        "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0, "rotation": _to_upright(up)}],
+        "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0, "rotation": to_upright(up)}],
         "meshes": [{"primitives": [{"attributes": attributes, "indices": 1, "material": 0}]}],
         "materials": [{"extensions": {"KHR_materials_unlit": {}}, "doubleSided": True}],
         "extensionsUsed": ["KHR_materials_unlit"],
@@ -135,15 +136,6 @@ def _index(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} where a whole number belongs")
     return value
-
-
-def _to_upright(up: tuple[float, float, float]) -> list[float]:
-    """Return the quaternion (x, y, z, w) that turns `up` to glTF's +y by the shortest way."""
-    x, y, z = up
-    if y < -0.999999:
-        return [1.0, 0.0, 0.0, 0.0]
-    found = np.array([-z, 0.0, x, 1 + y])                  # (up x y, 1 + up . y)
-    return (found / np.linalg.norm(found)).tolist()
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:

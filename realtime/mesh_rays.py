@@ -139,7 +139,7 @@ class RasterRays:
             faces = ((group == number) & (counts > 0)).nonzero()[:, 0]
             if not len(faces):
                 continue
-            pixel, own = _candidates(first[faces], size[faces], width)
+            pixel, own = pixels_of_rectangles(first[faces], size[faces], width)
             own = faces[own]
             if asked is not None:
                 pixel, own = pixel[asked[pixel]], own[asked[pixel]]
@@ -175,8 +175,14 @@ class RasterRays:
         t.copy_(nearest)
 
 
-def _candidates(first: Tensor, size: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return the pixels (M,) of rectangles (F, 2), and the rectangle (M,) of each."""
+def pixels_of_rectangles(first: Tensor, size: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return the pixels (M,) of F rectangles, numbered row by row, and the rectangle of each.
+
+    Args:
+        first: (F, 2) column and row of the first pixel.
+        size: (F, 2) columns and rows, 0 where there is none.
+        width: of the picture.
+    """
     counts = size.prod(-1)
     own = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
     within = torch.arange(len(own), device=own.device) - (counts.cumsum(0) - counts)[own]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from realtime.archive import check_free, write_parts
@@ -15,9 +16,9 @@ from realtime.renderer import SceneRenderer
 from realtime.scene import ExportedScene, FeatureMaps, TriangleMesh
 from realtime.web_page import check_page_free, page_beside, write_page
 from realtime.writing import scene_parts
-from sdf_meshing import Mesh, colour_vertices
+from sdf_meshing import Mesh, colour_vertices, to_world
 from stages.evaluation import TrainedScene, current_renderer, trained_scene_of
-from stages.exporting.assembly import Facts, as_picture, assemble
+from stages.exporting.assembly import Facts, as_picture, assemble, upright
 from stages.exporting.distillation import teach_both, teach_decoder
 from stages.exporting.losses import (
     Draw,
@@ -28,6 +29,7 @@ from stages.exporting.losses import (
 )
 from stages.exporting.simplification import Simplified, in_order, simplify
 from stages.exporting.teaching import make_lessons
+from stages.exporting.texturing import check_textured, write_textured
 from stages.exporting.virtual_views import virtual_cameras
 from stages.mesh_rendering import MeshViewRenderer, surface_mesh
 from stages.scene import OpenedRun, open_run
@@ -59,6 +61,8 @@ def export_scene(config: Config) -> str:
     check_free(Path(config.export.output), bool(config.export.overwrite))
     if config.export.web:
         check_page_free(page_beside(config.export.output), bool(config.export.overwrite))
+    if config.export.textured_mesh:
+        check_textured(Path(config.export.textured_mesh), bool(config.export.overwrite))
     if config.views.feature_aggregation_method == "sum":
         raise ConfigError("--feature_aggregation_method sum gives weights that do not sum to 1, "
                           "which an exported scene cannot hold; train with mean")
@@ -87,18 +91,20 @@ class Export:
         """Take all steps, write the scene, and say what it is."""
         self._score("SDF, full D", lambda: full_draw(self.renderer))
         simplified = self._mesh()
-        triangles = self._coloured(simplified.mesh)
+        triangles = TriangleMesh(simplified.mesh.vertices_obj, simplified.mesh.faces,
+                                 self._colours(simplified.mesh))
+        textured = self._textured(simplified.mesh)
         teacher = MeshViewRenderer(self.renderer, triangles)
         self._score("mesh", lambda: full_draw(teacher))
         scene = self._assembled(triangles)
         self._score("8 bits", lambda: full_draw(self._at_8_bits(teacher, scene.features)))
         parts = scene_parts(self._taught(scene, teacher))
         path = write_parts(self.flags.output, parts, overwrite=bool(self.flags.overwrite))
-        report = self._report(path, simplified, parts)
-        if not self.flags.web:
-            return report
-        page = write_page(path, page_beside(path), overwrite=bool(self.flags.overwrite))
-        return f"{report}\n{page}: open it in a browser"
+        report = [self._report(path, simplified, parts), *filter(None, [textured])]
+        if self.flags.web:
+            page = write_page(path, page_beside(path), overwrite=bool(self.flags.overwrite))
+            report.append(f"{page}: open it in a browser")
+        return "\n".join(report)
 
     def _score(self, title: str, draw: Callable[[], Draw]) -> None:
         """Score a step, where that is asked for."""
@@ -115,13 +121,25 @@ class Export:
                          device=self.trained.device)
         return replace(found, mesh=in_order(found.mesh))
 
-    def _coloured(self, mesh: Mesh) -> TriangleMesh:
-        """Return the mesh with colours blended from the photographs."""
+    def _colours(self, mesh: Mesh) -> np.ndarray:
+        """Return colours (N, 3) uint8 of vertices, blended from the photographs."""
         views = self.renderer.sources
-        colours = colour_vertices(
+        return colour_vertices(
             mesh, views.images.cpu(), views.masks.cpu(), cameras=views.cameras,
             visible=lambda points: self.renderer.visible(points.to(self.trained.device)).cpu())
-        return TriangleMesh(mesh.vertices_obj, mesh.faces, colours)
+
+    def _textured(self, mesh: Mesh) -> str:
+        """Write the mesh with its texture where that is asked for; return what it is, as text."""
+        if not self.flags.textured_mesh:
+            return ""
+        log.info("export: texture")
+        path = Path(self.flags.textured_mesh)
+        model = self.renderer.sources.cameras.model.cpu()
+        turn = model.numpy()[:3, :3] / self.renderer.sources.cameras.model_scale
+        x, y, z = (turn @ upright(self.renderer.sources.cameras.to("cpu"))).tolist()
+        size = write_textured(path, mesh, self.flags.texture_size, self._colours, up=(x, y, z),
+                              to_world=lambda points: to_world(points, model))
+        return f"{path}: {size / 1e6:.2f} MB, for other programs"
 
     def _assembled(self, mesh: TriangleMesh) -> ExportedScene:
         """Return the exported scene with small networks that know nothing yet."""

@@ -81,6 +81,9 @@ class ExportConfig:
                            choices=("white", "black", "grey"))
     export_scores: int = switch(1, "1: score what each step of the export costs")
     web: int = switch(0, "1: a web page of it beside it, NAME.html")
+    textured_mesh: str = flag("", "GLB file, too, of the mesh in world units with the photographs "
+                              "as texture, for other programs; empty: none")
+    texture_size: int = flag(1024, "side of that texture", unit="texels", minimum=64)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 TOP_SHORT = 65535
 MATERIAL = {"name": "photographs", "pbrMetallicRoughness": {"metallicFactor": 0.0,
                                                             "roughnessFactor": 1.0}}
+TEXTURED = {"name": "photographs", "extensions": {"KHR_materials_unlit": {}},
+            "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0,
+                                     "baseColorTexture": {"index": 0}}}
+
+
+@dataclass(frozen=True)
+class Texture:
+    """The picture on a mesh.
+
+    Attributes:
+        uv: (N, 2) place of each vertex in it, [0, 1] from the top left corner.
+        jpeg: the picture's file, sRGB.
+    """
+
+    uv: np.ndarray
+    jpeg: bytes
 
 
 def linear_from_srgb(levels: np.ndarray) -> np.ndarray:
@@ -30,7 +47,8 @@ def linear_from_srgb(levels: np.ndarray) -> np.ndarray:
 
 
 def write_glb(path: Path, vertices: np.ndarray, faces: np.ndarray, *, normals: np.ndarray,
-              colours: np.ndarray | None = None) -> None:
+              colours: np.ndarray | None = None, texture: Texture | None = None,
+              up: tuple[float, float, float] = (0.0, 1.0, 0.0)) -> None:
     """Write a mesh.
 
     Args:
@@ -39,6 +57,9 @@ def write_glb(path: Path, vertices: np.ndarray, faces: np.ndarray, *, normals: n
         faces: (F, 3) numbers of vertices, counter-clockwise seen from outside.
         normals: (N, 3), made unit.
         colours: (N, 3) uint8 sRGB levels; without them the mesh is white.
+        texture: in place of colours. Photographs hold their light already, so that viewers that
+            know KHR_materials_unlit add none.
+        up: unit vector that viewers are to show upright.
     """
     points = np.ascontiguousarray(vertices, "<f4")
     length = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -55,11 +76,24 @@ def write_glb(path: Path, vertices: np.ndarray, faces: np.ndarray, *, normals: n
         parts.append((light, {"componentType": UNSIGNED_SHORT, "type": "VEC4", "normalized": True},
                       ARRAY_BUFFER))
         attributes["COLOR_0"] = 3
-    path.write_bytes(_packed(parts, attributes))
+    if texture is not None:
+        parts.append((np.ascontiguousarray(texture.uv, "<f4"),
+                      {"componentType": FLOAT, "type": "VEC2"}, ARRAY_BUFFER))
+        attributes["TEXCOORD_0"] = 3
+    path.write_bytes(_packed(parts, attributes, texture, to_upright(up)))
 
 
-def _packed(parts: list[tuple[np.ndarray, dict[str, Any], int]],
-            attributes: dict[str, int]) -> bytes:
+def to_upright(up: tuple[float, float, float]) -> list[float]:
+    """Return the quaternion (x, y, z, w) that turns `up`, a unit vector, to glTF's +y, shortest."""
+    x, y, z = up
+    if y < -0.999999:
+        return [1.0, 0.0, 0.0, 0.0]
+    found = np.array([-z, 0.0, x, 1 + y])                  # (up x y, 1 + up . y)
+    return (found / np.linalg.norm(found)).tolist()
+
+
+def _packed(parts: list[tuple[np.ndarray, dict[str, Any], int]], attributes: dict[str, int],
+            texture: Texture | None, rotation: list[float]) -> bytes:
     """Return the file of arrays (each with its accessor and target), the first of which is faces.
     """
     binary, views, accessors = b"", [], []
@@ -69,12 +103,20 @@ def _packed(parts: list[tuple[np.ndarray, dict[str, Any], int]],
                       "target": target})
         accessors.append({"bufferView": number, "count": len(array), **accessor})
         binary += data
-    head = json.dumps({
+    content = {
         "asset": {"version": "2.0", "generator": "MetaNLR++"}, "scene": 0,
-        "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}], "materials": [MATERIAL],
+        "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0, "rotation": rotation}],
+        "materials": [MATERIAL],
         "meshes": [{"primitives": [{"attributes": attributes, "indices": 0, "material": 0}]}],
-        "accessors": accessors, "bufferViews": views,
-        "buffers": [{"byteLength": len(binary)}]}, separators=(",", ":")).encode()
+        "accessors": accessors, "bufferViews": views}
+    if texture is not None:
+        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(texture.jpeg)})
+        binary += texture.jpeg + b"\0" * (-len(texture.jpeg) % 4)
+        content |= {"images": [{"bufferView": len(views) - 1, "mimeType": "image/jpeg"}],
+                    "textures": [{"source": 0}], "materials": [TEXTURED],
+                    "extensionsUsed": ["KHR_materials_unlit"]}
+    content["buffers"] = [{"byteLength": len(binary)}]
+    head = json.dumps(content, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 4)
     length = 12 + 8 + len(head) + 8 + len(binary)
     return b"".join([MAGIC, struct.pack("<II", VERSION, length),

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+import trimesh
 from support.tiny_runs import NUM_VIEWS, call, config_of, flags_of, script
 
 from realtime.reading import read_scene
 from realtime.renderer import SceneRenderer
 from realtime.scene import straight_cameras
+from sdf_meshing import to_world
 from stages.evaluation import current_renderer
 from stages.exporting.losses import TeacherAggregation
 from stages.scene import open_run
@@ -115,3 +118,17 @@ def test_bad_input_is_told_before_anything_is_done(flags, tmp_path):
     assert not (tmp_path / "a").exists()
     with pytest.raises(UserError, match="--output is missing"):
         script("export_scene").main(flags)
+
+
+@pytest.mark.skipif(not find_spec("xatlas"), reason="xatlas is not installed")
+def test_a_textured_mesh_goes_where_it_is_asked_for(flags, tmp_path, capsys):
+    """Its vertices are those of the exported mesh, in world units."""
+    call("export_scene", *flags, *EXPORT, "--export_scores", 0, "--output", tmp_path / "scene",
+         "--textured_mesh", tmp_path / "owl.glb", "--texture_size", 64)
+    assert f"{tmp_path / 'owl.glb'}: 0.0" in capsys.readouterr().out
+    (mesh,) = trimesh.load(tmp_path / "owl.glb", process=False).geometry.values()
+    assert mesh.visual.material.baseColorTexture.size == (64, 64)
+    found = read_scene(tmp_path / "scene").mesh
+    model = open_run(config_of(*flags)).scene.cameras.model
+    np.testing.assert_allclose(np.unique(mesh.vertices, axis=0), np.unique(
+        to_world(found.vertices_obj, model).astype(np.float32), axis=0), atol=1e-5)
