@@ -27,6 +27,8 @@ OFF_SURFACE_SHARPNESS = 100.0      # exp(-100 |Phi|): pushes Phi away from 0 off
 #: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
 #: third of the points, for 0.1 % of the gradient.
 NEGLIGIBLE = 8.0
+#: Distance from the silhouette, times alpha, at which a ray's slope is 2 % of its greatest.
+SILHOUETTE_REACH = 4.0
 
 
 def image_loss(prediction: Tensor, photograph: Tensor, mask: Tensor, metric: str = "l1",
@@ -57,11 +59,14 @@ def image_loss(prediction: Tensor, photograph: Tensor, mask: Tensor, metric: str
 
 
 def soft_mask_loss(evaluator: Tracer, sdf: Sdf, rays: Rays, masks: Tensor, *,
-                   hit_mask: Tensor, alpha: float, weight: Tensor | None = None) -> Tensor:
+                   hit_mask: Tensor, alpha: float, rim_mask: Tensor | None = None,
+                   weight: Tensor | None = None) -> Tensor:
     """Silhouette loss: mean over R rays of BCE(sigmoid(-alpha min Phi), mask).
 
     The mean runs over all rays, also over those whose term is zero by definition: rays that hit
-    inside the mask, and rays that miss the unit sphere.
+    inside the mask, and rays that miss the unit sphere. Rays off the mask push the surface inwards
+    also from a little distance; unless the rays of the rim pull as much, it settles inside the
+    mask.
 
     Args:
         evaluator: finds the minimum SDF and evaluates Phi there.
@@ -69,11 +74,13 @@ def soft_mask_loss(evaluator: Tracer, sdf: Sdf, rays: Rays, masks: Tensor, *,
         masks: (R,) bool, object in the photograph.
         hit_mask: (R,) bool, the ray meets the surface.
         alpha: sharpness, 1 / object unit.
+        rim_mask: (R,) bool, rays that count also where they hit inside the mask; None: no ray.
         weight: (R,) of the rays in the mean; None: all 1.
     Returns:
         Scalar, differentiable in the SDF's parameters.
     """
-    counts = rays.sphere_mask & ~(hit_mask & masks)
+    counts = ~(hit_mask & masks) if rim_mask is None else ~(hit_mask & masks) | rim_mask
+    counts = counts & rays.sphere_mask
     # off the mask a far ray's term vanishes; on it, it is the greatest of all
     limits = torch.where(masks, torch.inf, NEGLIGIBLE / alpha)
     index, points = evaluator.minimum_sdf(sdf, rays, counts, limits)

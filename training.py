@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from loss_functions import (
     CLOUD_WEIGHTS,
+    SILHOUETTE_REACH,
     eikonal_loss,
     image_loss,
     off_surface_loss,
@@ -173,7 +174,8 @@ class SceneTrainer:
         surface = self.traced_surface(views, found)
         weight = None if targets.weight is None else targets.weight.reshape(-1)
         soft_mask = soft_mask_loss(self.tracer, sdf, rays, masks.reshape(-1),
-                                   hit_mask=found.hit_mask, alpha=plan.alpha, weight=weight)
+                                   hit_mask=found.hit_mask, alpha=plan.alpha,
+                                   rim_mask=self.rim_mask(views, plan.alpha), weight=weight)
         losses = {"soft_mask": soft_mask * len(views.batch.targets)}
         if self.shape.loss.opt_sdf_eikonal:
             losses["eikonal"] = eikonal_loss(self.tracer, sdf, self.eikonal_points(),
@@ -182,6 +184,13 @@ class SceneTrainer:
         if self.shape.cloud is not None:
             losses |= self.cloud_losses()
         return surface, losses
+
+    def rim_mask(self, views: StepViews, alpha: float) -> Tensor | None:
+        """Rays (R,) of the targets whose silhouette counts though they hit; None: none do."""
+        if not self.shape.loss.soft_mask_rim:
+            return None
+        rims = self.views.rim_masks(SILHOUETTE_REACH / alpha)
+        return views.targets.cut(rims[views.batch.targets]).reshape(-1)
 
     def weights(self, plan: StepPlan) -> dict[str, float]:
         """Return the weights of all losses, by name."""
@@ -307,10 +316,7 @@ class SceneTrainer:
             self.buffer.store_pixels(pixels, found.t, found.hit_mask)
 
     def trace_first(self, data: DataConfig) -> None:
-        """Fill the buffer at the start of a run, from disk where the flags say so.
-
-        With crops there is nothing to fill: each step traces what it needs.
-        """
+        """Fill the buffer, from disk where flags say so; with crops each step traces for itself."""
         if self.sampled.crops is None:
             fill_buffer(self.buffer, self.model.sdf, self.views.cameras, self.trace_all, data=data,
                         tracer=type(self.tracer).__name__)

@@ -85,20 +85,24 @@ def views_of_batch(trainer):
     return trainer.sampled.draw(trainer.generator, trainer.buffer)
 
 
-def soft_mask_and_gradient(trainer, alpha):
+def soft_mask_and_gradient(trainer, alpha, has_rim):
     views = views_of_batch(trainer)
     rays = views.target_rays()
     masks = trainer.views.masks[views.batch.targets].reshape(-1)
     hit_mask = trainer.tracer.trace(trainer.model.sdf, rays).hit_mask
+    trainer.shape = replace(trainer.shape, loss=replace(trainer.shape.loss,
+                                                        soft_mask_rim=int(has_rim)))
     loss = soft_mask_loss(trainer.tracer, trainer.model.sdf, rays, masks, hit_mask=hit_mask,
-                          alpha=alpha)
+                          alpha=alpha, rim_mask=trainer.rim_mask(views, alpha))
     grads = torch.autograd.grad(loss, list(trainer.model.sdf.parameters()))
     return loss.item(), torch.cat([grad.reshape(-1) for grad in grads])
 
 
+@pytest.mark.parametrize("has_rim", [False, True])
 @pytest.mark.parametrize("alpha", [50.0, 400.0])
-def test_soft_mask_loss_and_gradient_agree(pair, alpha):
-    (plain, plain_grad), (fast, fast_grad) = (soft_mask_and_gradient(t, alpha) for t in pair)
+def test_soft_mask_loss_and_gradient_agree(pair, alpha, has_rim):
+    (plain, plain_grad), (fast, fast_grad) = (soft_mask_and_gradient(t, alpha, has_rim)
+                                              for t in pair)
     # the fast search takes the least of the same samples by the grid: off by its error, 1e-3,
     # times alpha for each ray, which at alpha 400 is 0.4 of terms up to 100
     assert fast == pytest.approx(plain, rel=0.02)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from data_processing.synthetic import analytic_sdf as solids
 from loss_functions import (
@@ -14,10 +15,12 @@ from loss_functions import (
     normal_loss,
     off_surface_loss,
     on_surface_loss,
+    soft_mask_loss,
     soft_mask_terms,
 )
 from sdf_rendering import ReferenceTracer
 from utils.errors import ConfigError
+from utils.geometry.rays import Rays
 from utils.geometry.sdf import gradient
 
 
@@ -89,6 +92,30 @@ def test_soft_mask_terms_stay_finite_with_their_gradient():
     assert terms.tolist() == pytest.approx([400.0, 400.0, 0.0, 0.0])
     terms.sum().backward()
     assert least.grad.tolist() == pytest.approx([400.0, -400.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(("has_rim", "settles_inside"), [(False, math.log(2)), (True, 0.0)])
+def test_where_the_silhouette_loss_holds_a_surface(has_rim, settles_inside):
+    """A ball behind a disc as mask, seen along z: without the rim, ln 2 / alpha inside it.
+
+    Rays off the mask push by the integral of sigmoid(-alpha (s - r)) over their distance s, those
+    on it that miss pull by that of sigmoid(alpha (s - r)): equal where alpha (R - r) = ln 2.
+    """
+    alpha, edge = 200.0, 0.5
+    side = torch.arange(0.4, 0.6, 2e-4)                                # distances s of the rays
+    rays = Rays(F.pad(side[:, None], (0, 2)) - torch.tensor([0.0, 0, 2]),
+                torch.tensor([0.0, 0, 1]).expand(len(side), 3), torch.full_like(side, 1.0),
+                torch.full_like(side, 3.0), torch.ones_like(side, dtype=torch.bool))
+    mask = side < edge
+    slopes = {}
+    for inside in torch.arange(-2.0, 4.0, 0.05).tolist():
+        radius = torch.tensor(edge - inside / alpha, requires_grad=True)
+        loss = soft_mask_loss(ReferenceTracer(101), solids.sphere(radius), rays, mask,
+                              hit_mask=side < radius, alpha=alpha,
+                              rim_mask=mask if has_rim else None)
+        slopes[inside] = abs(torch.autograd.grad(loss, radius)[0].item())
+    # of rays 2e-4 apart, 0.04 / alpha, in steps of 0.05 / alpha
+    assert min(slopes, key=slopes.__getitem__) == pytest.approx(settles_inside, abs=0.08)
 
 
 def test_eikonal_terms_by_hand():

@@ -140,6 +140,13 @@ def test_the_total_is_the_weighted_sum(tiny_scene, tiny_sphere):
     assert set(off) == {"image", "soft_mask", "total"}
 
 
+def test_the_rim_of_the_masks_counts_where_it_is_asked_for(tiny_scene, tiny_sphere):
+    """More rays count, each with a term above 0."""
+    plain, rim = (float(trainer_of(tiny_scene, tiny_sphere, *flags).train_step(0)["soft_mask"])
+                  for flags in ((), ("--soft_mask_rim", 1)))
+    assert rim > plain
+
+
 def test_the_image_loss_falls(tiny_scene, tiny_sphere):
     """By 16 to 27 % at the default rate, in both precisions and for four seeds, but not in fewer
     steps; at ten times that rate it leaps to 3 and more within 24 steps for half of them."""

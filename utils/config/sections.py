@@ -250,4 +250,7 @@ class LossConfig:
     photo_consistency_weight: float = flag(
         0.0, "weight of photo-consistency: windows of the targets should look alike in the "
         "sources, along the surface (1 - NCC); 0: none", minimum=0)
+    soft_mask_rim: int = switch(0, "1: rays near the mask's outline count in the silhouette loss "
+                                "where they hit inside it, too; without, the surface settles "
+                                "ln 2 / alpha inside the mask")
     loss_eikonal_metric: str = flag("l1", "norm of the eikonal term", choices=("l1", "l2"))

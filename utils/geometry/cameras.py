@@ -97,6 +97,12 @@ class Cameras:
         """World units in one object unit."""
         return float(torch.linalg.det(self.model[:3, :3]).abs() ** (1 / 3))
 
+    @property
+    def pixel_size_obj(self) -> float:
+        """Width of a pixel at the origin of object space, object units; the views' median."""
+        focal = self.projection[:, 0, 0] * self.resolution[0] / 2                  # pixels
+        return float((self.centers_obj.norm(dim=-1) / focal).median())
+
     def pixel_rays(self) -> tuple[Tensor, Tensor]:
         """Rays through every pixel centre (docs/method.md, section 1).
 

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +37,7 @@ class TrainingViews:
     masks: Tensor
     cameras: Cameras
     names: tuple[str, ...] = ()
+    _rims: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -47,6 +49,20 @@ class TrainingViews:
         for tensor in (self.images, self.masks):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def rim_masks(self, reach_obj: float) -> Tensor:
+        """(V, 1, H, W) bool, pixels of the object so near to what is not, object units."""
+        width = math.ceil(reach_obj / self._pixel_size_obj)
+        if width not in self._rims:
+            off = (~self.masks).to(self.images.dtype)
+            near = F.max_pool2d(off, (2 * width + 1, 1), 1, (width, 0))
+            near = F.max_pool2d(near, (1, 2 * width + 1), 1, (0, width))
+            self._rims[width] = self.masks & (near > 0.5)
+        return self._rims[width]
+
+    @cached_property
+    def _pixel_size_obj(self) -> float:
+        return self.cameras.pixel_size_obj
 
     @cached_property
     def inner_masks(self) -> Tensor:

@@ -130,3 +130,18 @@ def test_buffer_state_comes_back_to_the_bit(cameras):
     assert torch.equal(other.t.flatten(), t) and torch.equal(other.hit_mask.flatten(), t > 0.3)
     with pytest.raises(ValueError, match=r"\(6, 1, 5, 6\), the training views need \(2, 1, 5, 6\)"):
         SurfaceBuffer(cameras[:2]).load_state_dict(state)
+
+
+def test_rims_reach_as_many_pixels_as_their_distance_takes():
+    """One pixel off the mask in the middle; beyond the picture nothing is known to be off it."""
+    cameras = cameras_at([(0.0, 0.0, 3.0)], (9, 7))
+    pixel = 3 / (float(cameras.projection[0, 0, 0]) * 9 / 2)            # distance / focal length
+    assert cameras.pixel_size_obj == pytest.approx(pixel, rel=1e-6)
+    masks = torch.ones(1, 1, 7, 9, dtype=torch.bool)
+    masks[0, 0, 3, 4] = False
+    views = TrainingViews(torch.zeros(1, 3, 7, 9), masks, cameras)
+    for reach, width in ((0.3, 1), (1.0, 1), (1.01, 2), (2.0, 2)):
+        expected = torch.zeros_like(masks)
+        expected[0, 0, 3 - width:4 + width, 4 - width:5 + width] = True
+        expected[0, 0, 3, 4] = False
+        assert torch.equal(views.rim_masks((reach - 1e-6) * pixel), expected), reach
