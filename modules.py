@@ -24,21 +24,38 @@ SOFTPLUS_BETA = 100.0
 INITIAL_RADIUS = 0.5
 
 MODELS = ("ours", "idr", "deepsdf")
-ACTIVATIONS = ("sine", "relu", "softplus")
 ENCODINGS = ("none", "nerf", "idr", "ff")
+#: Frequencies of the encoding `nerf` where no number is given (NeRF, section 5.1).
+NERF_BANDS = 10
+
+
+def _softplus(hidden: Tensor) -> Tensor:
+    """Return a ReLU with second derivatives."""
+    return F.softplus(hidden, beta=SOFTPLUS_BETA)
+
+
+#: Activations but the sine: function, and the variance of weights times inputs that keeps the
+#: spread of activations (2 for ReLU: He et al.; tanh and sigmoid: Glorot and Bengio).
+ACTIVATION_FUNCTIONS = {"relu": (F.relu, 2.0), "softplus": (_softplus, 2.0), "swish": (F.silu, 2.0),
+                        "elu": (F.elu, 1.55), "selu": (F.selu, 1.0), "tanh": (torch.tanh, 1.0),
+                        "sigmoid": (torch.sigmoid, 1.0)}
+ACTIVATIONS = ("sine", *ACTIVATION_FUNCTIONS)
+#: Activations under which a random network can start as a sphere, see `start_as_sphere`.
+SPHERE_ACTIVATIONS = ("relu", "softplus")
 
 
 @dataclass(frozen=True)
 class PointEncoding:
-    """How points are encoded before the first layer.
+    """How points are encoded before the first layer, in the released code's order.
 
     Attributes:
-        kind: none (the point as it is), nerf (the point, sin and cos of 2^k pi x), idr (the point,
-            sin and cos of 2^k x), or ff (sin and cos of 2 pi B x, random B: Fourier features).
-        num_bands: frequencies k = 0 .. num_bands - 1, or rows of B.
-        sigma: ff: standard deviation of B's entries, per object unit.
-        exponential_bands: ff: row k of B has a random direction and the length sigma 2^k instead.
-            nerf and idr always have exponential bands.
+        kind: none (the point x as it is), nerf (x; for each band and coordinate sin and cos of
+            2^k pi x), idr (x; for each band sin and then cos of 2 (k + 1) pi x), or ff (x; sin and
+            cos of B x with a random matrix B: Fourier features).
+        num_bands: bands k = 0 .. num_bands - 1, or columns of B. 0 means 10 for nerf, none for the
+            others.
+        sigma: ff: standard deviation of B's entries, radians per object unit.
+        exponential_bands: idr: the frequencies are 2^k pi instead.
     """
 
     kind: str = "none"
@@ -52,18 +69,15 @@ class SdfArchitecture:
     """The shape of an SDF network: hidden_layers + 2 linear layers, numbered from 0.
 
     Attributes:
-        model: which family, see `build_sdf`.
-        activation: after all layers but the last: sine, relu or softplus (beta 100). idr and
-            deepsdf bring their own.
+        activation: after all layers but the last, one of ACTIVATIONS; softplus has beta 100.
         hidden_layers: hidden-to-hidden layers.
         hidden_dims: width of the hidden layers.
-        skips: pairs (i, j), i < j: the input of layer i is appended to the input of layer j.
-            Empty means the family's own.
+        skips: at most one pair (i, j), i < j: the input of layer i comes before the output of
+            layer j - 1, which is so much narrower that layer j is as wide as the others.
         feature_vector: outputs beside the signed distance; 0 and less: none.
         encoding: of the points.
     """
 
-    model: str = "ours"
     activation: str = "sine"
     hidden_layers: int = 3
     hidden_dims: int = 128
@@ -73,8 +87,7 @@ class SdfArchitecture:
 
     def __post_init__(self) -> None:
         """Check the values. Raises ConfigError naming the flag that sets the wrong one."""
-        for flag, value, choices in (("model", self.model, MODELS),
-                                     ("model_activation_sdf", self.activation, ACTIVATIONS),
+        for flag, value, choices in (("model_activation_sdf", self.activation, ACTIVATIONS),
                                      ("posenc_sdf", self.encoding.kind, ENCODINGS)):
             if value not in choices:
                 raise ConfigError(f"{flag} is {value!r}, need one of {', '.join(choices)}")
@@ -82,18 +95,14 @@ class SdfArchitecture:
             raise ConfigError(
                 f"model_hidden_layers_sdf is {self.hidden_layers} and model_hidden_dims_sdf "
                 f"{self.hidden_dims}, need at least 0 and 1")
-        if self.encoding.kind != "none" and self.encoding.num_bands < 1:
-            raise ConfigError(f"posenc_sdf {self.encoding.kind} has posenc_sdf_bands "
-                              f"{self.encoding.num_bands}, need at least 1; nerf takes 6 to 10")
+        if len(self.skips) > 1:
+            raise ConfigError(f"model_skips_sdf has {len(self.skips)} pairs, need at most one: the "
+                              "network has a single skip connection")
         last = self.hidden_layers + 1
         for pair in self.skips:
             if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= last:
                 raise ConfigError(f"model_skips_sdf has the pair {tuple(pair)}, need i,j with "
                                   f"0 <= i < j <= {last}, the number of the last layer")
-        own = {"idr": "softplus", "deepsdf": "relu"}.get(self.model, self.activation)
-        if self.activation not in (own, "sine"):
-            raise ConfigError(f"model_activation_sdf is {self.activation}, but model {self.model} "
-                              f"always has {own}; leave the flag out or use model ours")
 
 
 def parse_skips(text: str) -> tuple[tuple[int, int], ...]:
@@ -133,36 +142,39 @@ class SineLayer(nn.Linear):
 
 
 class FrequencyEncoding(nn.Module):
-    """(x, sin(f_k x), cos(f_k x)) per coordinate, f_k = 2^k times base_frequency."""
+    """The point, then sines and cosines of multiples of its coordinates (`PointEncoding`).
 
-    def __init__(self, num_bands: int, base_frequency: float) -> None:
+    Args:
+        frequencies: (K,), radians per object unit.
+        by_coordinate: whether sine and cosine of a coordinate stand side by side, as in NeRF, or
+            all sines of a band come before its cosines, as in IDR.
+    """
+
+    def __init__(self, frequencies: Tensor, *, by_coordinate: bool) -> None:
         super().__init__()
-        self.out_features = 3 + 6 * num_bands
-        frequencies = base_frequency * 2.0 ** torch.arange(num_bands)
+        self.out_features = 3 + 6 * len(frequencies)
+        self.by_coordinate = by_coordinate
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, points: Tensor) -> Tensor:
         """points (..., 3) to (..., 3 + 6 K), the points first."""
-        phases = (self.frequencies[:, None] * points[..., None, :]).flatten(-2)  # (..., 3 K)
-        return torch.cat([points, phases.sin(), phases.cos()], dim=-1)
+        phases = self.frequencies[:, None] * points[..., None, :]      # (..., K, 3)
+        waves = torch.stack([phases.sin(), phases.cos()], -1 if self.by_coordinate else -2)
+        return torch.cat([points, waves.flatten(-3)], dim=-1)
 
 
 class FourierFeatures(nn.Module):
-    """(sin(2 pi B x), cos(2 pi B x)) with a random (K, 3) matrix B that is saved, not trained."""
+    """(x, sin(x B), cos(x B)) with a random (3, K) matrix B that is saved, not trained."""
 
-    def __init__(self, num_bands: int, sigma: float, exponential_bands: bool) -> None:
+    def __init__(self, num_bands: int, sigma: float) -> None:
         super().__init__()
-        self.out_features = 2 * num_bands
-        matrix = sigma * torch.randn(num_bands, 3)
-        if exponential_bands:
-            lengths = sigma * 2.0 ** torch.arange(num_bands)
-            matrix = F.normalize(matrix, dim=-1) * lengths[:, None]
-        self.register_buffer("matrix", matrix)
+        self.out_features = 3 + 2 * num_bands
+        self.register_buffer("matrix", sigma * torch.randn(3, num_bands))
 
     def forward(self, points: Tensor) -> Tensor:
-        """points (..., 3) to (..., 2 K)."""
-        phases = 2 * math.pi * points @ self.matrix.T
-        return torch.cat([phases.sin(), phases.cos()], dim=-1)
+        """points (..., 3) to (..., 3 + 2 K)."""
+        phases = points @ self.matrix
+        return torch.cat([points, phases.sin(), phases.cos()], dim=-1)
 
 
 def _build_encoding(encoding: PointEncoding) -> nn.Module | None:
@@ -170,34 +182,43 @@ def _build_encoding(encoding: PointEncoding) -> nn.Module | None:
     if encoding.kind == "none":
         return None
     if encoding.kind == "ff":
-        return FourierFeatures(encoding.num_bands, encoding.sigma, encoding.exponential_bands)
-    return FrequencyEncoding(encoding.num_bands, math.pi if encoding.kind == "nerf" else 1.0)
+        return FourierFeatures(encoding.num_bands, encoding.sigma)
+    is_nerf = encoding.kind == "nerf"
+    bands = torch.arange(encoding.num_bands or (NERF_BANDS if is_nerf else 0))
+    is_exponential = is_nerf or encoding.exponential_bands
+    frequencies = math.pi * (2.0 ** bands if is_exponential else 2.0 * (bands + 1))
+    return FrequencyEncoding(frequencies, by_coordinate=is_nerf)
 
 
 class MlpSDF(nn.Module):
-    """An SDF as a multi-layer perceptron: what all families share.
+    """An SDF as a multi-layer perceptron, with any activation but the sine (`SirenSDF`).
 
     Attributes:
         layers: the linear layers, first to last (`nn.Linear` or its child `SineLayer`).
         num_features: outputs beside the signed distance.
+        skip: (i, j), the input of layer i comes before the output of layer j - 1; None: no skip.
         is_chain: True where no encoding and no skip breaks the chain of layers.
     """
 
     def __init__(self, architecture: SdfArchitecture) -> None:
         super().__init__()
+        self.activation = architecture.activation
         self.num_features = max(architecture.feature_vector, 0)
         self.is_chain = not architecture.skips and architecture.encoding.kind == "none"
         self.encoding = _build_encoding(architecture.encoding)
-        last = architecture.hidden_layers + 1
-        self.sources = tuple(tuple(i for i, j in architecture.skips if j == layer)
-                             for layer in range(last + 1))
-        widths: list[int] = []
+        self.skip = architecture.skips[0] if architecture.skips else None
+        hidden, last = architecture.hidden_dims, architecture.hidden_layers + 1
         layers = []
-        for index, sources in enumerate(self.sources):
-            width = architecture.hidden_dims if index else self.encoded_features
-            widths.append(width + sum(widths[source] for source in sources))
-            out_features = architecture.hidden_dims if index < last else 1 + self.num_features
-            layers.append(self._make_layer(index, widths[-1], out_features))
+        for index in range(last + 1):
+            in_features = hidden if index else self.encoded_features
+            out_features = hidden if index < last else 1 + self.num_features
+            if self.skip and index == self.skip[1] - 1:
+                out_features -= hidden if self.skip[0] else self.encoded_features
+            if out_features < 1:
+                raise ConfigError(f"model_skips_sdf {','.join(map(str, architecture.skips[0]))} "
+                                  f"leaves nothing of the {hidden} outputs of layer {index}; begin "
+                                  "the skip at layer 0, or give a larger --model_hidden_dims_sdf")
+            layers.append(self._make_layer(index, in_features, out_features, index == last))
         self.layers = nn.ModuleList(layers)
 
     @property
@@ -205,29 +226,28 @@ class MlpSDF(nn.Module):
         """Width of an encoded point."""
         return 3 if self.encoding is None else self.encoding.out_features
 
-    def _make_layer(self, index: int, in_features: int, out_features: int) -> nn.Linear:
-        """Layer `index` of the network, initialised for ReLU."""
+    def _make_layer(self, index: int, in_features: int, out_features: int,
+                    is_last: bool) -> nn.Linear:
+        """Layer `index`, initialised so that activations keep their spread."""
         layer = nn.Linear(in_features, out_features)
-        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        _, gain = ACTIVATION_FUNCTIONS[self.activation]
+        bound = math.sqrt(3 * gain / in_features)      # a uniform draw has the variance bound^2 / 3
+        nn.init.uniform_(layer.weight, -bound, bound)
         return layer
 
     def _activate(self, hidden: Tensor) -> Tensor:
         """What follows each layer but the last."""
-        return F.relu(hidden)
-
-    def _append(self, hidden: Tensor, skipped: list[Tensor]) -> Tensor:
-        """Join a layer's input with what skips to it."""
-        return torch.cat([hidden, *skipped], dim=-1)
+        return ACTIVATION_FUNCTIONS[self.activation][0](hidden)
 
     def _outputs(self, points: Tensor) -> Tensor:
         """points (..., 3) to all outputs (..., 1 + features)."""
         hidden = points if self.encoding is None else self.encoding(points)
-        inputs: list[Tensor] = []
+        kept = hidden
         for index, layer in enumerate(self.layers):
-            if self.sources[index]:
-                hidden = self._append(hidden, [inputs[source] for source in self.sources[index]])
-            if not self.is_chain:
-                inputs.append(hidden)
+            if self.skip and index == self.skip[1]:
+                hidden = torch.cat([kept, hidden], dim=-1)
+            if self.skip and index == self.skip[0]:
+                kept = hidden
             hidden = layer(hidden)
             if index < len(self.layers) - 1:
                 hidden = self._activate(hidden)
@@ -263,37 +283,35 @@ class MlpSDF(nn.Module):
         return derivatives.gradient(self, points, create_graph=True)
 
 
-class SoftplusSDF(MlpSDF):
-    """An MLP with softplus (beta 100), a ReLU with second derivatives."""
+def start_as_sphere(sdf: MlpSDF) -> None:
+    """Let an SDF network of ReLU or softplus begin as roughly |x| - 0.5, in place.
 
-    def _activate(self, hidden: Tensor) -> Tensor:
-        return F.softplus(hidden, beta=SOFTPLUS_BETA)
+    The geometric initialisation (Atzmon and Lipman, SAL): the norm of a wide random layer grows
+    like |x|, and the last layer reads it off. Sines and cosines of an encoding get zero weights, so
+    that the point itself counts alone; behind a skip the point comes in once more, hence the
+    factor 1/2 on the variance there.
 
-
-class GeometricSDF(SoftplusSDF):
-    """IDR's SDF: softplus, the input skipped to the middle, weights that start near a sphere.
-
-    The geometric initialisation (Atzmon and Lipman, SAL) makes the untrained network roughly
-    |x| - 0.5: the norm of a wide random layer grows like |x|, and the last layer reads it off. An
-    encoding's sines and cosines get zero weights so that only the point itself counts at first.
+    Raises:
+        ConfigError: the activation is another one.
     """
-
-    def _make_layer(self, index: int, in_features: int, out_features: int) -> nn.Linear:
-        layer = nn.Linear(in_features, out_features)
+    if sdf.activation not in SPHERE_ACTIVATIONS:
+        raise ConfigError(f"model_activation_sdf is {sdf.activation}, need one of "
+                          f"{', '.join(SPHERE_ACTIVATIONS)} to start as a sphere without a fit")
+    start, joined = sdf.skip or (-1, -1)
+    for index, layer in enumerate(sdf.layers):
+        takes_encoding = index == 0 or (index == joined and start == 0)
         nn.init.zeros_(layer.bias)
-        if index == len(self.sources) - 1:
-            nn.init.normal_(layer.weight, math.sqrt(math.pi / in_features), 1e-4)
+        if index == len(sdf.layers) - 1:
+            nn.init.normal_(layer.weight, math.sqrt(math.pi / layer.in_features), 1e-4)
             nn.init.constant_(layer.bias, -INITIAL_RADIUS)
-            return layer
-        nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / out_features))
-        takes_encoding = index == 0 or self.sources[index] == (0,)
-        if isinstance(self.encoding, FrequencyEncoding) and takes_encoding:
-            with torch.no_grad():  # a skip appends the encoded point behind the hidden values
-                layer.weight[:, in_features - self.encoded_features + 3:] = 0.0
-        return layer
-
-    def _append(self, hidden: Tensor, skipped: list[Tensor]) -> Tensor:
-        return super()._append(hidden, skipped) / math.sqrt(2)
+            first_column = 0           # the norm is read off activations, not off coordinates
+        else:
+            variance = (1 if index == joined else 2) / layer.out_features
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(variance))
+            first_column = 3
+        if takes_encoding:
+            with torch.no_grad():
+                layer.weight[:, first_column:sdf.encoded_features] = 0.0
 
 
 class AggregationMLP(nn.Module):

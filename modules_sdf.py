@@ -15,10 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from modules import OMEGA, GeometricSDF, MlpSDF, SdfArchitecture, SineLayer, SoftplusSDF
+from modules import OMEGA, MlpSDF, SdfArchitecture, SineLayer
 from modules_unet import FeatureDecoder
 from sdf_rendering import (
-    correlated_in_sources,
+    agreeing_in_sources,
+    correlation_weights,
     lumigraph_weights,
     project_to_sources,
     sample_maps,
@@ -265,8 +266,12 @@ class ImageBasedModel(ImageNetworks):
             return self._blend_samples(features, targets, sources, correspondence)
         counts = correspondence.counts_mask
         sampled = sample_maps(features, correspondence.uv_grid)        # (K, T, C, H, W)
-        if self.settings.occlusion == "correlation":
-            counts = correlated_in_sources(self.without_residuals(sampled, 2), counts)
+        if self.settings.occlusion == "agreement":
+            counts = agreeing_in_sources(self.without_residuals(sampled, 2), counts)
+        elif self.settings.occlusion == "correlation":
+            soft = correlation_weights(self.without_residuals(sampled, 2), counts,
+                                       targets.own_source_mask)
+            sampled, counts = sampled * soft[:, :, None], counts & (soft > 0)
         weights = self._weights(sampled, targets, sources, counts) * counts
         if self.settings.aggregation != "sum":
             total = weights.sum(0)
@@ -336,8 +341,9 @@ def grey_decoder(num_features: int, convolution: str) -> FeatureDecoder:
 class SirenSDF(MlpSDF):
     """The method's SDF: sin(30 x) after all layers but the last (paper, section 3.1)."""
 
-    def _make_layer(self, index: int, in_features: int, out_features: int) -> nn.Linear:
-        if index < len(self.sources) - 1:
+    def _make_layer(self, index: int, in_features: int, out_features: int,
+                    is_last: bool) -> nn.Linear:
+        if not is_last:
             return SineLayer(in_features, out_features, is_first=index == 0)
         layer = nn.Linear(in_features, out_features)
         bound = math.sqrt(6 / in_features) / OMEGA
@@ -374,20 +380,9 @@ class SirenSDF(MlpSDF):
 
 
 def build_sdf(architecture: SdfArchitecture = SdfArchitecture()) -> MlpSDF:
-    """The SDF network of one of three families; all map points (..., 3) to distances (...,).
-
-    - ours: the paper's SIREN, or an MLP with relu or softplus by `activation`; without own skips.
-    - idr: softplus MLP with geometric sphere initialisation; its input skips to the middle layer,
-      where the joined input is divided by sqrt(2). No weight normalisation.
-    - deepsdf: ReLU MLP whose input skips to the middle layer. No weight normalisation.
+    """The SDF network, points (..., 3) to distances (...,): a SIREN, or an MLP by its activation.
 
     Args:
-        architecture: checked when it is made; skips given there replace the family's own.
+        architecture: checked when it is made.
     """
-    if architecture.model == "ours":
-        families = {"sine": SirenSDF, "relu": MlpSDF, "softplus": SoftplusSDF}
-        return families[architecture.activation](architecture)
-    if not architecture.skips:
-        middle = (architecture.hidden_layers + 2) // 2
-        architecture = replace(architecture, skips=((0, middle),))
-    return (GeometricSDF if architecture.model == "idr" else MlpSDF)(architecture)
+    return (SirenSDF if architecture.activation == "sine" else MlpSDF)(architecture)

@@ -220,7 +220,7 @@ def visible_in_sources(targets: Surface, sources: Surface, source_masks: Tensor,
         return inside_mask & targets.hit_mask[:, 0] & same_point & (sampled[:, :, 3] >= 0.5)
 
 
-def correlated_in_sources(features: Tensor, in_view_mask: Tensor, threshold: float = 0.5) -> Tensor:
+def agreeing_in_sources(features: Tensor, in_view_mask: Tensor, threshold: float = 0.5) -> Tensor:
     """Occlusion test without source surfaces: a sample counts when it agrees with the others.
 
     Args:
@@ -234,6 +234,32 @@ def correlated_in_sources(features: Tensor, in_view_mask: Tensor, threshold: flo
         weight = in_view_mask[:, :, None].to(features.dtype)
         mean = (features * weight).sum(0) / weight.sum(0).clamp(min=1)
         return in_view_mask & (F.cosine_similarity(features, mean[None], dim=2) >= threshold)
+
+
+def correlation_weights(features: Tensor, in_view_mask: Tensor, own_source_mask: Tensor) -> Tensor:
+    """Soft occlusion by group-wise correlation with the target's photograph.
+
+    w_i = C max(c_i, 0) / sum_j max(c_j, 0), c_i = <F_i, F> / C, F_i a source's feature and F that
+    of the target's own photograph (Guo et al., Group-wise Correlation Stereo, equation 3). The sum
+    is over all sources, the target's photograph among them. A target without a photograph among
+    the sources (held-out views, videos) takes the mean of the samples in view as F.
+
+    Args:
+        features: (K, T, C, H, W) sampled features.
+        in_view_mask: (K, T, H, W) bool, samples inside image and mask.
+        own_source_mask: (K, T) bool, the source is the target's photograph.
+    Returns:
+        (K, T, H, W), 0 where the correlation is not positive; no gradient.
+    """
+    with torch.no_grad():
+        own = own_source_mask[:, :, None, None, None].to(features.dtype)
+        in_view = in_view_mask[:, :, None].to(features.dtype)
+        chosen = torch.where(own_source_mask.any(0)[:, None, None, None], own, in_view)
+        target = (features * chosen).sum(0) / chosen.sum(0).clamp(min=1)     # (T, C, H, W)
+        correlation = (features * target).mean(2).clamp(min=0)
+        total = correlation.sum(0)
+        total = torch.where(total > 0, total, torch.ones_like(total))
+        return features.shape[2] * correlation / total
 
 
 def lumigraph_weights(points_obj: Tensor, target_dirs: Tensor, sources: Cameras,

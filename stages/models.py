@@ -4,10 +4,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from modules import AggregationMLP, PointEncoding, SdfArchitecture, parse_skips
+from modules import (
+    AggregationMLP,
+    PointEncoding,
+    SdfArchitecture,
+    parse_skips,
+    start_as_sphere,
+)
 from modules_sdf import BlendSettings, ImageBasedModel, ImageNetworks, build_sdf, grey_decoder
 from modules_unet import ImageEncoder, load_resnet_weights
-from utils.checkpoints.weights import InitialWeights, initial_weights
+from utils.checkpoints.weights import InitialWeights, initial_weights, starts_as_sphere
 from utils.config.parser import Config
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
@@ -41,7 +47,10 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
                              views.occlusion_method, bool(views.blend_residuals) and not is_rgb)
     execution = FastExecution(network_precision(cnn.precision, run.device, is_fast), is_fast)
-    model = ImageBasedModel(build_sdf(sdf_architecture(sdf)), encoder,
+    phi = build_sdf(sdf_architecture(sdf))
+    if starts_as_sphere(sdf):
+        start_as_sphere(phi)
+    model = ImageBasedModel(phi, encoder,
                             AggregationMLP(3 if is_rgb else features), decoder=decoder,
                             settings=settings, execution=execution)
     if settings.aggregation == "learned_prior":
@@ -82,7 +91,7 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
 def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
     """The flags of the SDF network as its architecture; ConfigError for values that do not fit."""
     return SdfArchitecture(
-        model=sdf.model, activation=sdf.model_activation_sdf, hidden_dims=sdf.model_hidden_dims_sdf,
+        activation=sdf.model_activation_sdf, hidden_dims=sdf.model_hidden_dims_sdf,
         hidden_layers=sdf.model_hidden_layers_sdf, skips=parse_skips(sdf.model_skips_sdf),
         feature_vector=sdf.feature_vector,
         encoding=PointEncoding(sdf.posenc_sdf, sdf.posenc_sdf_bands, sdf.posenc_sdf_sigma,

@@ -28,7 +28,7 @@ from utils.checkpoints.weights import (
     whole_checkpoint,
 )
 from utils.config.parser import Config
-from utils.config.values import crop_size
+from utils.config.values import crop_size, losses_of
 from utils.errors import ConfigError
 from utils.fast.memory import check_encoder_memory
 from utils.optimization.parameter_groups import trained_parts
@@ -170,7 +170,7 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
                           lr_cameras=config.views.lr_cameras)
         return adjust(found) if adjust else found
 
-    shape = ShapeSupervision(config.loss, config.run.batch_size,
+    shape = ShapeSupervision(losses_of(config.loss, config.sdf), config.run.batch_size,
                              in_sphere_only=config.tracing.tracer != "reference",
                              cloud=cloud if config.data.use_pcd else None)
     tracer = make_tracer(config.tracing, views.masks[0].numel(), views.images.device)
@@ -183,6 +183,9 @@ def views_in_training(views: TrainingViews, config: Config) -> ViewsInTraining:
     if config.views.source_views_per_target == 1:
         raise ConfigError("--source_views_per_target 1: a target never feeds itself, so it would "
                           "have no source; give 2 or more, or -1 for all")
+    if config.views.occlusion_method == "correlation" and config.views.target_crop:
+        raise ConfigError("--occlusion_method correlation compares whole targets with their "
+                          "photographs, which --target_crop cuts; use agreement or raytrace")
     sampler = ViewSampler(views.cameras, config.views.source_views_per_target,
                           config.run.image_batch_size,
                           nearest=config.views.source_view_selection_mode == "nearest")

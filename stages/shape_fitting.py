@@ -25,6 +25,7 @@ from utils.checkpoints.storage import load_state
 from utils.checkpoints.weights import save_sphere, sphere_asset
 from utils.config.parser import Config
 from utils.config.sections import LossConfig
+from utils.config.values import losses_of
 from utils.errors import SceneError
 from utils.fast.memory import keep_freed_memory
 from utils.geometry.cameras import Cameras
@@ -301,7 +302,8 @@ def fit_sphere(config: Config) -> str:
     sdf = build_sdf(sdf_architecture(config.sdf)).to(run.device)
     options = loop_options(config.run, 1)
     task = SphereTask(sdf, options.num_steps, config.rates.lr_sdf,
-                      num_points=config.run.batch_size, loss=config.loss, generator=run.generator)
+                      num_points=config.run.batch_size, loss=losses_of(config.loss, config.sdf),
+                      generator=run.generator)
     progress = Loop(task, run, options).run()
     errors = task.score(progress.step)
     save_sphere(sphere_asset(config.sdf), sdf, errors)

@@ -24,7 +24,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is n
 @pytest.mark.parametrize("flags", [
     ("--image_encoder", "residual"),
     ("--feature_aggregation_method", "lumigraph", "--occlusion_method", "correlation"),
-    ("--model", "idr", "--model_activation_sdf", "softplus", "--feature_type", "rgb",
+    ("--model", "idr", "--init_sphere", 1, "--model_activation_sdf", "softplus",
+     "--feature_type", "rgb",
      "--feature_aggregation_method", "mean")])
 def test_the_host_never_waits(tiny_scene, tiny_sphere, monkeypatch, flags):
     # each step of a march is like the others, and slow where it has no values

@@ -5,7 +5,16 @@ import pytest
 import torch
 from support import golden_files
 
-from modules import AggregationMLP, PointEncoding, SdfArchitecture, SineLayer, parse_skips
+from modules import (
+    ACTIVATIONS,
+    SPHERE_ACTIVATIONS,
+    AggregationMLP,
+    PointEncoding,
+    SdfArchitecture,
+    SineLayer,
+    parse_skips,
+    start_as_sphere,
+)
 from modules_sdf import SirenSDF, build_sdf
 from utils.checkpoints.released_names import read_release_names
 from utils.errors import ConfigError
@@ -90,17 +99,14 @@ def test_closed_form_is_differentiable_in_points():
 
 
 ARCHITECTURES = [
-    SdfArchitecture(activation="relu", **SMALL),
-    SdfArchitecture(activation="softplus", **SMALL),
-    SdfArchitecture(skips=((0, 2), (1, 3)), **SMALL),
-    SdfArchitecture(skips=((0, 1), (0, 2), (0, 3)), activation="softplus", **SMALL),
+    *(SdfArchitecture(activation=name, **SMALL) for name in ACTIVATIONS[1:]),
+    SdfArchitecture(skips=((0, 2),), **SMALL),
+    SdfArchitecture(skips=((0, 1),), activation="softplus", **SMALL),
     SdfArchitecture(encoding=PointEncoding("nerf", 2), **SMALL),
     SdfArchitecture(encoding=PointEncoding("idr", 2), skips=((0, 3),), **SMALL),
     SdfArchitecture(encoding=PointEncoding("ff", 5, 0.5), **SMALL),
-    SdfArchitecture(encoding=PointEncoding("ff", 3, 1.0, True), activation="relu", **SMALL),
-    SdfArchitecture(model="idr", **SMALL),
-    SdfArchitecture(model="idr", encoding=PointEncoding("idr", 3), feature_vector=4, **SMALL),
-    SdfArchitecture(model="deepsdf", **SMALL),
+    SdfArchitecture(encoding=PointEncoding("idr", 3, exponential_bands=True), feature_vector=4,
+                    activation="softplus", **SMALL),
     SdfArchitecture(hidden_layers=0, hidden_dims=8, feature_vector=2),
 ]
 
@@ -124,11 +130,37 @@ def test_every_architecture_has_the_gradient_of_finite_differences(architecture)
                if parameter.grad is not None)
 
 
-def test_skips_widen_the_layers_that_they_enter():
-    net = build_sdf(SdfArchitecture(skips=((0, 2), (1, 3)), **SMALL))
-    assert [layer.in_features for layer in net.layers] == [3, 24, 27, 48]
-    assert [layer.in_features for layer in build_sdf(SdfArchitecture(model="deepsdf")).layers] == [
-        3, 128, 131, 128, 128]
+def test_a_skip_brings_its_layers_input_before_their_output():
+    """The layers under it give so much less that the joined input is as wide as without a skip."""
+    net = build_sdf(SdfArchitecture(skips=((0, 2),), activation="relu", **SMALL)).double()
+    assert [(layer.in_features, layer.out_features) for layer in net.layers] == [
+        (3, 24), (24, 21), (24, 24), (24, 1)]
+    points = random_points(5)
+    first, second, third, last = net.layers
+    inner = torch.relu(second(torch.relu(first(points))))
+    expected = last(torch.relu(third(torch.cat([points, inner], -1))))[..., 0]
+    torch.testing.assert_close(net(points), expected, rtol=0, atol=1e-12)    # the same products
+
+
+def test_a_skip_brings_the_encoded_point():
+    net = build_sdf(SdfArchitecture(skips=((0, 3),), encoding=PointEncoding("nerf", 2), **SMALL))
+    assert [(layer.in_features, layer.out_features) for layer in net.layers] == [
+        (15, 24), (24, 24), (24, 9), (24, 1)]
+
+
+@pytest.mark.parametrize("name, function", [
+    ("relu", lambda x: x.clamp(min=0)), ("swish", lambda x: x / (1 + torch.exp(-x))),
+    ("softplus", lambda x: torch.log1p(torch.exp(100 * x)) / 100),
+    ("elu", lambda x: torch.where(x > 0, x, torch.exp(x) - 1)), ("tanh", torch.tanh),
+    ("selu", lambda x: 1.0507009873554805 * torch.where(x > 0, x,
+                                                        1.6732632423543772 * (torch.exp(x) - 1))),
+    ("sigmoid", lambda x: 1 / (1 + torch.exp(-x)))])
+def test_activations_are_their_formulas(name, function):
+    net = build_sdf(SdfArchitecture(activation=name, hidden_dims=6, hidden_layers=1)).double()
+    points = random_points(9)
+    hidden = function(net.layers[1](function(net.layers[0](points))))
+    # exp(100 x) - and with it rounding - is largest in softplus: 1e-16 of it, over 100
+    torch.testing.assert_close(net(points), net.layers[2](hidden)[..., 0], rtol=0, atol=1e-10)
 
 
 def test_skips_are_read_from_the_flag():
@@ -142,9 +174,14 @@ def test_unreadable_skips_are_refused(text):
         parse_skips(text)
 
 
-@pytest.mark.parametrize("encoding", [PointEncoding(), PointEncoding("nerf", 6)])
-def test_geometric_initialisation_is_roughly_a_sphere(encoding):
-    net = build_sdf(SdfArchitecture(model="idr", hidden_dims=256, encoding=encoding))
+@pytest.mark.parametrize("activation", SPHERE_ACTIVATIONS)
+@pytest.mark.parametrize("skips", [(), ((0, 2),), ((0, 4),)])
+@pytest.mark.parametrize("encoding", [PointEncoding(), PointEncoding("nerf", 6),
+                                      PointEncoding("ff", 8)])
+def test_geometric_initialisation_is_roughly_a_sphere(encoding, skips, activation):
+    net = build_sdf(SdfArchitecture(activation=activation, hidden_dims=256, encoding=encoding,
+                                    skips=skips))
+    start_as_sphere(net)
     points = random_points(500, dtype=torch.float32)
     with torch.no_grad():
         error = net(points) - (points.norm(dim=-1) - 0.5)
@@ -153,17 +190,34 @@ def test_geometric_initialisation_is_roughly_a_sphere(encoding):
         assert net(torch.zeros(1, 3)).item() < 0 and net(torch.eye(3)).min() > 0
 
 
+def encoding_of(*values):
+    """A network's encoding, in float64; pi is kept in float32."""
+    return build_sdf(SdfArchitecture(encoding=PointEncoding(*values))).double().encoding
+
+
 def test_encodings_are_their_formulas():
-    points = random_points(4)
-    nerf = build_sdf(SdfArchitecture(encoding=PointEncoding("nerf", 2))).double().encoding(points)
-    parts = [points, *(torch.sin(2.0**k * math.pi * points) for k in range(2)),
-             *(torch.cos(2.0**k * math.pi * points) for k in range(2))]
-    # pi is kept in float32: 1e-7 relative in phases up to 2 pi.
-    torch.testing.assert_close(nerf, torch.cat(parts, -1), rtol=0, atol=2e-6)
-    fourier = build_sdf(SdfArchitecture(encoding=PointEncoding("ff", 4, 2.0, True))).encoding
-    lengths = torch.tensor([2.0, 4.0, 8.0, 16.0])
-    torch.testing.assert_close(fourier.matrix.norm(dim=-1), lengths)
-    assert "matrix" in fourier.state_dict()
+    """The release's, in its order; phases up to 4 pi are known to 1e-7 of themselves."""
+    (x, y, z), pi = points = torch.tensor([0.3, -0.7, 0.9]).double(), math.pi
+    waves = [f(2**k * pi * c) for k in range(2) for c in (x, y, z) for f in (torch.sin, torch.cos)]
+    nerf = torch.cat([points[0], torch.stack(waves)])
+    torch.testing.assert_close(encoding_of("nerf", 2)(points[0]), nerf, rtol=0, atol=2e-6)
+    for is_exponential, bands in ((False, (2, 4, 6)), (True, (1, 2, 4))):
+        parts = [points[0], *(f(n * pi * points[0]) for n in bands for f in (torch.sin, torch.cos))]
+        found = encoding_of("idr", 3, 1.0, is_exponential)(points[0])
+        torch.testing.assert_close(found, torch.cat(parts), rtol=0, atol=4e-6)
+    fourier = encoding_of("ff", 4, 2.0)
+    phases = torch.stack([(points[0] * fourier.matrix[:, k]).sum() for k in range(4)])
+    torch.testing.assert_close(fourier(points[0]),
+                               torch.cat([points[0], phases.sin(), phases.cos()]), rtol=0,
+                               atol=1e-12)
+    assert fourier.matrix.shape == (3, 4) and "matrix" in fourier.state_dict()
+
+
+def test_encodings_without_a_number_of_bands():
+    assert encoding_of("nerf", 0).out_features == 3 + 6 * 10
+    points = random_points(2)
+    for kind in ("idr", "ff"):
+        torch.testing.assert_close(encoding_of(kind, 0)(points), points, rtol=0, atol=0)
 
 
 def test_sigma_is_the_spread_of_fourier_features():
@@ -189,19 +243,22 @@ def test_features_are_refused_where_there_are_none(feature_vector):
 
 
 @pytest.mark.parametrize("options, text", [
-    (dict(model="neus"), "model is 'neus'"),
-    (dict(activation="tanh"), "model_activation_sdf is 'tanh'"),
+    (dict(activation="cosine"), "model_activation_sdf is 'cosine'"),
     (dict(encoding=PointEncoding("hash", 4)), "posenc_sdf is 'hash'"),
-    (dict(encoding=PointEncoding("nerf")), "posenc_sdf_bands 0"),
     (dict(hidden_layers=-1), "model_hidden_layers_sdf is -1"),
     (dict(hidden_dims=0), "model_hidden_dims_sdf 0"),
     (dict(skips=((0, 5),)), r"pair \(0, 5\)"),
     (dict(skips=((2, 2),)), r"pair \(2, 2\)"),
-    (dict(model="idr", activation="relu"), "always has softplus"),
+    (dict(skips=((0, 1), (1, 2))), "2 pairs, need at most one"),
 ])
 def test_impossible_architectures_are_refused_by_flag(options, text):
     with pytest.raises(ConfigError, match=text):
         SdfArchitecture(**options)
+
+
+def test_a_skip_of_everything_is_refused():
+    with pytest.raises(ConfigError, match="1,2 leaves nothing of the 24 outputs of layer 1"):
+        build_sdf(SdfArchitecture(skips=((1, 2),), **SMALL))
 
 
 def test_layers_are_readable_as_linear_ones():

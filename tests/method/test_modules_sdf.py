@@ -48,7 +48,7 @@ def batch_of(views: TrainingViews, targets: list[int]) -> tuple[Targets, Sources
             Sources(views.cameras, views.images, views.masks, surface))
 
 
-@pytest.mark.parametrize("occlusion", ["raytrace", "correlation"])
+@pytest.mark.parametrize("occlusion", ["raytrace", "correlation", "agreement"])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_weights_of_every_method(views, aggregation, occlusion):
     """Sum 1 where a source counts, 0 elsewhere, and exactly 0 for the target itself; rounding of

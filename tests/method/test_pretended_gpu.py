@@ -41,7 +41,8 @@ def values_of(losses: dict[str, Tensor]) -> dict[str, float]:
     (("--feature_aggregation_method", "lumigraph_epipolar", "--occlusion_method", "correlation"),
      set()),
     (("--blend_residuals", 1, "--image_loss_region", "foreground"), set()),
-    (("--model", "idr", "--model_activation_sdf", "softplus", "--feature_type", "rgb",
+    (("--model", "idr", "--init_sphere", 1, "--model_activation_sdf", "softplus",
+     "--feature_type", "rgb",
       "--feature_aggregation_method", "mean"), set())])
 def test_steps_have_the_numbers_of_the_cpu(tiny_scene, tiny_sphere, flags, waits):
     """Tracers stop on either side of the surface within 5e-5, which single pixels show: losses

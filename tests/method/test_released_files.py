@@ -9,13 +9,14 @@ import torch
 from support import golden_files
 from support.tiny_runs import SMALL, call, config_of, flags_of
 
-from modules import AggregationMLP, SdfArchitecture
+from modules import AggregationMLP, PointEncoding, SdfArchitecture
 from modules_sdf import build_sdf
 from modules_unet import FeatureDecoder, ImageEncoder
 from stages.models import build_model
 from utils.checkpoints.released_names import META_PREFIX, read_release_names
 from utils.checkpoints.weights import initial_weights, with_meta_start
 from utils.config.parser import META_SECTIONS, parse_config
+from utils.config.values import losses_of
 from utils.errors import CheckpointError, ConfigError
 
 GOLDEN_TOLERANCE = 1e-5
@@ -267,3 +268,39 @@ def test_scripts_evaluate_and_train_a_release_file(release_path, tiny_scene, tmp
     row = dict(zip(first[0].split(","), first[1].split(","), strict=True))
     assert row["step"] == "0" and evaluated["mean"]["mask_iou"] is not None
     assert float(row["psnr"]) == pytest.approx(evaluated["mean"]["psnr"], abs=1e-4)
+
+
+def test_a_released_sdf_with_skip_and_fourier_features_finds_its_places():
+    """Layers 0 and 1 lie under the skip; the release's numbered list counts them as one."""
+    names = ["net.net.0.inner.0.0", "net.net.0.inner.1.0", "net.net.1.0", "net.net.2.0",
+             "net.net.3.0"]
+    keys = [f"decoder_sdf.{name}.{tensor}" for name in names for tensor in ("weight", "bias")]
+    found = read_release_names([*keys, "decoder_sdf.positional_encoding.B"])
+    assert not found.unknown
+    ours = [f"layers.{index}.{tensor}" for index in range(5) for tensor in ("weight", "bias")]
+    assert found.networks["sdf"] == {**dict(zip(ours, keys, strict=True)),
+                                     "encoding.matrix": "decoder_sdf.positional_encoding.B"}
+    own = build_sdf(SdfArchitecture(skips=((0, 2),), hidden_dims=16,
+                                    encoding=PointEncoding("ff", 2)))
+    assert set(own.state_dict()) == set(found.networks["sdf"])
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus"])
+def test_relu_and_softplus_start_as_spheres_without_a_file(activation):
+    """As the release, which initialises them analytically; the geometric initialisation is good to
+    about 0.1 (see tests/method/test_modules.py)."""
+    model = model_of(meta_config("--init_sphere", 1, "--model_activation_sdf", activation,
+                                 "--feature_type", "rgb"))
+    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        error = (model.sdf(points) - (points.norm(dim=-1) - 0.5)).abs().mean()
+    assert error < 0.3
+
+
+def test_model_idr_weighs_the_eikonal_term_as_the_release():
+    config = meta_config("--model", "idr", "--opt_sdf_eikonal_w", 3)
+    assert losses_of(config.loss, config.sdf).opt_sdf_eikonal_w == 0.1
+    for flags, weight in ((("--model", "deepsdf"), 3.0), ((), 3.0),
+                          (("--model", "idr", "--opt_sdf_eikonal_w", 0), 0.0)):
+        config = meta_config("--opt_sdf_eikonal_w", 3, *flags)
+        assert losses_of(config.loss, config.sdf).opt_sdf_eikonal_w == weight

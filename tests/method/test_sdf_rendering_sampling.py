@@ -9,7 +9,8 @@ from support.tracing_cases import cameras_at, unit
 
 from data_processing.synthetic import analytic_sdf as solids
 from sdf_rendering import (
-    correlated_in_sources,
+    agreeing_in_sources,
+    correlation_weights,
     lumigraph_weights,
     project_to_sources,
     sample_maps,
@@ -191,19 +192,44 @@ def test_sampling_a_source_at_its_own_pixels_is_the_identity():
                                rtol=0)
 
 
-def test_correlation_leaves_out_the_sample_that_disagrees():
+def test_agreement_leaves_out_the_sample_that_disagrees():
     """Three sources see (1, 0), one sees (-1, 0.1): its cosine with the mean (0.5, ..) is negative.
     A fifth, outside the view, counts neither in the mean nor in the result."""
     features = torch.tensor([[1.0, 0], [1, 0], [1, 0], [-1, 0.1], [50, 50]]).double()
     features = features[:, None, :, None, None]                        # (K, T, C, H, W)
     in_view = torch.tensor([True, True, True, True, False])[:, None, None, None]
-    counts = correlated_in_sources(features, in_view)
+    counts = agreeing_in_sources(features, in_view)
     assert counts.flatten().tolist() == [True, True, True, False, False]
     # cosine of (1, 0) and (0, 1) with their mean is 0.707
     pair = torch.eye(2).double()[:, None, :, None, None]
     both = torch.ones(2, 1, 1, 1, dtype=torch.bool)
-    assert correlated_in_sources(pair, both, 0.70).all()
-    assert not correlated_in_sources(pair, both, 0.71).any()
+    assert agreeing_in_sources(pair, both, 0.70).all()
+    assert not agreeing_in_sources(pair, both, 0.71).any()
+
+
+def test_correlation_with_the_targets_photograph():
+    """Products with the target's (2, 0) over C = 2: 4 / 2, 1, -3 and 0.5 / 2; the negative one
+    counts as 0, and the others share C with the target's own 2."""
+    features = torch.tensor([[2.0, 0], [1, 5], [-3, 1], [0.25, -1]]).double()
+    features = features[:, None, :, None, None]                        # (K, T, C, H, W)
+    own = torch.tensor([True, False, False, False])[:, None]
+    found = correlation_weights(features, ~own[:, :, None, None], own)
+    expected = 2 * torch.tensor([2.0, 1.0, 0.0, 0.25]).double() / 3.25
+    torch.testing.assert_close(found.flatten(), expected, atol=1e-12, rtol=0)
+
+
+def test_correlation_without_a_photograph_is_with_the_mean_in_view():
+    """(1, 0) and (0, 1) in view have the mean (0.5, 0.5), hence products 0.25 each; (4, 0), out of
+    view, has 1: 2 x 0.25 / 1.5 and 2 x 1 / 1.5. Where all products are negative, all is 0."""
+    features = torch.tensor([[1.0, 0], [0, 1], [4, 0]]).double()[:, None, :, None, None]
+    in_view = torch.tensor([True, True, False])[:, None, None, None]
+    none = torch.zeros(3, 1, dtype=torch.bool)
+    found = correlation_weights(features, in_view, none)
+    torch.testing.assert_close(found.flatten(), torch.tensor([1.0, 1.0, 4.0]).double() / 3,
+                               atol=1e-12, rtol=0)
+    opposite = torch.tensor([[1.0, 0], [-1, 0]]).double()[:, None, :, None, None]
+    weights = correlation_weights(opposite, torch.ones(2, 1, 1, 1, dtype=torch.bool), none[:2])
+    assert not weights.any()
 
 
 def lumigraph(points: torch.Tensor, target_center: torch.Tensor, sources: Cameras,

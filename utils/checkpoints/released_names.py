@@ -8,6 +8,7 @@ front of all names.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ NETWORKS = {"enc_net": "encoder", "dec_net": "decoder", "decoder_sdf": "sdf",
 META_PREFIX = "hypo_module."
 #: State that belongs to a scene and not to a network.
 SCENE_STATE = "ray_builder."
+#: The random matrix of the SDF's Fourier features.
+FOURIER_MATRIX = "decoder_sdf.positional_encoding.B"
+#: A layer that a skip of the SDF leads around: position of the skip, layer within it.
+SKIPPED_LAYER = re.compile(r"decoder_sdf\.net\.net\.(\d+)\.inner\.(\d+)\.0\.weight")
 #: Stages of the release's trunk: conv1, layer1, layer2.
 DEPTH = 3
 
@@ -56,12 +61,15 @@ def read_release_names(keys: Iterable[str]) -> ReleaseNames:
     """
     keys = list(keys)
     nested = any(key.startswith("enc_net.encs.0.0.") for key in _without_prefix(keys))
-    modules = {**_mlp_modules(), **(_nested_modules() if nested else _flat_modules())}
+    modules = {**_mlp_modules(), **_skipped_modules(_without_prefix(keys)),
+               **(_nested_modules() if nested else _flat_modules())}
     networks: dict[str, dict[str, str]] = {}
     unknown = []
     for key, name in zip(keys, _without_prefix(keys)):
         module, _, tensor = name.rpartition(".")
-        if module in modules:
+        if name == FOURIER_MATRIX:
+            networks.setdefault("sdf", {})["encoding.matrix"] = key
+        elif module in modules:
             network, own_module = modules[module]
             networks.setdefault(network, {})[f"{own_module}.{tensor}"] = key
         elif not name.startswith(SCENE_STATE):
@@ -87,6 +95,18 @@ def _mlp_modules(num_layers: int = 32) -> dict[str, tuple[str, str]]:
         names |= _named("decoder_sdf", {f"net.net.{index}.0": f"layers.{index}"})
         names |= _named("agg_net", {f"net.{index}.0": f"layers.{index}"})
     return names
+
+
+def _skipped_modules(names: list[str]) -> dict[str, tuple[str, str]]:
+    """Return the modules of an SDF with a skip: the layers around which it leads count as one."""
+    found = [match for name in names if (match := SKIPPED_LAYER.fullmatch(name))]
+    if not found:
+        return {}
+    first, count = int(found[0][1]), len(found)
+    inner = {f"net.net.{first}.inner.{index}.0": f"layers.{first + index}"
+             for index in range(count)}
+    later = {f"net.net.{index}.0": f"layers.{index + count - 1}" for index in range(first + 1, 32)}
+    return _named("decoder_sdf", inner | later)
 
 
 def _block(position: int) -> str:

@@ -95,7 +95,7 @@ def initial_weights(run: RunConfig, sdf: SdfConfig | None = None, *,
     files = NetworkFiles() if files is None else files
     paths = {network: path for network, path in weight_files(run, files).items()
              if network in networks and path}
-    if sdf is not None and sdf.init_sphere and "sdf" not in paths:
+    if sdf is not None and sdf.init_sphere and "sdf" not in paths and not starts_as_sphere(sdf):
         paths["sdf"] = str(shipped_sphere(sdf))
     sources = {network: files[Path(paths[network])] for network in NETWORKS if network in paths}
     return InitialWeights(sources, is_strict=bool(run.checkpoint_strict))
@@ -217,14 +217,20 @@ def shipped_sphere(sdf: SdfConfig) -> Path:
         raise ConfigError(
             f"init_sphere 1: no sphere is at {path}; make it with `python experiment_scripts/"
             "train_sdf_ibr.py --config_filepath configs/fit_sphere.txt "
-            f"--model_hidden_dims_sdf {sdf.model_hidden_dims_sdf} --model_hidden_layers_sdf "
+            f"--model_activation_sdf {sdf.model_activation_sdf} --model_hidden_dims_sdf "
+            f"{sdf.model_hidden_dims_sdf} --model_hidden_layers_sdf "
             f"{sdf.model_hidden_layers_sdf} --restart 1`, or give --init_sphere 0")
     return path
 
 
+def starts_as_sphere(sdf: SdfConfig) -> bool:
+    """Return whether these flags make random weights that are a sphere, with no file."""
+    return bool(sdf.init_sphere) and sdf.model_activation_sdf in ("relu", "softplus")
+
+
 def sphere_asset(sdf: SdfConfig) -> Path:
     """Return where the sphere that fits these flags is shipped, or would be."""
-    name = f"sphere_{sdf.model}_{sdf.model_activation_sdf}_{sdf.model_hidden_dims_sdf}" \
+    name = f"sphere_ours_{sdf.model_activation_sdf}_{sdf.model_hidden_dims_sdf}" \
            f"x{sdf.model_hidden_layers_sdf}"
     if sdf.posenc_sdf != "none":
         name += f"_{sdf.posenc_sdf}{sdf.posenc_sdf_bands}"

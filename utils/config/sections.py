@@ -86,22 +86,25 @@ class RatesConfig:
 class SdfConfig:
     """The SDF network and what it starts as."""
 
-    model: str = flag("ours", "kind of the SDF network", choices=("ours", "idr", "deepsdf"))
+    model: str = flag("ours", "idr: the eikonal term weighs 0.1; nothing else depends on it",
+                      choices=("ours", "idr", "deepsdf"))
     model_activation_sdf: str = flag("sine", "non-linearity of the hidden layers",
-                                     choices=("sine", "relu", "softplus"))
+                                     choices=("sine", "relu", "softplus", "swish", "elu", "selu",
+                                              "tanh", "sigmoid"))
     model_hidden_layers_sdf: int = flag(3, "hidden layers, without the first and the last",
                                         minimum=0)
     model_hidden_dims_sdf: int = flag(128, "width of the hidden layers", minimum=1)
-    model_skips_sdf: str = flag("", "skip connections, pairs i,j of layers; none: no skips",
+    model_skips_sdf: str = flag("", "skip connection, a pair i,j of layers; none: no skip",
                                 many=True)
     feature_vector: int = flag(-1, "length of a feature vector beside the SDF; 0 or -1: none",
                                minimum=-1)
     posenc_sdf: str = flag("none", "encoding of the points",
                            choices=("none", "nerf", "idr", "ff"))
-    posenc_sdf_bands: int = flag(0, "frequency bands of the encoding", minimum=0)
+    posenc_sdf_bands: int = flag(0, "frequency bands of the encoding; 0: 10 for nerf", minimum=0)
     posenc_sdf_sigma: float = flag(1.0, "spread of the random frequencies (ff)", minimum=0)
-    posenc_sdf_expbands: int = switch(0, "1: the bands grow as powers of two")
-    init_sphere: int = switch(0, "1: start from the shipped sphere of radius 0.5")
+    posenc_sdf_expbands: int = switch(0, "1: the bands of idr grow as powers of two")
+    init_sphere: int = switch(0, "1: start from the shipped sphere of radius 0.5, with relu and "
+                              "softplus from weights drawn for it")
     init: str = flag("sphere", "what the surface starts as: the sphere, as init_sphere says; the "
                      "visual hull of the training masks; a surface by stereo inside the hull; or "
                      "auto: the best of these by rendering the training views from each other",
@@ -147,7 +150,7 @@ class ViewsConfig:
     source_view_selection_mode: str = flag("random", "how source views are chosen",
                                            choices=("random", "nearest"))
     occlusion_method: str = flag("raytrace", "what tells whether a source sees a point",
-                                 choices=("raytrace", "correlation"))
+                                 choices=("raytrace", "correlation", "agreement"))
     blend_residuals: int = switch(0, "1: what decoder and encoder lose of the source photographs "
                                   "is blended as the features are, and added to the image")
     refine_cameras: int = switch(0, "1: all training cameras but the first are trained too, after "

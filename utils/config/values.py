@@ -1,11 +1,15 @@
-"""Values of flags that are one word and mean several: sizes and lists of formats."""
+"""Values of flags that mean several things, or hang on another flag."""
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from utils.config.sections import LossConfig, SdfConfig
 from utils.errors import ConfigError
 
 MESH_FORMATS = ("ply", "obj", "glb")
+#: Weight of the eikonal term under `--model idr`, as in IDR.
+IDR_EIKONAL_WEIGHT = 0.1
 
 
 def mesh_formats(text: str) -> list[str]:
@@ -33,3 +37,10 @@ def crop_size(text: str) -> tuple[int, int]:
         raise ConfigError(f"--target_crop is '{text}', needed N or WxH in pixels, such as 256 or "
                           "320x240")
     return int(words[0]), int(words[-1])
+
+
+def losses_of(loss: LossConfig, sdf: SdfConfig) -> LossConfig:
+    """Return the losses with the weight of the eikonal term that `--model` stands for."""
+    if sdf.model != "idr" or not loss.opt_sdf_eikonal_w:
+        return loss
+    return replace(loss, opt_sdf_eikonal_w=IDR_EIKONAL_WEIGHT)
