@@ -5,6 +5,7 @@ same renderings, as long as the weights are the same.
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,10 +18,18 @@ from sdf_meshing import Mesh, extract_mesh, mesh_chamfer
 from stages.view_rendering import Rendering, ViewRenderer, make_renderer
 from training import SceneTrainer
 from utils.geometry.cameras import Cameras
-from utils.results.evaluation import RenderedView, evaluate_views, summarise
-from utils.results.metric_table import finite
-from utils.results.metrics import Chamfer, psnr
-from utils.results.pictures import source_grid, view_grid, view_pictures
+from utils.results.evaluation import RenderedView, cloud_error, evaluate_views, summarise
+from utils.results.metric_table import METRICS, finite
+from utils.results.metrics import Chamfer, CloudDistance, psnr
+from utils.results.pictures import (
+    DISTANCE_BAR,
+    distances_to_rgb,
+    image_grid,
+    on_white,
+    source_grid,
+    view_grid,
+    view_pictures,
+)
 from utils.results.plots import camera_plot, sdf_slices
 from utils.views.pose_refinement import moved_along
 
@@ -31,7 +40,9 @@ LATE_STEP = 10**9                 # after all that changes with the step
 #: Image grids by name, with their captions.
 IMAGE_GRIDS = {"views": "Rendered views against their photographs",
                "sources": "Source views, their masks and their weight in the first view above",
-               "slices": "The SDF in three planes of object space",
+               "cloud": "Distance of the surface to the point cloud",
+               "slices": "The SDF in three planes of object space, the length of its gradient and "
+                         "its Laplacian",
                "cameras": "Cameras round the unit sphere"}
 
 
@@ -47,6 +58,8 @@ class TrainedScene:
         sdf: points (N, 3) to (N,).
         visible: points (N, 3) to (K, N) bool, which training views see them.
         device: of sdf.
+        cloud: distances to the scene's point cloud; None: it has none.
+        given_cameras: V cameras before they were refined; None: they were not.
     """
 
     scene: Any
@@ -56,21 +69,26 @@ class TrainedScene:
     sdf: Callable[[Tensor], Tensor]
     visible: Callable[[Tensor], Tensor]
     device: torch.device
+    cloud: CloudDistance | None = None
+    given_cameras: Cameras | None = None
     _rendered: dict[int, RenderedView] = field(default_factory=dict, init=False, repr=False)
     _psnr: dict[int, float | None] = field(default_factory=dict, init=False, repr=False)
 
     def rendered(self, view: int) -> RenderedView:
         """Return one view of the scene, kept from feeding itself.
 
-        It is rendered when it is first asked for, and kept on the CPU: 29 bytes a pixel. Blending
+        It is rendered when it is first asked for, and kept on the CPU: 41 bytes a pixel. Blending
         weights are kept for the first scored view alone, whose sources are shown.
         """
         if view not in self._rendered:
+            start = time.perf_counter()
             found = self.render(self.scene.cameras[view], view)
+            image = found.images[0].detach().cpu().float()             # waits for a GPU
+            seconds = time.perf_counter() - start
             weights = found.weights[:, 0].cpu() if view == self.scored[0] else None
             self._rendered[view] = RenderedView(
-                found.images[0].detach().cpu().float(), found.hit_mask[0].detach().cpu(),
-                found.normals_obj[0].detach().cpu(), found.depth[0].detach().cpu(), weights)
+                image, found.hit_mask[0].detach().cpu(), found.normals_obj[0].detach().cpu(),
+                found.depth[0].detach().cpu(), weights, found.points_obj[0].detach().cpu(), seconds)
         return self._rendered[view]
 
     def wider_means(self) -> dict[str, float | None]:
@@ -114,11 +132,12 @@ class SceneEvaluation:
         scene, split: `data_processing`'s.
         all_views: score every view, not the held-out ones alone.
         scores_all: scores also have the means over all held-out and over the training views.
+        cloud: see `TrainedScene`.
     """
 
     def __init__(self, scene: Any, split: Any, *, all_views: bool = False,
-                 scores_all: bool = False) -> None:
-        self.scene, self.views = scene, split
+                 scores_all: bool = False, cloud: CloudDistance | None = None) -> None:
+        self.scene, self.views, self.cloud = scene, split, cloud
         self.all_views, self.scores_all = all_views, scores_all
         self.split = {"train": list(split.train), "test": list(split.test)}
         self._latest: tuple[int, TrainedScene] | None = None
@@ -138,7 +157,7 @@ class SceneEvaluation:
         """
         if self._latest is None or self._latest[0] != step:
             self._latest = step, trained_scene_of(trainer, self.scene, self.views, step=step,
-                                                  all_views=self.all_views)
+                                                  all_views=self.all_views, cloud=self.cloud)
         return self._latest[1]
 
     def forget(self) -> None:
@@ -148,7 +167,8 @@ class SceneEvaluation:
 
 def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int | None,
                      all_views: bool = False,
-                     renderer: ViewRenderer | None = None) -> TrainedScene:
+                     renderer: ViewRenderer | None = None,
+                     cloud: CloudDistance | None = None) -> TrainedScene:
     """Return the model as it is after `step` steps, in front of its scene.
 
     Args:
@@ -158,6 +178,7 @@ def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int
         all_views: score every view; else the held-out ones, or all training views if there are
             none.
         renderer: of the trainer's views; None: `current_renderer`.
+        cloud: see `TrainedScene`.
     """
     renderer = current_renderer(trainer, step) if renderer is None else renderer
     scored = tuple(range(len(scene))) if all_views else split.test or split.train
@@ -166,7 +187,24 @@ def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int
         return renderer(cameras, split.train.index(view) if view in split.train else None)
 
     return TrainedScene(scene_as_trained(trainer, scene, split), split.train, scored, render,
-                        renderer.model.sdf, renderer.visible, trainer.device)
+                        renderer.model.sdf, renderer.visible, trainer.device, cloud=cloud,
+                        given_cameras=scene.cameras if trainer.is_refined else None)
+
+
+def cloud_of(scene: Any, cloud: Any) -> CloudDistance | None:
+    """Return the distances to a scene's point cloud, else to its true surface points, if any.
+
+    Args:
+        scene: `data_processing`'s.
+        cloud: has points_obj (N, 3), object space; None: the folder has none.
+    """
+    model = scene.cameras.model.detach().cpu().double()
+    if cloud is not None:
+        points = cloud.points_obj.double() @ model[:3, :3].T + model[:3, 3]
+        return CloudDistance(points.numpy(), model)
+    if scene.surface_points_world is None:
+        return None
+    return CloudDistance(scene.surface_points_world.numpy(), model)
 
 
 def current_renderer(trainer: SceneTrainer, step: int | None) -> ViewRenderer:
@@ -201,8 +239,10 @@ def mean_metrics(trained: TrainedScene, *, is_wide: bool = False) -> dict[str, f
         is_wide: also `TrainedScene.wider_means`, and where the scene has true surface points, the
             distances of a mesh to them.
     """
-    found = evaluate_views(trained.rendered, trained.scene, trained.scored)
+    found = evaluate_views(trained.rendered, trained.scene, trained.scored, cloud=trained.cloud)
     means = summarise(found, wider=trained.wider_means() if is_wide else None)["mean"]
+    means = {name: value for name, value in means.items() if METRICS[name].shown != "never"}
+    means |= {f"pcd_error_{name}": view.pcd_error for name, view in found.items()}
     if is_wide:
         means |= _distances(trained)
     return {name: value for name, value in means.items() if value is not None}
@@ -222,12 +262,13 @@ def _distances(trained: TrainedScene) -> dict[str, float | None]:
 def image_grids(trained: TrainedScene,
                 names: Sequence[str] = tuple(IMAGE_GRIDS)) -> dict[str, np.ndarray]:
     """Return image grids by name, those of IMAGE_GRIDS that are asked for."""
-    draw = {"views": _view_grid, "sources": _source_grid,
+    draw = {"views": _view_grid, "sources": _source_grid, "cloud": _cloud_grid,
             "slices": lambda trained: sdf_slices(trained.sdf, SLICE_RESOLUTION,
                                                  device=trained.device),
             "cameras": lambda trained: camera_plot(trained.scene.cameras, trained.train,
-                                                   trained.scored)}
-    return {name: draw[name](trained) for name in names}
+                                                   trained.scored, given=trained.given_cameras)}
+    return {name: draw[name](trained) for name in names
+            if name != "cloud" or trained.cloud is not None}
 
 
 def _view_grid(trained: TrainedScene) -> np.ndarray:
@@ -239,6 +280,23 @@ def _view_grid(trained: TrainedScene) -> np.ndarray:
             found.image.clamp(0, 1), scene.images[view], scene.masks[view],
             hit_mask=found.hit_mask, normals=found.normals_obj, depth=found.depth))
     return view_grid(rows, [f"view {scene.view_names[view]}" for view in views])
+
+
+def _cloud_grid(trained: TrainedScene) -> np.ndarray:
+    """Draw how far the first scored views' surface is from the point cloud."""
+    assert trained.cloud is not None, "the grid is left out without one"
+    views, rows, captions = trained.scored[:MAX_GRID_VIEWS], [], []
+    for view in views:
+        found = trained.rendered(view)
+        assert found.points_obj is not None, "renderers give them"
+        distances = trained.cloud(found.points_obj, found.hit_mask)
+        error = METRICS["pcd_error"].text(cloud_error(distances, found.hit_mask))
+        rows.append([on_white(found.image.clamp(0, 1), found.hit_mask),
+                     distances_to_rgb(distances, found.hit_mask)])
+        captions.append(("", f"mean {error}"))
+    return image_grid(rows, [f"view {trained.scene.view_names[view]}" for view in views],
+                      ["prediction", "distance to the cloud,\nworld units"], captions=captions,
+                      bars={1: DISTANCE_BAR})
 
 
 def _source_grid(trained: TrainedScene) -> np.ndarray:

@@ -16,10 +16,10 @@ from torch import nn
 from data_processing.scenes.opening import load_point_cloud, open_scene
 from scheduler import StepPlan, plan_step
 from sdf_rendering import make_tracer
-from stages.evaluation import SceneEvaluation, trained_scene_of
+from stages.evaluation import SceneEvaluation, cloud_of, trained_scene_of
 from stages.mesh_rendering import renderer_of
 from stages.models import model_of
-from stages.results import write_results
+from stages.results.writing import write_results
 from stages.surface_start import SurfaceStart
 from training import Evaluation, SceneTrainer, ShapeSupervision
 from utils.checkpoints.weights import (
@@ -56,11 +56,12 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
     run = start_run(config)
     start = SurfaceStart(scene, split, config, resumed=run.start, device=run.device)
     model = model_of(config, run.device, initial)
+    cloud = load_point_cloud(scene, config.data, is_for_training=False)
     evaluation = SceneEvaluation(scene, split, all_views=bool(config.test.benchmark_all_views),
-                                 scores_all=config.test.eval_all == "always")
+                                 scores_all=config.test.eval_all == "always",
+                                 cloud=cloud_of(scene, cloud))
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
-                                  generator=run.generator,
-                                  cloud=load_point_cloud(scene, config.data),
+                                  generator=run.generator, cloud=cloud,
                                   evaluation=evaluation, adjust=start.adjust)
     check_memory(trainer)
     epoch = steps_per_epoch(config.views, len(split.train))
@@ -73,7 +74,7 @@ def train_scene(config: Config, initial: InitialWeights | None = None) -> str:
         trained = trained_scene_of(
             trainer, scene, split, step=progress.step,
             all_views=bool(config.test.benchmark_all_views),
-            renderer=renderer_of(trainer, progress.step, config.test))
+            renderer=renderer_of(trainer, progress.step, config.test), cloud=evaluation.cloud)
     return write_results(trained, run.folder, test=config.test, data=config.data,
                          curve=progress.curve, facts=run_facts(run, progress))
 
@@ -127,7 +128,9 @@ def evaluate_scene(config: Config) -> str:
     opened = open_run(config)
     trained = trained_scene_of(opened.trainer, opened.scene, opened.split, step=opened.step,
                                all_views=bool(config.test.benchmark_all_views),
-                               renderer=renderer_of(opened.trainer, opened.step, config.test))
+                               renderer=renderer_of(opened.trainer, opened.step, config.test),
+                               cloud=cloud_of(opened.scene, load_point_cloud(
+                                   opened.scene, config.data, is_for_training=False)))
     opened.run.begin()
     return write_results(trained, opened.run.folder, test=config.test, data=config.data,
                          curve=opened.progress.curve, facts=run_facts(opened.run, opened.progress))

@@ -84,20 +84,25 @@ def perturbed(cameras: Cameras, spread: float, seed: int, *,
     return replace(cameras, view=motion.to(cameras.view) @ cameras.view)
 
 
-def load_point_cloud(scene: Scene, data: DataConfig) -> PointCloud | None:
+def load_point_cloud(scene: Scene, data: DataConfig, *,
+                     is_for_training: bool = True) -> PointCloud | None:
     """Return the points of the scene's folder (`scene_clouds`) in object space.
 
+    Args:
+        is_for_training: to supervise the shape (use_pcd); else to be scored against.
     Returns:
         None where there are none, or they are not asked for (load_pcd, use_pcd).
     Raises:
         SceneError: a file holds no points, or cannot be read.
     """
-    if not (data.load_pcd and data.use_pcd and scene.path and Path(scene.path).is_dir()):
+    is_wanted = data.load_pcd and (data.use_pcd or not is_for_training)
+    if not (is_wanted and scene.path and Path(scene.path).is_dir()):
         return None
     try:
         cloud = read_scene_cloud(Path(scene.path))
     except SceneError as error:
-        raise SceneError(f"{error}; or give --use_pcd 0") from error
+        flag = "use_pcd" if is_for_training else "load_pcd"
+        raise SceneError(f"{error}; or give --{flag} 0") from error
     if cloud is None:
         return None
     to_object = np.linalg.inv(scene.cameras.model.double().numpy())

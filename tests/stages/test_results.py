@@ -16,11 +16,13 @@ import trimesh
 from support.tiny_runs import HEIGHT, WIDTH, config_of
 
 from data_processing.scenes.scene import load_scene
-from stages.evaluation import IMAGE_GRIDS, TrainedScene, image_grids, mean_metrics
-from stages.results import video_cameras, write_results
+from stages.evaluation import IMAGE_GRIDS, TrainedScene, cloud_of, image_grids, mean_metrics
+from stages.results.video import video_cameras
+from stages.results.writing import write_results
+from utils.config.sections import DataConfig
 from utils.config.values import mesh_formats
 from utils.errors import ConfigError, UserError
-from utils.geometry.keyframes import write_keyframes
+from utils.geometry.keyframes import read_keyframes, write_keyframes
 from utils.runs.folder import RunFolder
 
 RADIUS = 0.5
@@ -29,6 +31,7 @@ CURVE = [{"step": 1, "seconds": 0.5, "loss_total": 2.0},
          {"step": 2, "seconds": 1.0, "loss_total": 1.0, "psnr": 20.0}]
 OFF = ("--test_rt 0 --test_plot 0 --test_cameras 0 --test_metrics 0 --test_spacetime_video 0 "
        "--mesh_formats none").split()
+GRIDS = set(IMAGE_GRIDS) - {"cloud"}                      # of a scene without a point cloud
 SMALL = "--mesh_resolution 24 --video_num_frames 3 --video_fps 10".split()
 
 
@@ -122,10 +125,11 @@ def test_pictures_and_views_open_with_their_size(results):
     folder, _ = results
     found = sorted(path.name for path in folder.views.iterdir())
     assert found == [f"{view}_{kind}.png" for view in ("002", "004") for kind in
-                     ("depth", "error", "normals", "photograph", "prediction")]
+                     ("depth", "error", "mask", "mask_pred", "normals", "photograph", "position",
+                      "prediction", "shaded")]
     for path in folder.views.iterdir():
         assert imageio.imread(path).shape == (HEIGHT, WIDTH, 3)
-    assert {path.stem for path in folder.pictures.iterdir()} == {*IMAGE_GRIDS, "mesh"}
+    assert {path.stem for path in folder.pictures.iterdir()} == {*GRIDS, "mesh"}
     for path in folder.pictures.iterdir():
         assert imageio.imread(path).std() > 5             # not blank
     photograph = imageio.imread(folder.views / "002_photograph.png")
@@ -148,7 +152,7 @@ def test_the_report_needs_no_other_file(results):
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,30})""", text)
     assert links and all(link.startswith(("data:", "#")) for link in links)
     assert "@import" not in text and "lr = 1" in text
-    assert text.count("data:image/png") >= len(IMAGE_GRIDS) and "data:video/mp4" in text
+    assert text.count("data:image/png") >= len(GRIDS) and "data:video/mp4" in text
 
 
 def test_curve_and_table(results):
@@ -236,7 +240,7 @@ def test_each_scored_view_is_rendered_once_for_all_that_shows_it(trained, tmp_pa
     asked = []
     shared = counted(trained, asked)
     assert mean_metrics(shared)["psnr"] == 100
-    assert set(image_grids(shared)) == set(IMAGE_GRIDS) and asked == [2, 4]
+    assert set(image_grids(shared)) == GRIDS and asked == [2, 4]
     write(shared, tmp_path)
     assert asked == [2, 4, 0, 1, 3, 5] + [None] * 3      # training views, for their mean PSNR
     assert shared.rendered(2).weights is not None and shared.rendered(4).weights is None
@@ -275,12 +279,105 @@ def test_a_saved_path_is_followed(trained, tmp_path):
     torch.testing.assert_close(cameras.centers_obj[[0, -1]], guides.centers_obj, atol=1e-4, rtol=0)
 
 
-def test_frames_are_cropped_and_kept(trained, tmp_path):
+def test_the_pivot_is_in_object_units(trained):
+    """All cameras of a swing are as far from the pivot; rounding of float32."""
+    config = config_of("--experiment_name", "x", *SMALL, "--video_path_type", "linear",
+                       "--video_pivot_offset", 0.3, -0.2, 0.1)
+    centers = video_cameras(trained, config.test, config.data).centers_obj
+    distance = (centers - torch.tensor([0.3, -0.2, 0.1])).norm(dim=-1)
+    assert (distance - distance[0]).abs().max() < 1e-4
+    assert (centers.norm(dim=-1) - centers[0].norm()).abs().max() > 0.05
+
+
+def test_frames_are_kept(trained, tmp_path):
     flags = [*OFF, "--test_spacetime_video", 1, "--video_save_frames", 1]
-    folder, _ = write(trained, tmp_path, *flags, "--image_crop", 4, 2, 16, 12)
+    folder, _ = write(trained, tmp_path, *flags)
     frames = sorted((folder.path / "video_frames").iterdir())
     assert [path.name for path in frames] == ["0000.png", "0001.png", "0002.png"]
-    assert imageio.imread(frames[0]).shape == (12, 16, 3)
-    with pytest.raises(UserError, match="--image_crop.*32x24"):
-        write(trained, tmp_path, *flags, "--image_crop", 40, 0, 8, 8)
-    assert (folder.path / "video.mp4").is_file()          # of the first call: it was whole
+    assert imageio.imread(frames[0]).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_crop_is_of_the_reference_view_and_its_photograph(trained, tmp_path):
+    flags = [*OFF, "--test_rt", 1, "--reference_view", 4]
+    folder, text = write(trained, tmp_path, *flags, "--image_crop", 4, 2, 16, 12)
+    for kind, whole in (("crop", "prediction"), ("crop_gt", "photograph")):
+        assert str(folder.views / f"004_{kind}.png") in text
+        crop, picture = (imageio.imread(folder.views / f"004_{name}.png")
+                         for name in (kind, whole))
+        np.testing.assert_array_equal(crop, picture[2:14, 4:20])
+    for crop in ((20, 0, 16, 8), (0, 0, 0, 8), (0, 20, 8, 8)):
+        with pytest.raises(UserError, match="--image_crop.*32x24"):
+            write(trained, tmp_path, *flags, "--image_crop", *crop)
+
+
+def test_every_stream_is_a_video_of_the_same_frames(trained, tmp_path):
+    asked = []
+    folder, text = write(counted(trained, asked), tmp_path, *OFF, "--test_spacetime_video", 1,
+                         "--video_streams", "depth,color,mask normals shaded",
+                         "--video_save_frames", 1)
+    assert asked == [None] * 3                            # each frame is rendered once
+    for name in ("video", "video_normals", "video_shaded", "video_depth", "video_mask"):
+        assert str(folder.path / f"{name}.mp4") in text
+        video = cv2.VideoCapture(str(folder.path / f"{name}.mp4"))
+        assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert not list(folder.path.glob(".*"))               # nothing that waited is left
+    frames = folder.path / "video_frames"
+    mask, lit, depth = (imageio.imread(frames / f"0001_{name}.png")
+                        for name in ("mask", "shaded", "depth"))
+    assert set(np.unique(mask)) == {0, 255}
+    hit = mask[..., 0] > 0
+    assert lit[hit].max() > 250 and lit[hit].min() < 130 and (lit[~hit] == 255).all()
+    # the sphere's front is nearer than the middle of the scale, which the unit sphere spans
+    assert depth[hit].mean(0)[2] != depth[hit].mean(0)[0] and (depth[~hit] == 255).all()
+    alone, _ = write(trained, tmp_path / "alone", *OFF, "--test_spacetime_video", 1,
+                     "--video_streams", "mask")
+    assert [path.name for path in sorted(alone.path.glob("video*"))] == [
+        "video_mask.mp4", "video_poses.json"]
+    for streams, found in (("color,alpha", "alpha"), ("none", "names nothing")):
+        with pytest.raises(ConfigError, match=f"--video_streams.*{found}"):
+            write(trained, tmp_path, *OFF, "--test_spacetime_video", 1, "--video_streams", streams)
+
+
+def test_the_cameras_of_all_frames_are_written_and_read_again(results, trained):
+    path = results[0].path / "video_poses.json"
+    content = json.loads(path.read_text())
+    assert content["fps"] == 10 and len(content["keyframes"]) == 3
+    assert content["model_matrix"] == trained.scene.cameras.model.tolist()
+    cameras = video_cameras(trained, config_of("--experiment_name", "x", *SMALL).test, DataConfig())
+    again = read_keyframes(path, cameras)
+    # float32 once to object units and back
+    torch.testing.assert_close(again.object_to_camera, cameras.object_to_camera, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.projection, cameras.projection, atol=1e-6, rtol=0)
+
+
+def test_distances_to_a_cloud_are_scored_and_drawn(trained, tmp_path):
+    """A sphere's points moved outwards by 0.1 are 0.1 from it, and a little more as they are 0.03
+    apart: sqrt(0.1^2 + 0.03^2) is 0.104."""
+    scene = trained.scene
+    model, points = scene.cameras.model, scene.surface_points_world
+    center = model[:3, 3]
+    cloud = SimpleNamespace(points_obj=((points - center) @ torch.linalg.inv(model[:3, :3]).T)
+                            * (RADIUS + 0.1) / RADIUS)
+    near = replace(trained, cloud=cloud_of(scene, cloud))
+    folder, text = write(near, tmp_path, *OFF, "--test_metrics", 1, "--test_rt", 1)
+    metrics = json.loads((folder.path / "metrics.json").read_text())
+    scale = scene.cameras.model_scale
+    for found in (metrics["mean"], *metrics["views"].values()):
+        assert 0.1 * scale < found["pcd_error"] < 0.105 * scale
+    assert "cloud" in text and (folder.pictures / "cloud.png").is_file()
+    assert imageio.imread(folder.views / "002_pcd_error.png").std() > 5
+    curve = mean_metrics(near)
+    assert curve["pcd_error_002"] == metrics["views"]["002"]["pcd_error"]
+    assert "cloud" in image_grids(near) and "render_seconds" not in curve
+    assert cloud_of(replace(scene, surface_points_world=None), None) is None
+    truth = replace(trained, cloud=cloud_of(scene, None))
+    assert mean_metrics(truth)["pcd_error"] < 0.03 * scale
+
+
+def test_columns_with_the_rendered_mask(results):
+    """The exact sphere: the rendered mask is the true one."""
+    rows = list(csv.DictReader((results[0].path / "metrics.csv").open(newline="")))
+    for row in rows:
+        assert row["psnr_mask_pred"] == row["psnr"] and float(row["render_seconds"]) > 0
+        assert row["pcd_error"] == "" and "lpips_mask_pred" in row
+    assert "PSNR pred" not in results[1] and "cloud" not in results[1]

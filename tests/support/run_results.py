@@ -12,6 +12,8 @@ from utils.config.tool_sections import RunTableConfig
 
 #: Files that tell of times, or of how often a run was started.
 OF_THE_TIME = ("train.log", "summaries", "run.lock", "config.txt", "report.html", "video.mp4")
+#: Entries that tell of times, or of where a run is.
+TIMES = ("seconds", "train_seconds", "render_seconds", "config", "checkpoint_sha256")
 
 
 def differences(run: Path, other: Path) -> list[str]:
@@ -55,8 +57,11 @@ def differing_files(one: Path, other: Path) -> list[str]:
 
 def without_times(state: dict) -> dict:
     """The same without seconds (a checkpoint holds them too) and flags, which name folders."""
-    found = {key: value for key, value in state.items()
-             if key not in ("seconds", "train_seconds", "config", "checkpoint_sha256")}
+    found = {key: value for key, value in state.items() if key not in TIMES}
+    for key in ("mean", "views"):
+        if isinstance(found.get(key), dict):
+            found[key] = {name: without_times(value) if isinstance(value, dict) else value
+                          for name, value in found[key].items() if name not in TIMES}
     if isinstance(found.get("curve"), list):
         found["curve"] = [without_times(row) for row in found["curve"]]
     return found

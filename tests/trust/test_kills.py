@@ -37,9 +37,9 @@ SAVING = ["half:step_000004.pth", "before:step_000004.pth", "after:step_000004.p
 PLACES = {
     "train_sdf_ibr": [
         "half:step_000002.pth", *SAVING, "before:config.txt", "before:step_000008.pth",
-        "after:step_000008.pth", "call:stages.results.extract_mesh", "before:mesh.glb",
+        "after:step_000008.pth", "call:stages.results.writing.extract_mesh", "before:mesh.glb",
         "before:metrics.json", "before:metrics.csv", "before:curve.csv", "before:slices.png",
-        "call:stages.results._frame#2", "before:video.mp4", "before:report.html",
+        "call:stages.results.video.to_uint8#2", "before:video.mp4", "before:report.html",
         "after:report.html"],
     "train_sdf_ibr_meta": [*SAVING, "before:meta_start.pth", "half:meta_start.pth",
                            "before:curve.csv"],

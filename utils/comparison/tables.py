@@ -18,7 +18,8 @@ from utils.results.metric_table import METRICS, NOT_AVAILABLE, OF_RUN, baselines
 from utils.results.text_tables import markdown_rows
 
 SECONDS = ("seconds", 1)
-LEFT_OUT = ("lpips_release", "ssim_gaussian")
+LEFT_OUT = ("lpips_release", "ssim_gaussian",
+            *(name for name, metric in METRICS.items() if metric.shown == "never"))
 HOW = ("A metric is the mean over a run's held-out views. A cell is its mean over seeds, then over "
        "scenes. ± is the standard deviation over seeds (n - 1) of the mean over scenes, of the "
        "seeds that have all scenes; it is left out where there are fewer than two. PSNR at a "

@@ -59,7 +59,8 @@ class TestConfig:
 
     is_test_only: int = switch(1, "1: evaluate only; 0: train first (specialisation)")
     checkpoint_path_test: str = flag("", "checkpoint to evaluate; empty: the run's latest")
-    image_crop: tuple[int, ...] = flag((), "crop of the video's frames: left, top, width, height",
+    image_crop: tuple[int, ...] = flag((), "also write this crop of the reference view and of its "
+                                       "photograph: left, top, width, height",
                                        unit="pixels", element=int, length=4, minimum=0)
     test_plot: int = switch(1, "1: plots of SDF slices")
     test_rt: int = switch(1, "1: rendered views")
@@ -90,8 +91,10 @@ class TestConfig:
                            "video_path_type")
     video_yaw: float = flag(180.0, "range of the path", unit="degrees")
     video_pivot_offset: tuple[float, ...] = flag((0.0, 0.0, 0.0), "offset of the path's pivot",
-                                                 unit="world units", element=float, length=3)
+                                                 unit="object units", element=float, length=3)
     video_save_frames: int = switch(0, "1: write every frame as a picture too")
+    video_streams: str = flag("color", "what is filmed, any of color, normals, shaded, depth, "
+                              "mask: video.mp4 has the colours, video_STREAM.mp4 another one")
 
 
 @dataclass(frozen=True)

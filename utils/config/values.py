@@ -8,18 +8,33 @@ from utils.config.sections import LossConfig, SdfConfig
 from utils.errors import ConfigError
 
 MESH_FORMATS = ("ply", "obj", "glb")
+VIDEO_STREAMS = ("color", "normals", "shaded", "depth", "mask")
 #: Weight of the eikonal term under `--model idr`, as in IDR.
 IDR_EIKONAL_WEIGHT = 0.1
 
 
 def mesh_formats(text: str) -> list[str]:
     """Return the formats of `--mesh_formats`; raise ConfigError for an unknown one."""
-    formats = [word for word in text.replace(",", " ").split() if word != "none"]
-    unknown = sorted(set(formats) - set(MESH_FORMATS))
+    return _words(text, "mesh_formats", MESH_FORMATS, ", or none")
+
+
+def video_streams(text: str) -> list[str]:
+    """Return the streams of `--video_streams`; raise ConfigError for an unknown one, or none."""
+    streams = list(dict.fromkeys(_words(text, "video_streams", VIDEO_STREAMS, "")))
+    if not streams:
+        raise ConfigError("--video_streams names nothing, needed any of "
+                          f"{', '.join(VIDEO_STREAMS)}; or give --test_spacetime_video 0")
+    return streams
+
+
+def _words(text: str, flag: str, known: tuple[str, ...], otherwise: str) -> list[str]:
+    """Return the words of a flag but `none`; raise ConfigError for one that is not known."""
+    words = [word for word in text.replace(",", " ").split() if word != "none"]
+    unknown = sorted(set(words) - set(known))
     if unknown:
-        raise ConfigError(f"--mesh_formats has {', '.join(unknown)}, needed any of "
-                          f"{', '.join(MESH_FORMATS)}, or none")
-    return formats
+        raise ConfigError(f"--{flag} has {', '.join(unknown)}, needed any of {', '.join(known)}"
+                          f"{otherwise}")
+    return words
 
 
 def parse_resolution(text: str, *, flag: str = "resolution") -> tuple[int, int]:

@@ -43,13 +43,14 @@ def write_keyframes(path: str | Path, keyframes: Cameras) -> None:
     write_text_atomic(path, keyframes_text(keyframes))
 
 
-def keyframes_text(keyframes: Cameras) -> str:
-    """Return keyframes as the text of a file."""
+def keyframes_text(keyframes: Cameras, **facts: Any) -> str:
+    """Return keyframes as the text of a file, with further entries that readers pass over."""
     rigid = rigid_from_object(keyframes)
     entries = [{"object_to_camera": view.tolist(), "projection": projection.tolist(),
                 "resolution": list(rigid.resolution)}
                for view, projection in zip(rigid.view, rigid.projection, strict=True)]
-    return json.dumps({"format": FORMAT, "version": VERSION, "keyframes": entries}, indent=1)
+    return json.dumps({"format": FORMAT, "version": VERSION, **facts, "keyframes": entries},
+                      indent=1)
 
 
 def read_keyframes(path: str | Path, like: Cameras) -> Cameras:

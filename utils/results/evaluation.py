@@ -12,19 +12,22 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from utils.files.atomic import write_text_atomic
 from utils.files.text import csv_cell
+from utils.geometry.cameras import Cameras
 from utils.results.lpips import LPIPS
-from utils.results.metric_table import METRICS, OF_RUN, ViewMetrics, finite
+from utils.results.metric_table import METRICS, OF_RUN, ViewMetrics, finite, shown_metrics
 from utils.results.metrics import (
     Chamfer,
+    CloudDistance,
     mask_iou,
     masked,
     psnr,
@@ -34,10 +37,14 @@ from utils.results.metrics import (
 )
 from utils.results.pictures import (
     depth_to_rgb,
+    distances_to_rgb,
     error_map,
+    mask_to_rgb,
     normals_to_rgb,
     on_white,
+    positions_to_rgb,
     save_png,
+    shaded,
     to_uint8,
 )
 from utils.results.text_tables import format_rows
@@ -59,6 +66,8 @@ class RenderedView:
         normals_obj: (3, H, W) unit, object space, 0 where no hit.
         depth: (1, H, W) along the camera's axis, world units, 0 where no hit.
         weights: (K, H, W) blending weights of the sources, or None where nobody asks for them.
+        points_obj: (3, H, W) the surface, object space, or None where it is not known.
+        seconds: what rendering took, or None where it was not measured.
     """
 
     image: Tensor
@@ -66,15 +75,19 @@ class RenderedView:
     normals_obj: Tensor
     depth: Tensor
     weights: Tensor | None = None
+    points_obj: Tensor | None = None
+    seconds: float | None = None
 
 
 def evaluate_views(rendered: Callable[[int], RenderedView], scene: Any, views: Iterable[int],
                    folder: str | Path | None = None, *,
-                   lpips: LPIPS | None = None) -> dict[str, ViewMetrics]:
+                   lpips: LPIPS | None = None,
+                   cloud: CloudDistance | None = None) -> dict[str, ViewMetrics]:
     """Score rendered views against their photographs, one at a time, and write pictures of them.
 
     Files per view: NAME_prediction and NAME_photograph (both before white), NAME_error (masked
-    images, as scored), NAME_normals and NAME_depth, all .png.
+    images, as scored), NAME_mask and NAME_mask_pred (true and rendered), NAME_normals, NAME_depth,
+    where points are known NAME_shaded and NAME_position, with a cloud NAME_pcd_error, all .png.
 
     Args:
         rendered: index of a view to its rendering.
@@ -82,6 +95,7 @@ def evaluate_views(rendered: Callable[[int], RenderedView], scene: Any, views: I
         views: indices into the scene.
         folder: where the pictures go; None writes none.
         lpips: None leaves its metrics empty.
+        cloud: the distance to it is scored; None: there is none.
     Returns:
         view name to metrics, in the order of `views`.
     """
@@ -92,11 +106,26 @@ def evaluate_views(rendered: Callable[[int], RenderedView], scene: Any, views: I
         if not torch.isfinite(shown.image).all():
             log.warning("view %s: the rendered image has values that are not finite; its metrics "
                         "are left empty where they depend on them", name)
-        found[name] = score_view(shown.image, photograph, mask, hit_mask=shown.hit_mask,
-                                 lpips=lpips)
+        distances = None
+        if cloud is not None and shown.points_obj is not None:
+            distances = cloud(shown.points_obj, shown.hit_mask)
+        found[name] = replace(
+            score_view(shown.image, photograph, mask, hit_mask=shown.hit_mask, lpips=lpips),
+            pcd_error=cloud_error(distances, shown.hit_mask), render_seconds=shown.seconds)
         if folder is not None:
-            _write_pictures(Path(folder) / file_name(name), shown, photograph, mask)
+            pictures = _pictures(shown, photograph, mask, scene.cameras[v])
+            if distances is not None:
+                pictures["pcd_error"] = distances_to_rgb(distances, shown.hit_mask)
+            for kind, picture in pictures.items():
+                save_png(Path(folder) / f"{file_name(name)}_{kind}.png", picture)
     return found
+
+
+def cloud_error(distances: Tensor | None, hit_mask: Tensor) -> float | None:
+    """Return the mean of distances (1, H, W) over the pixels that are hit; None without any."""
+    if distances is None or not hit_mask.any():
+        return None
+    return float(distances[hit_mask].mean())
 
 
 @torch.no_grad()
@@ -110,15 +139,18 @@ def score_view(prediction: Tensor, photograph: Tensor, mask: Tensor, *, hit_mask
         mask: (1, H, W) bool, true foreground.
         hit_mask: (1, H, W) bool, where the rendered surface is.
     """
-    distances = (None, None)
+    distances, of_prediction = (None, None), None
     if lpips is not None and min(photograph.shape[-2:]) >= lpips.trunk.least_side:
         device = lpips.shift.device
         pair = [masked(image, mask)[None].to(device) for image in (prediction, photograph)]
         standard = [2 * image - 1 for image in pair]
         distances = (float(lpips(*standard)), float(lpips(*pair)))
+        of_prediction = float(lpips(*(2 * masked(image, hit_mask)[None].to(device) - 1
+                                      for image in (prediction, photograph))))
     images = (prediction, photograph, mask)
     found = ViewMetrics(psnr(*images), psnr_foreground(*images), ssim(*images),
-                        ssim_gaussian(*images), *distances, mask_iou(hit_mask, mask))
+                        ssim_gaussian(*images), *distances, mask_iou(hit_mask, mask),
+                        psnr(prediction, photograph, hit_mask), of_prediction)
     return ViewMetrics(**{name: finite(value) for name, value in asdict(found).items()})
 
 
@@ -134,17 +166,22 @@ def file_name(view_name: str) -> str:
     return f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}_{digest}"
 
 
-def _write_pictures(stem: Path, shown: RenderedView, photograph: Tensor, mask: Tensor) -> None:
-    """Write what there is to see of a view to STEM_KIND.png, a file each."""
+def _pictures(shown: RenderedView, photograph: Tensor, mask: Tensor,
+              camera: Cameras) -> dict[str, np.ndarray]:
+    """Return what there is to see of a view by kind, (H, W, 3) uint8 each."""
     outside = ~(shown.hit_mask | mask)
     pictures = {
         "prediction": to_uint8(shown.image.clamp(0, 1).masked_fill(outside, 1.0)),
         "photograph": on_white(photograph, mask),
         "error": error_map(masked(shown.image, mask), masked(photograph, mask)),
+        "mask": mask_to_rgb(mask), "mask_pred": mask_to_rgb(shown.hit_mask),
         "normals": normals_to_rgb(shown.normals_obj, shown.hit_mask),
         "depth": depth_to_rgb(shown.depth, shown.hit_mask)}
-    for kind, picture in pictures.items():
-        save_png(stem.with_name(f"{stem.name}_{kind}.png"), picture)
+    if shown.points_obj is not None:
+        pictures["shaded"] = shaded(shown.normals_obj, shown.points_obj, shown.hit_mask,
+                                    camera.centers_obj[0].cpu())
+        pictures["position"] = positions_to_rgb(shown.points_obj, shown.hit_mask)
+    return pictures
 
 
 def summarise(views: Mapping[str, ViewMetrics], *, chamfer: Chamfer | None = None,
@@ -217,7 +254,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     Args:
         metrics: from `summarise`.
     """
-    keys = [key for key in METRICS if key not in WIDER_ROWS]
+    keys = [key for key in shown_metrics([metrics["mean"]]) if key not in WIDER_ROWS]
     rows = [["view", *(METRICS[key].title for key in keys)]]
     rows += [[name, *(_cell(found, key, name) for key in keys)] for name, found in _rows(metrics)]
     last, mean = len(rows) - 1, metrics["mean"]

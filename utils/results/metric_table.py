@@ -6,7 +6,7 @@ where it is computed for each view, one field of `ViewMetrics`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ class Metric:
         digits: after the point.
         better: the direction in which a result is better.
         remark: what it is computed on, for the legend of reports.
+        shown: in the printed table and the report: always, where a run has it, or never. All are
+            in metrics.json and metrics.csv.
     """
 
     title: str
@@ -31,6 +33,7 @@ class Metric:
     digits: int
     better: Literal["higher", "lower"]
     remark: str
+    shown: Literal["always", "where known", "never"] = "always"
 
     def text(self, value: float | None) -> str:
         """Return a value with its digits, or NOT_AVAILABLE for None and what is not finite."""
@@ -49,6 +52,14 @@ METRICS = {
     "lpips": Metric("LPIPS", "LPIPS", 4, "lower", "AlexNet, inputs in [-1, 1]"),
     "lpips_release": Metric("LPIPS [0,1]", "LPIPS, as released", 4, "lower", "AlexNet fed [0, 1]"),
     "mask_iou": Metric("mask IoU", "mask IoU", 4, "higher", "at most 1"),
+    "psnr_mask_pred": Metric("PSNR pred", "PSNR, rendered mask [dB]", 2, "higher",
+                             "both images times the rendered mask, all pixels", "never"),
+    "lpips_mask_pred": Metric("LPIPS pred", "LPIPS, rendered mask", 4, "lower",
+                              "both images times the rendered mask", "never"),
+    "pcd_error": Metric("cloud", "distance to the point cloud", 5, "lower",
+                        "mean over the pixels that see the surface, world units", "where known"),
+    "render_seconds": Metric("render", "rendering [s]", 3, "lower",
+                             "tracing and image, without scores", "never"),
     "psnr_all": Metric("PSNR all", "PSNR, all held-out views [dB]", 2, "higher",
                        "mean over every view that is not trained on"),
     "psnr_train": Metric("PSNR train", "PSNR, training views [dB]", 2, "higher",
@@ -71,6 +82,9 @@ class ViewMetrics:
         lpips: of masked images in [-1, 1], the standard input.
         lpips_release: the same distance fed [0, 1], as the release did; for comparison only.
         mask_iou: of the rendered silhouette with the mask.
+        psnr_mask_pred, lpips_mask_pred: psnr and lpips of both images times the rendered mask.
+        pcd_error: mean distance of what is seen of the surface to the point cloud, world units.
+        render_seconds: what the view took to render.
     """
 
     psnr: float | None = None
@@ -80,6 +94,17 @@ class ViewMetrics:
     lpips: float | None = None
     lpips_release: float | None = None
     mask_iou: float | None = None
+    psnr_mask_pred: float | None = None
+    lpips_mask_pred: float | None = None
+    pcd_error: float | None = None
+    render_seconds: float | None = None
+
+
+def shown_metrics(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the metrics that tables show of these rows, in the order of METRICS."""
+    known = {key for row in rows for key, value in row.items() if value is not None}
+    return [key for key, metric in METRICS.items()
+            if metric.shown == "always" or (metric.shown == "where known" and key in known)]
 
 
 def finite(value: float | None) -> float | None:

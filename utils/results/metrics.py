@@ -5,6 +5,7 @@ Images are (3, H, W) RGB in [0, 1]; predictions are clamped to it. Masks are (1,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,38 @@ def chamfer(points_predicted: np.ndarray, points_true: np.ndarray, *,
     if normals_predicted is not None and normals_true is not None:
         degrees = float(np.mean(angles_degrees(normals_predicted[nearest], normals_true)))
     return Chamfer(float(np.mean(accuracy)), float(np.mean(completeness)), degrees)
+
+
+class CloudDistance:
+    """Distances of a surface to the nearest points of a cloud; the search tree is built once.
+
+    Args:
+        points_world: (N, 3) with N > 0, world space.
+        model: (4, 4) object to world.
+    """
+
+    def __init__(self, points_world: np.ndarray, model: Tensor) -> None:
+        self.points_world, self.model = points_world, model.detach().cpu().double().numpy()
+
+    @cached_property
+    def tree(self) -> KDTree:
+        """The search tree, built when it is first asked for."""
+        return KDTree(self.points_world)
+
+    def __call__(self, points_obj: Tensor, hit_mask: Tensor) -> Tensor:
+        """Return distances (1, H, W) in world units, 0 where nothing is hit.
+
+        Args:
+            points_obj: (3, H, W), object space.
+            hit_mask: (1, H, W) bool.
+        """
+        hits = hit_mask.cpu()[0]
+        points = points_obj.detach().cpu()[:, hits].T.double().numpy()       # (N, 3)
+        found = torch.zeros(hits.shape)
+        if len(points):
+            distances, _ = self.tree.query(points @ self.model[:3, :3].T + self.model[:3, 3])
+            found[hits] = torch.from_numpy(distances).float()
+        return found[None]
 
 
 def angles_degrees(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:

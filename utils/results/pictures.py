@@ -33,11 +33,16 @@ ERROR_SCALE = 0.2
 #: Blending weight that gets the brightest colour: seven equal sources have 0.14 each.
 WEIGHT_SCALE = 0.5
 ERROR_COLOURS, WEIGHT_COLOURS, DEPTH_COLOURS = "inferno", "inferno", "viridis"
+#: Distances to a point cloud: the release's colours, and the fraction that is below the brightest.
+DISTANCE_COLOURS, DISTANCE_QUANTILE = "viridis", 0.85
+#: Grey of a shaded surface that is seen edge-on.
+AMBIENT = 0.25
 #: Fraction of the depths left out at each end, so that a few stray hits do not take up the scale.
 DEPTH_TAIL = 0.01
 OUTLINE_COLOUR = (0, 230, 64)
 ERROR_BAR = ColourBar(ERROR_COLOURS, "0", f"{ERROR_SCALE:g} and more")
 DEPTH_BAR = ColourBar(DEPTH_COLOURS, "far", "near")
+DISTANCE_BAR = ColourBar(DISTANCE_COLOURS, "0", "farthest 15 %")
 #: Source views side by side in one row of a grid.
 SOURCES_PER_ROW = 7
 
@@ -101,12 +106,64 @@ def normals_to_rgb(normals: Tensor, mask: Tensor) -> np.ndarray:
     return on_white((normals.detach().float() + 1) / 2, mask)
 
 
-def depth_to_rgb(depth: Tensor, mask: Tensor) -> np.ndarray:
-    """Return depth as colours, near bright and far dark, stretched over what is seen.
+def mask_to_rgb(mask: Tensor) -> np.ndarray:
+    """Return a mask (1, H, W), bool or how much of a pixel is covered, white on black."""
+    return to_uint8(mask.detach().float().expand(3, -1, -1))
+
+
+def shaded(normals: Tensor, points: Tensor, mask: Tensor, eye: Tensor) -> np.ndarray:
+    """Return the surface in grey, lit from where it is looked at: white facing, dark at the rim.
+
+    Args:
+        normals: (3, H, W), unit length, outward.
+        points: (3, H, W), the same space.
+        mask: (1, H, W) bool, where there is a surface; the rest is white.
+        eye: (3,) the camera's centre, the same space.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    to_eye = torch.nn.functional.normalize(eye[:, None, None] - points.detach(), dim=0)
+    facing = (normals.detach() * to_eye).sum(0).clamp(0, 1)
+    level = AMBIENT + (1 - AMBIENT) * facing
+    return on_white(level.expand(3, -1, -1), mask)
+
+
+def positions_to_rgb(points_obj: Tensor, mask: Tensor) -> np.ndarray:
+    """Return points of object space as colours: x, y, z from -1 to 1 become red, green, blue.
+
+    Args:
+        points_obj: (3, H, W).
+        mask: (1, H, W) bool, where there is a surface; the rest is white.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    return normals_to_rgb(points_obj, mask)
+
+
+def distances_to_rgb(distances: Tensor, mask: Tensor) -> np.ndarray:
+    """Return distances as colours, from 0 (dark) to DISTANCE_QUANTILE of them and more (bright).
+
+    Args:
+        distances: (1, H, W), at least 0, any unit.
+        mask: (1, H, W) bool, where there are any; the rest is white.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    seen = mask.cpu() > 0
+    values = distances.detach().float().cpu()
+    largest = float(np.quantile(values[seen].numpy(), DISTANCE_QUANTILE)) if seen.any() else 0.0
+    return _white_outside(_coloured(values[0] / max(largest, 1e-12), DISTANCE_COLOURS), seen)
+
+
+def depth_to_rgb(depth: Tensor, mask: Tensor,
+                 limits: tuple[float, float] | None = None) -> np.ndarray:
+    """Return depth as colours, near bright and far dark.
 
     Args:
         depth: (1, H, W), any unit.
         mask: (1, H, W) bool, where there is a surface; the rest is white.
+        limits: the depths of the brightest and the darkest colour; None: stretched over what is
+            seen.
     Returns:
         (H, W, 3) uint8.
     """
@@ -114,7 +171,7 @@ def depth_to_rgb(depth: Tensor, mask: Tensor) -> np.ndarray:
     depth = depth.detach().float().cpu()
     if not seen.any():
         return np.full((*depth.shape[1:], 3), 255, np.uint8)
-    near, far = depth_range(depth, seen)
+    near, far = depth_range(depth, seen) if limits is None else limits
     nearness = (far - depth[0]) / max(far - near, 1e-6 * abs(far), 1e-12)
     return _white_outside(_coloured(nearness, DEPTH_COLOURS), seen)
 

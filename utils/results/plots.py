@@ -36,6 +36,10 @@ NUM_CONTOURS = 20
 SDF_SCALE = 0.9
 #: The slices show [-SLICE_EXTENT, SLICE_EXTENT]^2: the unit sphere and a rim, object units.
 SLICE_EXTENT = 1.1
+#: Of the differences that stand for derivatives, object units: rounding is 1e-7 of its square.
+DIFFERENCE_STEP = 0.01
+#: Colour map and limits of the gradient's length and of the Laplacian.
+DERIVATIVE_LOOKS = (("PuOr", 0.5, 1.5), ("RdBu_r", -20.0, 20.0))
 SLICE_TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 #: Length of a drawn camera pyramid as a fraction of the median distance to the origin.
 FRUSTUM_LENGTH = 0.15
@@ -48,6 +52,7 @@ FAR_LABEL = 22.0
 #: Width of the white rim that keeps a view's number readable on top of lines, points.
 LABEL_RIM = 2.5
 TRAIN_COLOUR, TEST_COLOUR, OTHER_COLOUR = "#1f6fb4", "#e8710a", "#b0b0b0"
+GIVEN_COLOUR = "#c2185b"
 #: Above this many seconds the time axis is in minutes.
 MINUTES_FROM = 600
 #: The sum of all losses of a step, and the loss that every step has.
@@ -60,6 +65,9 @@ def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
                device: torch.device | str = "cpu") -> np.ndarray:
     """Plot the SDF on the planes x = 0, y = 0 and z = 0 with contour lines; the surface is black.
 
+    Below it stand the length of its gradient, which is 1 for a distance, and its Laplacian, 2 / r
+    at distance r from the centre of a sphere; both from differences over DIFFERENCE_STEP.
+
     Args:
         sdf: (N, 3) object space to (N,), negative inside; called without gradients.
         resolution: points along each side of a slice.
@@ -69,21 +77,30 @@ def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
     """
     ticks = torch.linspace(-SLICE_EXTENT, SLICE_EXTENT, resolution, device=device)
     rows, columns = torch.meshgrid(ticks, ticks, indexing="ij")
-    figure, _ = new_figure(figsize=(13, 4.3), dpi=DPI, layout="constrained")
-    axes = figure.subplots(1, 3)
-    for panel, (right, up, fixed) in zip(axes, [(2, 1, 0), (0, 2, 1), (0, 1, 2)]):
+    figure, _ = new_figure(figsize=(13, 12.6), dpi=DPI, layout="constrained")
+    axes, drawn = figure.subplots(3, 3), []
+    for column, (right, up, fixed) in enumerate([(2, 1, 0), (0, 2, 1), (0, 1, 2)]):
         points = torch.zeros(resolution, resolution, 3, device=device)
         points[..., right], points[..., up] = columns, rows
-        values = _evaluate(sdf, points.reshape(-1, 3)).reshape(resolution, resolution)
-        filled = _draw_slice(panel, ticks.cpu().numpy(), values)
+        maps = [flat.reshape(resolution, resolution)
+                for flat in _derivatives(sdf, points.reshape(-1, 3))]
+        edges = ticks.cpu().numpy()
+        drawn = [_draw_slice(axes[0, column], edges, maps[0]),
+                 *(_draw_derivative(axes[row, column], edges, maps[0], maps[row], look)
+                   for row, look in enumerate(DERIVATIVE_LOOKS, start=1))]
         names = "xyz"
-        panel.set(title=f"{names[fixed]} = 0", xlabel=names[right], ylabel=names[up])
-    figure.colorbar(filled, ax=axes, label="SDF, object units (blue inside)", extend="both")
+        axes[0, column].set(title=f"{names[fixed]} = 0")
+        for panel in axes[:, column]:
+            panel.set(xlabel=names[right], ylabel=names[up])
+    labels = ["SDF, object units (blue inside)", "length of its gradient", "its Laplacian"]
+    for row, (filled, label) in enumerate(zip(drawn, labels, strict=True)):
+        figure.colorbar(filled, ax=axes[row], label=label, extend="both")
     return to_array(figure)
 
 
 def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], title: str = "", *,
-                names: tuple[str, str, str] = ("not used", "training", "held-out")) -> np.ndarray:
+                names: tuple[str, str, str] = ("not used", "training", "held-out"),
+                given: Cameras | None = None) -> np.ndarray:
     """Plot all cameras around the unit sphere, object space, from the side and from above.
 
     Args:
@@ -92,6 +109,7 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], tit
         test: indices of the held-out views (orange); the rest is grey.
         title: a line above all.
         names: in the legend, of the rest and of both groups.
+        given: V cameras before they were refined; those of training are drawn under the refined.
     Returns:
         (H, W, 3) uint8.
     """
@@ -108,6 +126,8 @@ def camera_plot(cameras: Cameras, train: Sequence[int], test: Sequence[int], tit
         panel = cast("Axes3D", figure.add_subplot(1, 2, place, projection="3d", proj_type="ortho",
                                                 computed_zorder=False))
         _draw_cameras(panel, cameras, groups)
+        if given is not None:
+            _draw_given(panel, cameras, given, list(train))
         panel.view_init(elevation, -50 if place == 1 else -90)
         panel.set_title(name)
         panels.append(panel)
@@ -149,6 +169,33 @@ def _evaluate(sdf: Callable[[Tensor], Tensor], points: Tensor) -> np.ndarray:
     """Return (N,) SDF values of (N, 3) points, in chunks and without gradients."""
     with torch.no_grad():
         return torch.cat([sdf(chunk).float() for chunk in points.split(SDF_CHUNK)]).cpu().numpy()
+
+
+def _derivatives(sdf: Callable[[Tensor], Tensor],
+                 points: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the SDF, the length of its gradient and its Laplacian (N,) at points (N, 3)."""
+    middle, square, laplacian = _evaluate(sdf, points), 0.0, 0.0
+    for axis in range(3):
+        step = torch.zeros(3, device=points.device)
+        step[axis] = DIFFERENCE_STEP
+        before, after = _evaluate(sdf, points - step), _evaluate(sdf, points + step)
+        square += ((after - before) / (2 * DIFFERENCE_STEP)) ** 2
+        laplacian += (after - 2 * middle + before) / DIFFERENCE_STEP ** 2
+    return middle, np.sqrt(square), np.asarray(laplacian)
+
+
+def _draw_derivative(panel: Axes, ticks: np.ndarray, values: np.ndarray, derivative: np.ndarray,
+                     look: tuple[str, float, float]):
+    """Fill one slice with a derivative, the surface as a line; returns what a colour bar needs."""
+    colours, low, high = look
+    edge = SLICE_EXTENT
+    filled = panel.imshow(np.nan_to_num(derivative), cmap=colours, vmin=low, vmax=high,
+                          origin="lower", extent=(-edge, edge, -edge, edge))
+    values = np.nan_to_num(values)
+    if values.min() < 0 < values.max():
+        panel.contour(ticks, ticks, values, levels=[0.0], colors="black", linewidths=1)
+    panel.set(xticks=SLICE_TICKS, yticks=SLICE_TICKS)
+    return filled
 
 
 def _draw_slice(panel: Axes, ticks: np.ndarray, values: np.ndarray):
@@ -197,6 +244,24 @@ def _draw_cameras(panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> N
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
     panel.set_box_aspect(high - low, zoom=1.3)  # pyright: ignore[reportArgumentType]
     panel.set_axis_off()
+
+
+def _draw_given(panel: Axes3D, cameras: Cameras, given: Cameras, train: list[int]) -> None:
+    """Draw where training cameras were before they were refined, and how far each was moved."""
+    from mpl_toolkits.mplot3d.art3d import Line3DCollection
+    upright = _upright_frame(cameras)
+    before, after = (_numpy(which.centers_obj)[train] @ upright.T for which in (given, cameras))
+    length = FRUSTUM_LENGTH * float(np.median(np.linalg.norm(after, axis=-1)))
+    corners_ndc = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]).to(given.view)
+    corners = before[:, None] + length * _numpy(given.rays_through(corners_ndc)[1])[train] \
+        @ upright.T
+    lines = [segment for center, four in zip(before, corners, strict=True)
+             for segment in _pyramid(center, four)]
+    panel.add_collection3d(Line3DCollection(lines, colors=GIVEN_COLOUR, linewidths=1, zorder=1))
+    moves = list(np.stack([before, after], 1))
+    panel.add_collection3d(Line3DCollection(moves, colors=GIVEN_COLOUR, linewidths=2, zorder=2.5))
+    panel.scatter(*before.T, color=GIVEN_COLOUR, s=10, zorder=2.5,
+                  label=f"training, as given ({len(train)})")
 
 
 def _draw_names(figure: Figure, panel: Axes3D, cameras: Cameras, groups: Sequence[tuple]) -> None:

@@ -18,7 +18,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from utils.files.atomic import write_text_atomic
-from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in
+from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in, shown_metrics
 from utils.results.plots import curve_plot
 from utils.results.run_words import curve_words, other_facts, run_sentences
 
@@ -143,7 +143,8 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
     mean_row = len(rows) - 1
     rows += [(f"{name}, no network", found) for name, found in baselines_in(metrics).items()]
     present = list(dict.fromkeys(key for _, found in rows for key in found))
-    keys = [key for key in METRICS if key in present] + [k for k in present if k not in METRICS]
+    shown = shown_metrics(found for _, found in rows)
+    keys = [key for key in shown if key in present] + [k for k in present if k not in METRICS]
     if not keys:
         return "<p>No view was evaluated.</p>"
     headings = [METRICS[key].heading if key in METRICS else key for key in keys]

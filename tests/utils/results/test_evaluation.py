@@ -23,7 +23,8 @@ from utils.results.metric_table import ViewMetrics
 from utils.results.metrics import Chamfer
 
 HEIGHT, WIDTH = 40, 48
-KINDS = ("prediction", "photograph", "error", "normals", "depth")
+KINDS = ("prediction", "photograph", "error", "mask", "mask_pred", "normals", "depth", "shaded",
+         "position")
 
 
 def noise_scene(num_views=3):
@@ -33,6 +34,8 @@ def noise_scene(num_views=3):
     images = torch.rand(num_views, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     return SimpleNamespace(images=0.2 + 0.6 * images,
                            masks=disc.expand(num_views, 1, HEIGHT, WIDTH),
+                           cameras=[SimpleNamespace(centers_obj=torch.tensor([[0.0, 0.0, 3.0]]))
+                                    for _ in range(num_views)],
                            view_names=tuple(f"view_{v}" for v in range(num_views)))
 
 
@@ -46,7 +49,8 @@ def shown(scene, offset=0.1):
         hit_mask[:, 20:] = False
         normals = torch.zeros(3, HEIGHT, WIDTH)
         normals[2] = 1
-        return RenderedView(image, hit_mask, normals, 2 * hit_mask.float())
+        return RenderedView(image, hit_mask, normals, 2 * hit_mask.float(),
+                            points_obj=normals * 0.5, seconds=0.25)
 
     return rendered
 
@@ -71,6 +75,10 @@ def test_metrics_of_a_known_error():
         assert metrics.psnr == pytest.approx(20 - 10 * np.log10(share), abs=1e-4)
         assert metrics.mask_iou == pytest.approx(float(mask[:, :20].sum() / mask.sum()))
         assert 0 < metrics.ssim < 1 and metrics.lpips > 0
+        # half of the disc is hit: the same error in half of the pixels
+        share_hit = float((mask & (torch.arange(HEIGHT) < 20)[:, None]).float().mean())
+        assert metrics.psnr_mask_pred == pytest.approx(20 - 10 * np.log10(share_hit), abs=1e-4)
+        assert 0 < metrics.lpips_mask_pred != metrics.lpips and metrics.render_seconds == 0.25
         assert metrics.lpips_release > 0 and metrics.lpips_release != metrics.lpips
 
 
@@ -97,6 +105,11 @@ def test_pictures_of_each_view_are_written(tmp_path):
     assert (pictures["photograph"][~mask] == 255).all()       # before white, as the prediction
     assert np.abs(pictures["prediction"] - photograph - 25.5)[mask].max() <= 0.51
     assert (pictures["prediction"][~mask] == 255).all()       # D's colour there means nothing
+    top = mask & (np.arange(HEIGHT) < 20)[:, None]
+    assert (pictures["mask"] == 255 * mask[..., None]).all()
+    assert (pictures["mask_pred"] == 255 * top[..., None]).all()
+    assert (pictures["shaded"][top] == 255).all()             # normals towards the camera
+    assert (pictures["position"][top] == (128, 128, 191)).all()      # (0, 0, 0.5), rounded
     error = pictures["error"]
     assert (error[~mask] == error[0, 0]).all() and (error[mask] != error[0, 0]).any()
 

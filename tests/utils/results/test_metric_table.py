@@ -9,7 +9,7 @@ import pytest
 from utils.comparison.tables import LEFT_OUT, columns_of
 from utils.config.tool_sections import RunTableConfig
 from utils.results.evaluation import WIDER_ROWS, format_table, summarise, write_metrics
-from utils.results.metric_table import METRICS, OF_RUN, ViewMetrics, finite
+from utils.results.metric_table import METRICS, OF_RUN, ViewMetrics, finite, shown_metrics
 from utils.results.report import write_report
 
 
@@ -29,8 +29,10 @@ def test_tables_and_report_have_its_names(tmp_path):
                         config_text="").read_text()
     columns = columns_of(RunTableConfig())
     for name, metric in METRICS.items():
-        assert name in WIDER_ROWS or metric.title in head
-        assert f"<dt>{metric.heading}</dt><dd>{metric.better} is better; {metric.remark}" in page
+        is_shown = metric.shown == "always"            # nothing is known here
+        assert name in WIDER_ROWS or (metric.title in head) == is_shown
+        legend = f"<dt>{metric.heading}</dt><dd>{metric.better} is better; {metric.remark}"
+        assert (legend in page) == is_shown
         if name not in LEFT_OUT:
             assert columns[name] == (metric.title, metric.digits)
 
@@ -43,3 +45,10 @@ def test_values_as_text(value, text):
 
 def test_what_is_finite():
     assert finite(1) == 1.0 and finite(None) is finite(float("-inf")) is None
+
+
+def test_a_metric_is_shown_where_it_is_known():
+    known = summarise({"a": ViewMetrics(pcd_error=0.5, psnr_mask_pred=20.0)})
+    shown = shown_metrics([known["mean"]])
+    assert "pcd_error" in shown and "psnr_mask_pred" not in shown
+    assert "0.50000" in format_table(known)

@@ -36,8 +36,8 @@ def _blue_share(picture: np.ndarray) -> float:
 
 
 def test_sdf_slices_show_more_inside_for_a_larger_sphere():
-    small, large = (_blue_share(plots.sdf_slices(lambda p, r=r: p.norm(dim=-1) - r, 64))
-                    for r in (0.4, 0.8))
+    small, large = (_blue_share(np.array_split(plots.sdf_slices(
+        lambda p, r=r: p.norm(dim=-1) - r, 64), 3)[0]) for r in (0.4, 0.8))
     assert 0.005 < small < large
     # Areas grow by 4; near the surface the blue is too pale to count, hence the wide band.
     assert 2.5 < large / small < 8
@@ -54,10 +54,23 @@ def test_sdf_slices_evaluate_the_three_planes_in_small_chunks_without_gradients(
     plots.sdf_slices(sdf, 70)
     assert max(len(points) for points in seen) <= plots.SDF_CHUNK
     points = torch.cat(seen)
-    assert points.shape == (3 * 70 * 70, 3)
-    for axis, part in enumerate(points.split(70 * 70)):
-        assert (part[:, axis] == 0).all()
+    assert points.shape == (7 * 3 * 70 * 70, 3)         # each plane, and a step off it each way
+    for axis, part in enumerate(points.split(7 * 70 * 70)):
+        assert (part[:70 * 70, axis] == 0).all()
+        assert (part[:, axis].abs() <= plots.DIFFERENCE_STEP).all()
         assert (part.abs().amax(0) > 1).sum() == 2
+
+
+def test_slices_have_the_gradient_and_the_laplacian():
+    """x^2 / 2 + 3 y has the gradient (x, 3, 0) and the Laplacian 1; differences of quadratics are
+    exact but for rounding."""
+    points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    values, length, laplacian = plots._derivatives(
+        lambda p: (p[:, 0].double() ** 2 / 2 + 3 * p[:, 1]), points)
+    x = points[:, 0].numpy()
+    # values are kept in float32, 4e-7 off at values up to 4: over 2e-2 and 1e-4
+    np.testing.assert_allclose(length, np.sqrt(x ** 2 + 9), atol=1e-4)
+    np.testing.assert_allclose(laplacian, 1, atol=2e-2)
 
 
 @pytest.mark.parametrize("offset", [0.3, float("nan")])
@@ -65,7 +78,7 @@ def test_sdf_slices_without_a_surface_say_so(offset):
     found = plots.sdf_slices(lambda p: p.norm(dim=-1) + offset, 16)
     assert found.dtype == np.uint8 and found.ndim == 3
     plain = plots.sdf_slices(lambda p: p.norm(dim=-1) - 0.5, 16)
-    white = [int((picture == 255).all(-1)[150:300, 100:1100].sum()) for picture in (found, plain)]
+    white = [int((picture == 255).all(-1)[150:350, 100:1100].sum()) for picture in (found, plain)]
     assert white[0] > white[1]                          # the box behind the words
 
 
@@ -76,6 +89,17 @@ def test_camera_plot_draws_each_group_in_its_colour():
     assert _count(both, plots.TRAIN_COLOUR) > 100 and _count(both, plots.TEST_COLOUR) > 50
     assert _count(only, plots.TEST_COLOUR) == 0
     assert _count(only, plots.TRAIN_COLOUR) > 2 * _count(both, plots.TRAIN_COLOUR)
+
+
+def test_camera_plot_draws_refined_cameras_over_the_given_ones():
+    cameras = _arc()
+    view = cameras.view.clone()
+    view[:, 2, 3] -= 0.3                                # all of them, farther away
+    refined = Cameras(view, cameras.projection, cameras.model, cameras.resolution)
+    plain, found = (plots.camera_plot(refined, [0, 2], [4], given=given)
+                    for given in (None, cameras))
+    assert _count(plain, plots.GIVEN_COLOUR) == 0 and _count(found, plots.GIVEN_COLOUR) > 100
+    assert _count(found, plots.TRAIN_COLOUR) > 100
 
 
 def test_camera_plot_stands_upright_whatever_the_object_space():

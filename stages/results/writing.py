@@ -2,13 +2,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
 from realtime.mesh_pictures import mesh_grid
 from realtime.scene import TriangleMesh
@@ -16,24 +14,26 @@ from realtime.web_page import framed_page
 from sdf_meshing import Mesh, colour_vertices, extract_mesh, write_mesh
 from stages.baselines import baseline_metrics
 from stages.evaluation import IMAGE_GRIDS, MAX_GRID_VIEWS, TrainedScene, image_grids
+from stages.results.video import reference_index, write_videos
 from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE
-from stages.view_rendering import Rendering
 from utils.config.sections import DataConfig
 from utils.config.stage_sections import TestConfig
 from utils.config.values import mesh_formats
 from utils.errors import ExportedSceneError, UserError
 from utils.files.atomic import write_text_atomic
-from utils.geometry.camera_paths import interpolate_cameras, make_path
-from utils.geometry.cameras import Cameras
-from utils.geometry.keyframes import read_keyframes
 from utils.results.curve import write_curve
-from utils.results.evaluation import evaluate_views, format_table, summarise, write_metrics
+from utils.results.evaluation import (
+    evaluate_views,
+    file_name,
+    format_table,
+    summarise,
+    write_metrics,
+)
 from utils.results.lpips import LPIPS, build_lpips
 from utils.results.metric_table import METRICS, ViewMetrics
 from utils.results.metrics import Chamfer
-from utils.results.pictures import save_png, to_uint8
+from utils.results.pictures import on_white, save_png
 from utils.results.report import ReportPicture, write_report
-from utils.results.video import write_video
 from utils.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,15 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
     tables = [*write_metrics(metrics, folder.path), write_curve(curve, folder.path / "curve.csv")]
     log.info("results: pictures, video, report")
     pictures = [*mesh_pictures, *_write_grids(trained, folder, test, metrics)]
-    video = _write_video(trained, folder, test, data) if test.test_spacetime_video else None
+    crop = _write_crop(trained, folder, test, data)
+    videos = write_videos(trained, folder, test, data) if test.test_spacetime_video else []
     report = write_report(
         folder.path, title=f"{folder.path.name}: {trained.scene.name}", metrics=metrics,
-        curve=curve, pictures=pictures, video=video,
+        curve=curve, pictures=pictures, video=videos[0] if videos else None,
         notes=[*_mesh_words(mesh, mesh_files), *notes], viewer=viewer,
         config_text=(folder.path / "config.txt").read_text(encoding="utf-8"))
     files = [*mesh_files, *tables, *(picture.path for picture in pictures),
-             *([video] if video else []), report, *([folder.views] if test.test_rt else [])]
+             *videos, report, *crop, *([folder.views] if test.test_rt else [])]
     lines = [format_table(metrics)] if scored else []
     lines += [*(f"note: {note}" for note in notes), "", "written:"]
     return "\n".join(lines + [f"  {path}" for path in files])
@@ -91,7 +92,8 @@ def _score_views(trained: TrainedScene, folder: RunFolder,
     if not (test.test_metrics or test.test_rt):
         return {}
     return evaluate_views(trained.rendered, trained.scene, trained.scored,
-                          folder.views if test.test_rt else None, lpips=lpips)
+                          folder.views if test.test_rt else None, lpips=lpips,
+                          cloud=trained.cloud)
 
 
 def _wider_means(trained: TrainedScene, test: TestConfig) -> dict[str, float | None] | None:
@@ -191,8 +193,8 @@ def _viewer(folder: RunFolder, test: TestConfig) -> tuple[tuple[str, str] | None
 def _write_grids(trained: TrainedScene, folder: RunFolder, test: TestConfig,
                  metrics: Mapping[str, Any]) -> list[ReportPicture]:
     """Write image grids as PNG files."""
-    wanted = {"views": test.test_rt, "sources": test.test_rt, "slices": test.test_plot,
-              "cameras": test.test_cameras}
+    wanted = {"views": test.test_rt, "sources": test.test_rt, "cloud": test.test_rt,
+              "slices": test.test_plot, "cameras": test.test_cameras}
     found = []
     for name, picture in image_grids(trained, [name for name in IMAGE_GRIDS
                                                if wanted[name]]).items():
@@ -213,60 +215,31 @@ def _in_words(name: str, trained: TrainedScene, metrics: Mapping[str, Any]) -> s
                  f"Mean PSNR {quality} dB",
         "sources": f"The {len(trained.train)} training photographs with the outlines of their "
                    f"masks, and how much each gives to view {names[first]}",
-        "slices": "Cuts through the SDF at x = 0, y = 0 and z = 0: the surface is a black line, "
-                  "the inside is blue",
+        "cloud": f"Views {shown}, a row each: prediction, and the distance of what is seen to the "
+                 "point cloud",
+        "slices": "Cuts through the SDF at x = 0, y = 0 and z = 0, with the length of its gradient "
+                  "and its Laplacian: the surface is a black line, the inside is blue",
         "cameras": f"{len(names)} cameras as pyramids round the unit sphere, from the side and "
                    f"from above: {len(trained.train)} of training, {len(trained.scored)} scored",
     }[name]
 
 
-def _write_video(trained: TrainedScene, folder: RunFolder, test: TestConfig,
-                 data: DataConfig) -> Path:
-    """Write novel views along the path that the flags name."""
-    cameras = video_cameras(trained, test, data)
-    path = folder.path / "video.mp4"
-
-    def frames() -> Iterator[np.ndarray]:
-        """Yield (H, W, 3) uint8, one a camera."""
-        for index in tqdm(range(len(cameras)), desc="video", unit="frame", dynamic_ncols=True):
-            frame = _frame(trained.render(cameras[index], None), test.image_crop)
-            if test.video_save_frames:
-                save_png(folder.path / "video_frames" / f"{index:04d}.png", frame)
-            yield frame
-
-    write_video(path, frames(), test.video_fps)
-    return path
-
-
-def video_cameras(trained: TrainedScene, test: TestConfig, data: DataConfig) -> Cameras:
-    """Return the video's cameras: path by video_path or video_path_type, im_scale times the views'
-    size."""
-    cameras = trained.scene.cameras
-    reference = len(cameras) // 2 if data.reference_view < 0 else data.reference_view
-    width, height = (max(round(side * data.im_scale), 1) for side in cameras.resolution)
-    model = cameras.model
-    pivot = torch.linalg.inv(model)[:3, :3] @ torch.tensor(test.video_pivot_offset).to(model)
-    guides = cameras if test.video_path_type != "interpolate" else cameras[list(trained.train)]
-    if test.video_path:
-        keyframes = read_keyframes(test.video_path, cameras.resized(width, height))
-        return interpolate_cameras(keyframes, test.video_num_frames, pivot_obj=tuple(
-            pivot.tolist()), is_in_order=True)
-    path = make_path(test.video_path_type, guides, test.video_num_frames, reference=reference,
-                     yaw_degrees=test.video_yaw, pivot_obj=tuple(pivot.tolist()))
-    return path.resized(width, height)
-
-
-def _frame(rendering: Rendering, crop: tuple[int, ...]) -> np.ndarray:
-    """Return a frame (H, W, 3) uint8 on white, cut to (left, top, width, height)."""
-    image, covered = rendering.images[0].cpu().clamp(0, 1), rendering.hit_mask[0].cpu().float()
-    if rendering.coverage is not None:
-        covered = rendering.coverage[0].cpu()
-    frame = to_uint8(torch.where(covered > 0, covered * image + (1 - covered), torch.ones(())))
-    if crop:
-        left, top, width, height = crop
-        frame = frame[top:top + height, left:left + width]
-        if not frame.size:
-            raise UserError(f"--image_crop {crop} leaves nothing of a picture of "
-                            f"{rendering.images.shape[3]}x{rendering.images.shape[2]}; give left "
-                            "top width height inside it")
-    return frame
+def _write_crop(trained: TrainedScene, folder: RunFolder, test: TestConfig,
+                data: DataConfig) -> list[Path]:
+    """Write the crop of the reference view and of its photograph that `--image_crop` asks for."""
+    if not (test.test_rt and test.image_crop):
+        return []
+    view = reference_index(data, len(trained.scene))
+    photograph, mask = trained.scene.images[view].cpu(), trained.scene.masks[view].cpu()
+    left, top, width, height = test.image_crop
+    size = photograph.shape[1:]
+    if not (width and height and left + width <= size[1] and top + height <= size[0]):
+        raise UserError(f"--image_crop {' '.join(map(str, test.image_crop))} is not inside the "
+                        f"reference view of {size[1]}x{size[0]}; give left top width height")
+    shown, paths = trained.rendered(view), []
+    pictures = {"crop": on_white(shown.image.clamp(0, 1), shown.hit_mask),
+                "crop_gt": on_white(photograph, mask)}
+    for kind, picture in pictures.items():
+        paths.append(folder.views / f"{file_name(trained.scene.view_names[view])}_{kind}.png")
+        save_png(paths[-1], picture[top:top + height, left:left + width])
+    return paths
