@@ -23,6 +23,7 @@ from sdf_rendering import (
     lumigraph_weights,
     project_to_sources,
     sample_maps,
+    visible_as_released,
     visible_in_sources,
 )
 from utils.geometry.rays import Surface
@@ -44,12 +45,17 @@ class BlendSettings:
     With `blends_residuals`, what D gives of a source's own features is compared with its
     photograph, and the difference is blended with the same weights as the features are: detail
     that E and D lose comes back. Gradients pass through it; without them training is worse.
+
+    With `sampling` "release", pixels whose ray misses take features too, at the point of minimum
+    SDF; maps are 0 beyond their borders, source masks are read at the nearest pixel, and samples
+    whose features sum to 0 do not count.
     """
 
     feature_type: str = "learned"
     aggregation: str = "learned"
     occlusion: str = "raytrace"
     blends_residuals: bool = False
+    sampling: str = "ours"
 
 
 class Execution(Protocol):
@@ -244,8 +250,10 @@ class ImageBasedModel(ImageNetworks):
             surface, own, pixels = self.execution.surface_hits(targets)
         uv_grid, inside_mask = project_to_sources(surface.points_obj, sources.cameras)
         if self.settings.occlusion == "raytrace":
-            counts = visible_in_sources(surface, sources.surface, sources.masks, uv_grid,
-                                        inside_mask=inside_mask, occ_threshold=occ_threshold)
+            visible = visible_as_released if self.settings.sampling == "release" else \
+                visible_in_sources
+            counts = visible(surface, sources.surface, sources.masks, uv_grid,
+                             inside_mask=inside_mask, occ_threshold=occ_threshold)
         else:
             with torch.no_grad():
                 in_mask = sample_maps(sources.masks.to(uv_grid.dtype), uv_grid)[:, :, 0] >= 0.5
@@ -265,7 +273,11 @@ class ImageBasedModel(ImageNetworks):
         if self._is_sparse(features):
             return self._blend_samples(features, targets, sources, correspondence)
         counts = correspondence.counts_mask
-        sampled = sample_maps(features, correspondence.uv_grid)        # (K, T, C, H, W)
+        is_released = self.settings.sampling == "release"
+        sampled = sample_maps(features, correspondence.uv_grid,        # (K, T, C, H, W)
+                              padding="zeros" if is_released else "border")
+        if is_released:
+            counts = counts & (self.without_residuals(sampled, 2).sum(2) != 0)
         if self.settings.occlusion == "agreement":
             counts = agreeing_in_sources(self.without_residuals(sampled, 2), counts)
         elif self.settings.occlusion == "correlation":
@@ -328,7 +340,8 @@ class ImageBasedModel(ImageNetworks):
                                             is_normalised=kind != "sum")
 
     def _is_sparse(self, like: Tensor) -> bool:
-        return self.execution.is_sparse(like, self.settings.occlusion)
+        return self.settings.sampling == "ours" and \
+            self.execution.is_sparse(like, self.settings.occlusion)
 
 
 def grey_decoder(num_features: int, convolution: str) -> FeatureDecoder:
@@ -380,9 +393,5 @@ class SirenSDF(MlpSDF):
 
 
 def build_sdf(architecture: SdfArchitecture = SdfArchitecture()) -> MlpSDF:
-    """The SDF network, points (..., 3) to distances (...,): a SIREN, or an MLP by its activation.
-
-    Args:
-        architecture: checked when it is made.
-    """
+    """The SDF network, points (..., 3) to distances (...,): a SIREN, or another MLP."""
     return (SirenSDF if architecture.activation == "sine" else MlpSDF)(architecture)

@@ -184,18 +184,21 @@ def project_to_sources(points_obj: Tensor, sources: Cameras) -> tuple[Tensor, Te
     return ndc_to_grid(xy_ndc, sources.resolution), inside_mask
 
 
-def sample_maps(maps: Tensor, uv_grid: Tensor) -> Tensor:
-    """Sample a map of each source bilinearly at that source's projections; one call for all.
+def sample_maps(maps: Tensor, uv_grid: Tensor, *, padding: str = "border",
+                mode: str = "bilinear") -> Tensor:
+    """Sample a map of each source at that source's projections; one call for all.
 
     Args:
         maps: (K, C, Hs, Ws).
         uv_grid: (K, T, H, W, 2).
+        padding: what lies beyond the outermost pixel centres: border (repeated) or zeros.
+        mode: bilinear or nearest.
     Returns:
-        (K, T, C, H, W); the border is repeated, so mask what falls outside.
+        (K, T, C, H, W); mask what falls outside.
     """
     num_sources, num_targets, height, width, _ = uv_grid.shape
     grid = uv_grid.reshape(num_sources, num_targets * height, width, 2)
-    out = F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
+    out = F.grid_sample(maps, grid, mode=mode, padding_mode=padding, align_corners=True)
     out = out.reshape(num_sources, -1, num_targets, height, width)     # (K, C, T, H, W)
     return out.transpose(1, 2)
 
@@ -218,6 +221,20 @@ def visible_in_sources(targets: Surface, sources: Surface, source_masks: Tensor,
         distance_sq = (sampled[:, :, :3] - targets.points_obj).square().sum(2)
         same_point = distance_sq < occ_threshold
         return inside_mask & targets.hit_mask[:, 0] & same_point & (sampled[:, :, 3] >= 0.5)
+
+
+def visible_as_released(targets: Surface, sources: Surface, source_masks: Tensor, uv_grid: Tensor,
+                        *, inside_mask: Tensor, occ_threshold: float) -> Tensor:
+    """Tell which samples count as the released code does; arguments as in `visible_in_sources`.
+
+    Pixels whose ray misses take part too, at the point of minimum SDF. Source masks are read at the
+    nearest pixel, source surfaces with zeros beyond the border.
+    """
+    with torch.no_grad():
+        points = sample_maps(sources.points_obj, uv_grid, padding="zeros")
+        same_point = (points - targets.points_obj).square().sum(2) < occ_threshold
+        masks = sample_maps(source_masks.to(points.dtype), uv_grid, padding="zeros", mode="nearest")
+        return inside_mask & same_point & (masks[:, :, 0] > 0)
 
 
 def agreeing_in_sources(features: Tensor, in_view_mask: Tensor, threshold: float = 0.5) -> Tensor:

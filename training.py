@@ -306,8 +306,10 @@ class SceneTrainer:
         """Trace the sources where they show the targets' surface: occlusion reads nothing else."""
         with torch.no_grad():
             uv_grid, inside_mask = project_to_sources(surface.points_obj, views.cameras)
-            counts = inside_mask & surface.hit_mask[:, 0]
-            counts = counts & ~views.own_source_mask[:, :, None, None]             # (K, T, h, w)
+            shown = surface.hit_mask[:, 0]
+            if self.model.settings.sampling == "release":
+                shown = torch.ones_like(shown)             # features are taken there too
+            counts = inside_mask & shown & ~views.own_source_mask[:, :, None, None]
             height, width = self.buffer.t.shape[2:]
             pixels = touched_pixels(uv_grid.flatten(1, 3), counts.flatten(1), (width, height))
             view = views.batch.sources[pixels // (height * width)]

@@ -45,7 +45,8 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     decoder = nn.Identity() if is_rgb else grey_decoder(features,
                                                         initial.convolution_of("decoder"))
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
-                             views.occlusion_method, bool(views.blend_residuals) and not is_rgb)
+                             views.occlusion_method, bool(views.blend_residuals) and not is_rgb,
+                             views.sampling)
     execution = FastExecution(network_precision(cnn.precision, run.device, is_fast), is_fast)
     phi = build_sdf(sdf_architecture(sdf))
     if starts_as_sphere(sdf):

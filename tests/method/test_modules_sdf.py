@@ -27,6 +27,10 @@ from utils.views.training_views import Correspondence, Sources, Targets, Trainin
 AGGREGATIONS = ("sum", "mean", "lumigraph", "lumigraph_epipolar", "learned", "learned_prior")
 
 
+#: Admits points beside the ball: pixels of these small views are 0.4 apart there.
+WIDE_THRESHOLD = 0.2
+
+
 @pytest.fixture
 def cameras() -> Cameras:
     return cameras_at(EYES, SIZE)
@@ -127,6 +131,79 @@ def test_blend_against_loops_over_targets_sources_and_pixels(aggregation, is_com
     for ours, slow in zip(found, naive_blend(model, views.images, targets, sources, where)):
         torch.testing.assert_close(ours, slow, atol=1e-12, rtol=0)
     assert int(where.counts_mask.sum()) > 40
+
+
+def zero_beyond(grid: torch.Tensor, row: int, column: int) -> torch.Tensor:
+    """A pixel (C,) of a map (C, H, W), 0 outside."""
+    is_inside = 0 <= row < grid.shape[1] and 0 <= column < grid.shape[2]
+    return grid[:, row, column] if is_inside else torch.zeros_like(grid[:, 0, 0])
+
+
+def naive_released_blend(model: ImageBasedModel, maps: torch.Tensor, targets: Targets,
+                         sources: Sources) -> tuple[torch.Tensor, torch.Tensor]:
+    """The release's way from points to blend, loops over targets, pixels and sources.
+
+    Surfaces and features are read bilinearly with zeros beyond the border, masks at the nearest
+    pixel; rays that miss have a point too; what sums to 0 does not count.
+    """
+    num_sources, num_targets = targets.own_source_mask.shape
+    height, width = maps.shape[2:]
+    blended = torch.zeros(num_targets, *maps.shape[1:], dtype=maps.dtype)
+    weights = torch.zeros(num_sources, num_targets, height, width, dtype=maps.dtype)
+    for t, row, column in itertools.product(range(num_targets), range(height), range(width)):
+        found = []
+        for k in range(num_sources):
+            point = targets.surface.points_obj[t, :, row, column]
+            xy, depth = sources.cameras[k].project(point)
+            x_ndc, y_ndc = xy.flatten().tolist()
+            if targets.own_source_mask[k, t] or depth <= 0 or max(abs(x_ndc), abs(y_ndc)) > 1:
+                continue
+            x, y = ((x_ndc + 1) * width - 1) / 2, ((1 - y_ndc) * height - 1) / 2
+            left, top = math.floor(x), math.floor(y)
+
+            def sample(grid: torch.Tensor) -> torch.Tensor:
+                parts = [(top + i, left + j, abs(1 - i - (y - top)) * abs(1 - j - (x - left)))
+                         for i in (0, 1) for j in (0, 1)]
+                return sum(weight * zero_beyond(grid, r, c) for r, c, weight in parts)
+
+            same = (sample(sources.surface.points_obj[k]) - point).square().sum() < WIDE_THRESHOLD
+            if not same or not zero_beyond(sources.masks[k], round(y), round(x)):
+                continue
+            feature = sample(maps[k])
+            if feature.sum() != 0:
+                direction = targets.dirs_obj[t, :, row, column]
+                found.append((k, float(model.aggregation(feature, direction)), feature))
+        total = sum(weight for _, weight, _ in found)
+        for k, weight, feature in found:
+            weights[k, t, row, column] = weight / total
+            blended[t, :, row, column] += weight / total * feature
+    return blended, weights
+
+
+@pytest.mark.parametrize("is_compact", [False, True])
+def test_released_sampling_against_loops_over_targets_sources_and_pixels(is_compact):
+    """Masks that cut the ball, so that the nearest pixel and the border decide; and a corner of
+    one source without features, which counts in our way alone."""
+    views = views_of(cameras_at(EYES, (10, 8)))
+    masks = torch.ones_like(views.masks)                 # wider than the ball
+    masks[1, :, :, :5], masks[2, :, 4:] = False, False
+    targets, sources = batch_of(replace(views, masks=masks), [0, 3])
+    maps = views.images + 0.1
+    maps[3, :, :, 4:7] = 0
+    model = rgb_model("learned", is_compact=is_compact)
+    model.settings = replace(model.settings, sampling="release")
+    where = model.correspond(targets, sources, WIDE_THRESHOLD)
+    found = model.blend(maps, targets, sources, where)
+    expected = naive_released_blend(model, maps, targets, sources)
+    for ours, slow in zip(found, expected):
+        torch.testing.assert_close(ours, slow, atol=1e-9, rtol=0)     # points to float32 matrices
+    model.settings = replace(model.settings, sampling="ours")
+    where = model.correspond(targets, sources, WIDE_THRESHOLD)
+    _, other = model.blend(maps, targets, sources, where)
+    missed = ~targets.surface.hit_mask[:, 0].expand_as(other)
+    assert found[1][missed].any() and not other[missed].any()
+    hit = ~missed
+    assert ((other > 0) & hit).sum() != ((found[1] > 0) & hit).sum()
 
 
 def test_correspondences_of_hits_alone_are_those_of_all_pixels(views):

@@ -20,7 +20,7 @@ from stages import scene as scene_run
 from training import SceneTrainer
 from utils.checkpoints.storage import checkpoints_in, load_checkpoint
 from utils.config.sections import TrainedPartsConfig
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 from utils.fast.tracing.cpu_tracer import FastTracer
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 from utils.geometry.rays import Tracer
@@ -253,7 +253,8 @@ def test_a_point_cloud_supervises_the_shape(tiny_scene, tiny_sphere, tmp_path):
     ["--feature_type", "rgb"], ["--feature_aggregation_method", "mean"],
     ["--feature_aggregation_method", "sum"], ["--feature_aggregation_method", "lumigraph"],
     ["--feature_aggregation_method", "lumigraph_epipolar"], ["--occlusion_method", "correlation"],
-    ["--feature_aggregation_method", "learned_prior"],
+    ["--feature_aggregation_method", "learned_prior"], ["--sampling", "release"],
+    ["--sampling", "release", "--target_crop", 16], ["--occlusion_method", "agreement"],
     ["--tracer", "reference"], ["--source_view_selection_mode", "nearest"],
     ["--image_encoder", "residual"], ["--color_loss", "l2", "--image_loss_region", "foreground"],
     ["--color_loss", "smooth_l1", "--loss_eikonal_metric", "l2"], ["--precision", "bf16"],
@@ -393,3 +394,14 @@ def test_a_tracer_has_five_methods():
     protocol = {"trace", "hits", "minimum_sdf", "sum_of_values", "sum_of_gradients"}
     assert public(Tracer) == public(ReferenceTracer) == protocol
     assert public(FastTracer) == public(DeviceTracer) == protocol | {"forget"}
+
+
+def test_correlation_refuses_crops(tiny_scene, tiny_sphere):
+    with pytest.raises(ConfigError, match="correlation.*target_crop"):
+        trainer_of(tiny_scene, tiny_sphere, "--occlusion_method", "correlation",
+                   "--target_crop", 16)
+
+
+def test_model_idr_weighs_the_eikonal_term(tiny_scene, tiny_sphere):
+    trainer = trainer_of(tiny_scene, tiny_sphere, "--model", "idr", "--opt_sdf_eikonal_w", 3)
+    assert trainer.weights(trainer.plan(0))["eikonal"] == 0.1

@@ -151,6 +151,10 @@ class ViewsConfig:
                                            choices=("random", "nearest"))
     occlusion_method: str = flag("raytrace", "what tells whether a source sees a point",
                                  choices=("raytrace", "correlation", "agreement"))
+    sampling: str = flag("ours", "how source views are sampled; release: pixels whose ray misses "
+                         "take features at the point of minimum SDF, source masks are read at the "
+                         "nearest pixel, maps are 0 beyond their borders, samples that sum to 0 do "
+                         "not count; slower", choices=("ours", "release"))
     blend_residuals: int = switch(0, "1: what decoder and encoder lose of the source photographs "
                                   "is blended as the features are, and added to the image")
     refine_cameras: int = switch(0, "1: all training cameras but the first are trained too, after "
