@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from support.browser import find_browser
+from support.browser_session import Session
+from support.three_page import write_three_page
 
 from utils.files.glb import linear_from_srgb, write_glb
 
@@ -67,3 +70,28 @@ def test_other_programs_read_it(tmp_path, colours):
     mesh = trimesh.load(tmp_path / "a.glb", process=False, force="mesh")
     np.testing.assert_allclose(mesh.vertices, CORNERS)
     np.testing.assert_array_equal(mesh.faces, FACES)
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium; make browser installs it")
+def test_three_js_shows_the_colours_that_went_in(tmp_path):
+    """A row of squares, each of one colour, lit evenly: the sRGB bytes of the mesh are on screen.
+
+    To one level: 16 bits and the renderer's float32 both lie far below half of it.
+    """
+    colours = np.array([[145, 120, 103], [0, 10, 255], [20, 3, 60], [250, 128, 1]], np.uint8)
+    square = np.array([[0, -1, 0], [0.5, -1, 0], [0.5, 1, 0], [0, 1, 0]]) - [1, 0, 0]
+    corners = np.concatenate([square + [i / 2, 0, 0] for i in range(4)])
+    faces = np.concatenate([np.array([[0, 1, 2], [0, 2, 3]]) + 4 * i for i in range(4)])
+    write_glb(tmp_path / "a.glb", corners, faces, normals=np.tile([0.0, 0, 1], (16, 1)),
+              colours=colours.repeat(4, 0))
+    page = write_three_page(tmp_path / "a.glb", tmp_path / "a.html", (64, 32))
+    with Session(tmp_path) as session:
+        if not session.has_webgl2():
+            pytest.skip("Chromium has no WebGL2")
+        session.open(page.as_uri())
+        session.wait("window.shown || window.failed")
+        assert session.run("window.failed") is None
+        picture = session.picture("window.shown")
+    for i, colour in enumerate(colours):
+        patch = picture[4:28, 16 * i + 2:16 * i + 14].reshape(-1, 3).astype(int)
+        np.testing.assert_allclose(patch, np.broadcast_to(colour, patch.shape), atol=1)
