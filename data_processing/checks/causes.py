@@ -42,6 +42,8 @@ ODD_DROP, LEAST_DROP, ODD_SPREADS = 0.25, 0.12, 8.0
 #: A single view is odd if its best pair misses by this many working pixels, and by this many times
 #: the median.
 ODD_PIXELS, ODD_TIMES = 2.5, 5.0
+#: Of these limits, what makes a view suspect beside a partner that is beyond them.
+SUSPECT_FRACTION = 0.4
 #: From this distance on (working pixels) usual mistakes are tried, as undoing one may fit better.
 SUSPECT_DISTANCE = 1.0
 #: Masks that cover this fraction of the frame's border, in this fraction of the views, are those of
@@ -218,18 +220,22 @@ def _blamed(num_views: int, matches: Sequence[PairMatches], distances: np.ndarra
     """Return the views all of whose pairs miss by more than `limit`.
 
     Those with the most such pairs come first, and a pair blames one view: with it taken out, what
-    is left of its partner's pairs speaks for the partner.
+    is left of its partner's pairs speaks for the partner. A view whose pairs, more of them, all
+    miss by more than SUSPECT_FRACTION of the limit is blamed in place of its partner: a wrong
+    camera need not be far off in each pair.
     """
-    pairs = [(pair.first, pair.second, bool(d > limit)) for pair, d in zip(matches, distances)
+    pairs = [(pair.first, pair.second, float(d)) for pair, d in zip(matches, distances)
              if np.isfinite(d)]
     out = []
     while True:
-        bad = {view: [is_bad for *both, is_bad in pairs if view in both]
-               for view in range(num_views)}
-        guilty = [view for view, votes in bad.items() if votes and all(votes)]
+        missed = {view: [d for *both, d in pairs if view in both] for view in range(num_views)}
+        guilty = [view for view, ds in missed.items() if ds and min(ds) > limit]
         if not guilty:
             return sorted(out)
-        worst = max(guilty, key=lambda view: len(bad[view]))
+        worst = max(guilty, key=lambda view: len(missed[view]))
+        partners = {view for *both, _ in pairs if worst in both for view in both}
+        suspects = [view for view in partners if min(missed[view]) > SUSPECT_FRACTION * limit]
+        worst = max([worst, *sorted(suspects)], key=lambda view: len(missed[view]))
         out.append(worst)
         pairs = [pair for pair in pairs if worst not in pair[:2]]
 

@@ -18,6 +18,7 @@ from support.spoilt_scenes import (
     with_views,
 )
 
+from data_processing.checks.causes import _blamed
 from data_processing.checks.epipolar import (
     Geometry,
     PairMatches,
@@ -183,6 +184,14 @@ def test_epipolar_distance_in_closed_form():
     moved = replace(pair, b=b + rng.normal(0, 3, b.shape))
     # The median of |N(0, 3)| across the line is 2.0; split between both ends: over sqrt(2).
     assert 0.8 < epipolar_distances(geometry, [moved])[0] < 2.2
+
+
+@pytest.mark.parametrize("distance, blamed", [(2.2, [6]), (0.2, [5])])
+def test_a_wrong_camera_is_told_from_its_partner(distance, blamed):
+    """View 5 has one pair, with view 6: whose other pair misses too, is wrong."""
+    none = np.zeros((9, 2))
+    pairs = [PairMatches(*both, none, none, 1.0) for both in ((0, 1), (5, 6), (6, 7), (7, 8))]
+    assert _blamed(9, pairs, np.array([0.1, 3.1, distance, 0.1]), 2.5) == blamed
 
 
 def test_exposures_in_closed_form():
