@@ -131,8 +131,8 @@ def background_colour(images: list[np.ndarray], word: str) -> np.ndarray:
     colours = [colour for image in images if (colour := border_colour(image)) is not None]
     if len(colours) < PLAIN_FRACTION * len(images):
         raise SceneError(f"--background auto: only {len(colours)} of {len(images)} photographs "
-                         "have a border of one colour, need a plain background; give masks "
-                         "(masks/NAME.png), or leave --background out")
+                         "have a border of one colour, need a plain background; leave "
+                         "--background out, and give masks (masks/NAME.png) if you can")
     return np.median(colours, axis=0)
 
 

@@ -27,8 +27,8 @@ def place_findings(scene: Scene, hull: Hull | None, agreement: np.ndarray) -> li
         inside = (hull.sdf(scene.cameras.centers_obj.float()) <= 0).nonzero()[:, 0].tolist()
         if inside:
             out.append(Finding("cameras_in_object", ERROR, f"{names_of(scene, inside)}: the camera "
-                               "is inside the hull of the masks", "fix masks or cameras; "
-                               "translation and focal length may be in other units"))
+                               "is inside the hull of the masks", "fix the masks (what leaks to "
+                               "the border of the frames may reach the cameras), or these cameras"))
     if hull is not None and not (scene.masks.float().mean((1, 2, 3)) < MIN_MASK).any():
         out += _size_findings(scene, hull, agreement)       # a view without a mask leaves no hull
     near = [i for i, distance in enumerate(eyes.tolist()) if distance < 1]

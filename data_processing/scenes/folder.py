@@ -73,8 +73,7 @@ def check_num_views(folder: Path, num_views: int, what: str) -> None:
     """Raise SceneError where there are fewer views than can be learned from."""
     if num_views < MIN_VIEWS:
         raise SceneError(f"{folder}: {num_views} views found ({what}), need at least {MIN_VIEWS}; "
-                         "add photographs with their cameras, or point --dataset_path at the "
-                         "scene's own folder")
+                         "add photographs with their cameras, or give the scene's own folder")
 
 
 def check_matrix(matrix: Any, where: str, shape: tuple[int, int] = (4, 4)) -> np.ndarray:

@@ -24,6 +24,18 @@ from utils.geometry.visual_hull import carve
 
 #: The words of `--normalization`, in the order in which they are tried.
 WORDS = ("given", "masks", "points", "cameras")
+#: What each word needs, and what to do where that is missing.
+OR_AUTO = "or give --normalization auto"
+NEEDED = {
+    "auto": ("masks that agree, points of a reconstruction, or cameras whose axes meet",
+             "add masks (masks/NAME.png)"),
+    "given": ("a source that states one (IDR, NeuS or the processed format)",
+              "give --normalization auto"),
+    "masks": ("masks that agree", f"add them (masks/NAME.png), {OR_AUTO}"),
+    "points": ("30 points of a reconstruction that views share",
+               f"import COLMAP's model with its points3D file, {OR_AUTO}"),
+    "cameras": ("cameras whose axes meet",
+                "add masks (masks/NAME.png) and give --normalization masks")}
 #: The hull is searched within this many radii of the first guess, then carved again inside what was
 #: found: (grid resolution, room) of each round.
 SEARCH_RADII, ROUNDS = (1.6, 4.0), ((40, 1.05), (96, 1.0))
@@ -74,8 +86,8 @@ def choose_object_space(cameras: Cameras, masks: Tensor | None, points_world: np
             sphere, reason = found
             return ObjectSpace(model_from_sphere(sphere), f"{reason}: centre "
                                f"{np.round(sphere.center, 4).tolist()}, radius {sphere.radius:.4g}")
-    raise SceneError(f"no object space from --normalization {word}: need masks that agree, points "
-                     "of a reconstruction, or cameras whose axes meet; add masks (masks/NAME.png)")
+    needed, cure = NEEDED[word]
+    raise SceneError(f"no object space from --normalization {word}: need {needed}; {cure}")
 
 
 def _from_masks(cameras: Cameras, masks: Tensor | None) -> tuple[Sphere, str] | None:
