@@ -6,25 +6,30 @@ scan; `ObsMask/ObsMaskN_10.mat`, where it observed; and `ObsMask/PlaneN.mat`, th
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_processing.captures.capture import parse_numbers
 from data_processing.point_clouds.ply_format import CloudPoints, read_ply
 from utils.config.tool_sections import EvaluateMeshConfig
 from utils.errors import ConfigError, SceneError
 from utils.files.atomic import write_text_atomic
-from utils.files.limits import MAX_MESH_POINTS
+from utils.files.limits import MAX_MESH_POINTS, read_text
 from utils.files.matlab import read_matlab_array
 from utils.results.dtu_protocol import SPACING, ObservedSpace, dtu_distances, num_points_on
 from utils.results.metrics import chamfer
 from utils.results.text_tables import format_rows
+from utils.runs.folder import MESH, MESH_ORIGIN
 
 #: Folders below the data set's that hold the files, by how archives are unpacked.
 ROOMS = ("", "Points", "MVS Data", "SampleSet/MVS Data", "SampleSet/MVS Data/Points")
 #: Points of a mesh that is compared with true points.
 NUM_SAMPLES = 200_000
+MAX_ORIGIN_BYTES = 1000
+log = logging.getLogger(__name__)
 
 
 def evaluate_mesh(settings: EvaluateMeshConfig) -> str:
@@ -51,7 +56,9 @@ def evaluate_mesh(settings: EvaluateMeshConfig) -> str:
 
 
 def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return vertices (N, 3) and triangles (F, 3) of a PLY file.
+    """Return vertices (N, 3) float64, world space, and triangles (F, 3) of a PLY file.
+
+    To the mesh of a run whose world is far from 0 the point is added that its folder names.
 
     Raises:
         SceneError: it cannot be read, or has no triangles.
@@ -59,7 +66,13 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     mesh = read_ply(path)
     if mesh.faces is None:
         raise SceneError(f"{path}: no triangles found, need a mesh; export it as triangles")
-    return mesh.points, mesh.faces
+    origin_file = path.with_name(MESH_ORIGIN)
+    if path.stem != MESH or not origin_file.is_file():
+        return mesh.points, mesh.faces
+    words = read_text(origin_file, MAX_ORIGIN_BYTES, error=SceneError).split()
+    origin = parse_numbers(words, 3, str(origin_file))
+    log.info("%s: relative to %s of %s, which is added", path, origin, MESH_ORIGIN)
+    return mesh.points + np.array(origin), mesh.faces
 
 
 def against_dtu(vertices: np.ndarray, faces: np.ndarray, folder: Path, *, scan: int,

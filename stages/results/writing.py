@@ -34,7 +34,7 @@ from utils.results.metric_table import METRICS, ViewMetrics
 from utils.results.metrics import Chamfer
 from utils.results.pictures import on_white, save_png
 from utils.results.report import ReportPicture, write_report
-from utils.runs.folder import RunFolder
+from utils.runs.folder import MESH, MESH_ORIGIN, RunFolder
 
 log = logging.getLogger(__name__)
 EXPORTED = "scene.zip"            # in a run's folder, which the report shows
@@ -131,10 +131,10 @@ def _write_mesh(trained: TrainedScene, mesh: Mesh | None, folder: RunFolder,
         return [], []
     colours = colour_vertices(mesh, scene.images[train], scene.masks[train],
                               cameras=scene.cameras[train], visible=trained.visible_on_cpu)
-    written = write_mesh(mesh, scene.cameras.model, folder.path / "mesh", colours=colours,
+    written = write_mesh(mesh, scene.cameras.model, folder.path / MESH, colours=colours,
                          formats=formats)
     if any(scene.world_origin):
-        path = folder.path / "mesh_origin.txt"
+        path = folder.path / MESH_ORIGIN
         write_text_atomic(path, " ".join(map(repr, scene.world_origin)) + "\n")
         written.append(path)
     return written, _mesh_pictures(trained, mesh, colours, folder) if test.test_plot else []
@@ -170,7 +170,7 @@ def _notes(trained: TrainedScene, mesh: Mesh | None) -> list[str]:
                      "itself")
     if any(trained.scene.world_origin):
         notes.append("the scene's coordinates are far from 0: the mesh is relative to "
-                     f"{list(trained.scene.world_origin)}, which mesh_origin.txt holds; add it to "
+                     f"{list(trained.scene.world_origin)}, which {MESH_ORIGIN} holds; add it to "
                      "the vertices in float64")
     if not trained.scene.has_masks:
         notes.append("the scene has no masks: all of every image counts as object, and mask IoU "

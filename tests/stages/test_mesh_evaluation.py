@@ -69,6 +69,27 @@ def test_true_points_with_normals(folder):
                     folder / "bare.ply")["normal_error_degrees"] is None
 
 
+def test_the_mesh_of_a_run_far_from_the_origin(folder, tmp_path):
+    """mesh.ply beside mesh_origin.txt against points in the coordinates of the world."""
+    far = np.array([412345.6, 5412345.6, 312.4])
+    (tmp_path / "mesh.ply").write_bytes((folder / "near.ply").read_bytes())
+    (tmp_path / "mesh_origin.txt").write_text(" ".join(map(str, far)) + "\n")
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=RADIUS)
+    head = ["ply", "format ascii 1.0", f"element vertex {len(ball.vertices)}",
+            *(f"property double {axis}" for axis in "xyz"), "end_header"]
+    rows = [" ".join(map(repr, row)) for row in (ball.vertices + CENTER + far).tolist()]
+    (tmp_path / "points.ply").write_text("\n".join([*head, *rows, ""]))
+    flags = ("--mesh", tmp_path / "mesh.ply", "--points", tmp_path / "points.ply", "--mesh_json",
+             tmp_path / "found.json")
+    call("evaluate_mesh", *flags)
+    # Sparse points lie up to half their spacing of 0.4 mm beside the foot.
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["chamfer"] == pytest.approx(0.3, abs=0.2)
+    (tmp_path / "mesh_origin.txt").write_text("1 2\n")
+    with pytest.raises(SceneError, match="mesh_origin.txt.*need 3"):
+        call("evaluate_mesh", *flags)
+
+
 def test_what_can_be_mended_is_said(folder, tmp_path):
     dtu = ("--dtu_folder", folder, "--scan", 7)
     with pytest.raises(ConfigError, match="mesh is missing"):

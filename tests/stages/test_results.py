@@ -17,6 +17,7 @@ from support.tiny_runs import HEIGHT, WIDTH, config_of
 
 from data_processing.scenes.scene import load_scene
 from stages.evaluation import IMAGE_GRIDS, TrainedScene, cloud_of, image_grids, mean_metrics
+from stages.mesh_evaluation import read_mesh
 from stages.results.video import video_cameras
 from stages.results.writing import write_results
 from utils.config.sections import DataConfig
@@ -203,6 +204,20 @@ def test_what_the_metrics_cannot_say_is_noted(trained, tmp_path):
     notes = [line for line in text.splitlines() if line.startswith("note:")]
     assert len(notes) == 2 and "training views" in notes[0] and "no masks" in notes[1]
     assert "no masks" in (folder.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_mesh_far_from_the_origin(trained, tmp_path):
+    """Vertices are relative to a point that a file and a note name; with it, they are in UTM."""
+    far = (412345.6, 5412345.6, 312.4)
+    moved = replace(trained, scene=replace(trained.scene, world_origin=far))
+    folder, text = write(moved, tmp_path, *OFF, "--mesh_formats", "ply")
+    assert "add it to the vertices in float64" in text and "5412345.6" in text
+    assert (folder.path / "mesh_origin.txt").read_text() == "412345.6 5412345.6 312.4\n"
+    vertices, _ = read_mesh(folder.path / "mesh.ply")
+    model = trained.scene.cameras.model.double().numpy()
+    points = (vertices - far - model[:3, 3]) @ np.linalg.inv(model[:3, :3]).T
+    # As near by, see above; float32 of a northing would be off by 0.25.
+    np.testing.assert_allclose(np.linalg.norm(points, axis=-1), RADIUS, atol=2e-3)
 
 
 def test_metrics_that_are_no_numbers_are_left_out(trained, tmp_path):

@@ -6,12 +6,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from data_processing.scenes.scene import Scene
 from support.capture_files import FLIP, intrinsics, write_pictures
+from utils.geometry.cameras import projection_from_intrinsics
+
+
+def centred(scene: Scene) -> Scene:
+    """The scene with the principal point in the middle, as LLFF's file has it."""
+    width, height = scene.cameras.resolution
+    k = torch.from_numpy(intrinsics(scene))
+    k[:, 0, 2], k[:, 1, 2] = (width - 1) / 2, (height - 1) / 2
+    cameras = replace(scene.cameras, projection=projection_from_intrinsics(
+        k, scene.cameras.resolution).float())
+    return replace(scene, cameras=cameras)
 
 
 def write_polycam(scene: Scene, folder: Path, is_corrected: bool = False) -> Path:

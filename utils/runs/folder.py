@@ -12,10 +12,12 @@ from utils.files.atomic import remove_parts
 from utils.files.text import VisibleFormatter
 from utils.runs.lock import LOCK_NAME, RunLock
 
+#: A mesh's stem; the point to which it is relative, where the world is far from 0.
+MESH, MESH_ORIGIN = "mesh", "mesh_origin.txt"
 #: All that a run writes into its folder; `--restart 1` deletes these and nothing else.
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
-             "mesh_origin.txt", "video.mp4", "video_frames", "report.html", "meta_start.pth",
+             MESH_ORIGIN, "video.mp4", "video_frames", "report.html", "meta_start.pth",
              "encdec.pth", LOCK_NAME)
 
 

@@ -134,6 +134,19 @@ def test_masks_that_cover_everything_may_all_go(ball):
     assert [finding.code for finding in check_scene(bare).findings] == ["no_masks"]
 
 
+@pytest.mark.parametrize("views", [range(10), [4]])
+def test_an_empty_mask_never_agrees_on_an_object(ball, views):
+    """One of them or all: that is the finding, and nothing is said of a hull or of object space."""
+    masks = ball.masks.clone()
+    masks[list(views)] = False
+    model = ball.cameras.model.clone()
+    model[:3, :3] *= 0.15                                # with masks this would be a finding too
+    result = check_scene(replace(ball, masks=masks, cameras=replace(ball.cameras, model=model)
+                                 if len(views) > 1 else ball.cameras))
+    assert [finding.code for finding in result.findings] == ["masks_empty"]
+    assert "agree" not in str(result.findings[0])
+
+
 def test_masks_put_where_the_note_says(ball, tmp_path):
     """masks/NAME.png, and imported again."""
     folder = write_transforms(ball, tmp_path / "capture")

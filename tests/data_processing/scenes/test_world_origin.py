@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from support.advice.table import imported
 from support.ball_scene import ball_scene
+from support.capture_files import write_colmap, write_middlebury, write_transforms
 from support.foreign_captures import ECEF, UTM, far_scene, far_transforms
+from support.tool_captures import (
+    centred,
+    write_llff,
+    write_matrices,
+    write_metashape,
+    write_mvsnet,
+    write_polycam,
+)
 
 from data_processing.captures.importing import import_capture
 from data_processing.checks.scene_checks import check_scene
@@ -19,6 +29,13 @@ from data_processing.scenes.writing import write_scene
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import ImportConfig
 
+WRITERS = {"transforms": write_transforms, "middlebury": write_middlebury,
+           "colmap": lambda scene, folder: write_colmap(scene, folder, ".bin"),
+           "colmap_text": lambda scene, folder: write_colmap(scene, folder, ".txt"),
+           "polycam": write_polycam, "llff": write_llff, "matrices": write_matrices,
+           "mvsnet": write_mvsnet, "metashape": write_metashape,
+           "metashape_moved": lambda scene, folder: write_metashape(
+               scene, folder, transform=(2.5, np.eye(3), UTM))}
 #: 1e-4 in NDC of 64 pixels is a three-hundredth of a pixel; float32 at UTM's northing misses by 5.
 ATOL = 1e-4
 
@@ -67,6 +84,25 @@ def test_captures_far_away(ball, tmp_path, shift):
     written = load_scene(write_scene(found.scene, tmp_path / "scene", "processed"))
     check_pixels(written, ball)
     assert not check_scene(written).has_errors
+
+
+def far_ball(ball, shift):
+    """The scene with its world moved, cameras in float64; rotations to the last digit, as they
+    turn coordinates of millions."""
+    cameras = ball.cameras.to(torch.float64)
+    left, _, right = torch.linalg.svd(cameras.view[:, :3, :3])
+    cameras.view[:, :3, :3] = left @ right
+    view = torch.from_numpy(moved_view(cameras.view.numpy(), -np.array(shift)))
+    return replace(ball, cameras=replace(cameras, view=view))
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_captures_of_every_kind_far_away(ball, tmp_path, kind):
+    """Each reader keeps float64: points about the ball are seen where they are near by."""
+    scene = centred(ball) if kind == "llff" else ball
+    found = imported(WRITERS[kind](far_ball(scene, UTM), tmp_path / "capture"))
+    assert np.linalg.norm(np.subtract(found.world_origin, UTM)) < 10
+    check_pixels(found, scene)
 
 
 def test_near_scenes_stay_as_they_are(ball, tmp_path):

@@ -1,8 +1,6 @@
 """Captures of Polycam, LLFF, Metashape and MVS tools: round trips, bad input, named refusals."""
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from support.ball_scene import ball_scene
 from support.capture_files import intrinsics, write_pictures
 from support.tool_captures import (
+    centred,
     write_llff,
     write_matrices,
     write_metashape,
@@ -28,7 +27,6 @@ from data_processing.captures.recognising import recognise
 from data_processing.scenes.scene import Scene
 from utils.config.tool_sections import ImportConfig
 from utils.errors import SceneError
-from utils.geometry.cameras import projection_from_intrinsics
 
 TURN = (2.5, Rotation.from_euler("xyz", [20, -30, 70], degrees=True).as_matrix(), (3.0, 1.0, -2.0))
 WRITERS = {
@@ -49,16 +47,6 @@ def ball() -> Scene:
 @pytest.fixture(scope="module")
 def few() -> Scene:
     return centred(ball_scene(0.6, num_views=3, resolution=(16, 12)))
-
-
-def centred(scene: Scene) -> Scene:
-    """The scene with the principal point in the middle, as LLFF's file has it."""
-    width, height = scene.cameras.resolution
-    k = torch.from_numpy(intrinsics(scene))
-    k[:, 0, 2], k[:, 1, 2] = (width - 1) / 2, (height - 1) / 2
-    cameras = replace(scene.cameras, projection=projection_from_intrinsics(
-        k, scene.cameras.resolution).float())
-    return replace(scene, cameras=cameras)
 
 
 @pytest.mark.parametrize("name", list(WRITERS))
