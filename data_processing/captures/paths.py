@@ -14,6 +14,8 @@ from utils.files.limits import short
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 #: Bytes of a file name that file systems accept, and of a whole path.
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096
+#: How a path of Unix or Windows begins that does not count from the folder.
+ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
 def inside_folder(folder: Path, text: Any, where: str) -> Path:
@@ -29,9 +31,25 @@ def inside_folder(folder: Path, text: Any, where: str) -> Path:
     if not isinstance(text, str) or not text.strip() or not _is_path(text):
         raise SceneError(f"{where}: {short(text)}, need the path of a file relative to {folder}; "
                          "write the file again")
-    path = folder / text.replace("\\", "/")
+    path = folder / _relocated(folder, text.replace("\\", "/"))
     check_inside(path, folder, f"{where}: {short(text)}")
     return path
+
+
+def _relocated(folder: Path, text: str) -> str:
+    """Return an absolute path of another computer as the longest end of it that is in the folder.
+
+    Where there is none, or the path is relative or leads into the folder, it is returned as it is.
+    """
+    if not ABSOLUTE.match(text) or (folder / text).is_relative_to(folder) and is_file(
+            folder / text):
+        return text
+    parts = text.split("/")[1:]
+    for start in range(len(parts)):
+        end = "/".join(parts[start:])
+        if any(is_file(folder / (end + suffix)) for suffix in ("", *IMAGE_SUFFIXES)):
+            return end
+    return text
 
 
 def check_inside(path: Path, folder: Path, what: str) -> None:

@@ -91,9 +91,10 @@ def check_matrix(matrix: Any, where: str, shape: tuple[int, int] = (4, 4)) -> np
     except (TypeError, ValueError, OverflowError) as problem:
         raise SceneError(f"{where}: not a matrix of numbers ({problem}), need {shape}; "
                          "export the cameras again") from problem
+    if out.shape == (3, 4) != shape:
+        raise SceneError(f"{where}: of shape {out.shape}, need {shape}; append the row 0 0 0 1")
     if out.shape != shape:
-        raise SceneError(f"{where}: of shape {out.shape}, need {shape}; append the row 0 0 0 1 "
-                         "to a (3, 4) matrix")
+        raise SceneError(f"{where}: of shape {out.shape}, need {shape}; export the cameras again")
     if not np.isfinite(out).all():
         raise SceneError(f"{where}: holds NaN or infinity, need finite numbers; calibrate this "
                          "view again or take it out of the scene")

@@ -33,6 +33,7 @@ TRANSFORMS = "transforms.json"
 SPLIT_FILES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 FISHEYES = ("OPENCV_FISHEYE", "FISHEYE")
+LAST_ROW = [0.0, 0.0, 0.0, 1.0]
 
 
 def transforms_files(folder: Path) -> list[Path]:
@@ -91,9 +92,7 @@ def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
     if matrix is None:
         raise SceneError(f"{where}: no transform_matrix, need camera to world (4, 4); export it "
                          "again or take the frame out")
-    if isinstance(matrix, list) and len(matrix) == 3:
-        matrix = [*matrix, [0.0, 0.0, 0.0, 1.0]]
-    to_world = check_rigid(matrix, f"{where}, transform_matrix", is_to_world=True)
+    to_world = check_rigid(_square(matrix), f"{where}, transform_matrix", is_to_world=True)
     mask = frame.get("mask_path")
     if mask is not None:
         stated = inside_folder(folder, mask, f"{where}, mask_path")
@@ -104,6 +103,21 @@ def _read_frame(content: dict, frame: dict, image: Path, *, folder: Path,
     stated = {key: value for key, value in frame.items() if value is not None}
     lens = _lens({**content, **stated}, image, where)
     return CapturedView(str(image.relative_to(folder)), image, np.linalg.inv(to_world), lens, mask)
+
+
+def _square(matrix: Any) -> Any:
+    """Return a matrix of three rows with its fourth, and a flat list of 16 as four rows.
+
+    The list goes row by row or, as some apps write it, column by column: the place of 0 0 0 1
+    tells. Anything else is returned as it is.
+    """
+    if not isinstance(matrix, list):
+        return matrix
+    if len(matrix) == 16 and not any(isinstance(value, list) for value in matrix):
+        rows = [matrix[first:first + 4] for first in range(0, 16, 4)]
+        columns = [list(column) for column in zip(*rows)]
+        return columns if columns[3] == LAST_ROW != rows[3] else rows
+    return [*matrix, LAST_ROW] if len(matrix) == 3 else matrix
 
 
 def _lens(values: Mapping[str, Any], image: Path, where: str) -> Lens:

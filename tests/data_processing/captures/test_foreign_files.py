@@ -36,6 +36,37 @@ def test_suffixes_and_capitals(ball, tmp_path, stated):
     assert len(found.views) == 3 and not found.left_out
 
 
+@pytest.mark.parametrize("stated", ["C:\\Users\\me\\capture\\images\\{}.png", "/home/me/images/{}",
+                                    "d:/images/{}", "/data/capture/images/{}.png"])
+def test_absolute_paths_of_another_computer(ball, tmp_path, stated):
+    """Of photographs and masks: the end that is in the folder counts; others lead out of it."""
+    content = transforms(ball)
+    for name, frame in zip(ball.view_names, content["frames"]):
+        frame |= {"file_path": stated.format(name), "mask_path": f"/home/me/masks/{name}.png"}
+    folder = write_transforms(ball, tmp_path / "c", **content)
+    found = read_transforms(folder)
+    assert [view.image.relative_to(folder).as_posix() for view in found.views] == [
+        f"images/{name}.png" for name in ball.view_names]
+    assert all(view.mask.is_relative_to(folder) for view in found.views) and not found.left_out
+    (tmp_path / "other.png").write_bytes(b"x")
+    content["frames"][0]["file_path"] = str(tmp_path / "other.png")
+    with pytest.raises(SceneError, match="leads out of"):
+        read_transforms(write_transforms(ball, tmp_path / "d", **content))
+
+
+@pytest.mark.parametrize("flat", [lambda m: m.ravel().tolist(), lambda m: m.T.ravel().tolist(),
+                                  lambda m: m[:3].tolist()], ids=["rows", "columns", "three"])
+def test_matrices_in_other_forms(ball, tmp_path, flat):
+    """16 numbers row by row or column by column, and three rows."""
+    plain = read_transforms(write_transforms(ball, tmp_path / "a"))
+    content = transforms(ball)
+    for frame in content["frames"]:
+        frame["transform_matrix"] = flat(np.array(frame["transform_matrix"]))
+    found = read_transforms(write_transforms(ball, tmp_path / "b", **content))
+    for ours, theirs in zip(found.views, plain.views, strict=True):
+        np.testing.assert_array_equal(ours.view, theirs.view)
+
+
 def test_null_is_not_given(ball, tmp_path):
     """A frame's null leaves the value for all frames; without one it is the default."""
     plain = read_transforms(write_transforms(ball, tmp_path / "a"))

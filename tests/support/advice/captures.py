@@ -317,4 +317,6 @@ CASES = (
             matrices(lambda m: m @ np.diag([-1.0, 1, 1, 1]))),
     capture("sheared or stretched", steps(write, matrices(lambda m: m @ np.diag([2.0, 1, 1, 1]))),
             again(write)),
+    capture("of shape {}, need {}; export", first(transform_matrix=[[1, 0], [0, 1]]),
+            again(write)),
     capture("not a matrix of numbers", first(transform_matrix=[["a"]]), again(write)))
