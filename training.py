@@ -133,14 +133,20 @@ class SceneTrainer:
         plan = self.plan(step).scaled(self.rate_factor)
         try:
             with keeping_statistics(self.statistics):
-                losses = self.losses(plan)
-                if losses["total"].requires_grad:          # else this step has nothing to train
-                    losses["total"] = self.update(losses["total"], plan)
-                    self.average.update()
+                losses = self.take(plan)
         except FloatingPointError:
             self.buffer.drop_not_finite()
             raise
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def take(self, plan: StepPlan) -> dict[str, Tensor]:
+        """Return the losses of a batch drawn now, after the update by their gradients."""
+        losses = self.losses(plan)
+        if losses["total"].requires_grad:                  # else this step has nothing to train
+            self.optimizer.zero_grad(set_to_none=True)
+            losses["total"].backward()
+            losses["total"] = self.update(losses["total"], plan)
+        return losses
 
     def losses(self, plan: StepPlan) -> dict[str, Tensor]:
         """Return unweighted losses of a batch drawn now, and their weighted "total"."""
@@ -261,9 +267,7 @@ class SceneTrainer:
         return photo_consistency_loss(cut(grey[batch.targets])[:, 0], theirs, counts)
 
     def update(self, total: Tensor, plan: StepPlan) -> Tensor:
-        """Backward, clip, finite check, step of Adam. Returns the total as the check leaves it."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        """Clip, finite check, step of Adam, average. Returns the total as the check leaves it."""
         if not plan.train_shape:
             self.model.sdf.zero_grad(set_to_none=True)     # Adam's moments must not decay
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -276,6 +280,7 @@ class SceneTrainer:
         self.optimizer.step()
         if self.refiner is not None:
             self.refiner.update(plan.lr_cameras)
+        self.average.update()
         return total
 
     def traced_surface(self, views: StepViews, found: TraceResult) -> Surface:

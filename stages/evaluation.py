@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from sdf_meshing import Mesh, extract_mesh, mesh_chamfer
+from stages.replaying.frames import ReplayingRenderer
+from stages.replaying.steps import ReplayingTrainer
 from stages.view_rendering import Rendering, ViewRenderer, make_renderer
 from training import SceneTrainer
 from utils.geometry.cameras import Cameras
@@ -216,9 +218,10 @@ def current_renderer(trainer: SceneTrainer, step: int | None) -> ViewRenderer:
             known, and the last one of all is taken.
     """
     last_step = LATE_STEP if step is None else max(step - 1, 0)
-    return make_renderer(trainer.average.averaged_model(), trainer.current_views(),
-                         occ_threshold=trainer.plan(last_step).occ_threshold,
-                         tracer=trainer.tracer)
+    found = make_renderer(trainer.average.averaged_model(), trainer.current_views(),
+                          occ_threshold=trainer.plan(last_step).occ_threshold,
+                          tracer=trainer.tracer)
+    return ReplayingRenderer(found) if isinstance(trainer, ReplayingTrainer) else found
 
 
 def scene_as_trained(trainer: SceneTrainer, scene: Any, split: Any) -> Any:

@@ -18,7 +18,7 @@ from training import SceneTrainer
 from utils.config.stage_sections import TestConfig
 from utils.errors import UserError
 from utils.geometry.cameras import Cameras
-from utils.geometry.rays import Surface
+from utils.geometry.rays import Rays, Surface
 from utils.geometry.sdf import Sdf
 from utils.views.regions import mask_regions
 from utils.views.tiles import PIXELS_AT_ONCE
@@ -44,7 +44,7 @@ class MeshViewRenderer(ViewRenderer):
         self.rays = make_mesh_rays(mesh, self.features.device) if rays is None else rays
         self.face_normals = torch.from_numpy(mesh_normals(mesh)).to(self.features.device)
 
-    def see(self, cameras: Cameras) -> tuple[Surface, Tensor, Tensor]:
+    def see(self, cameras: Cameras, rays: Rays | None = None) -> tuple[Surface, Tensor, Tensor]:
         """See `ViewRenderer.see`; normals are those of triangles."""
         points, masks, normals = [], [], []
         origins, dirs = cameras.pixel_rays()                             # (T, H, W, 3)

@@ -47,7 +47,8 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
                              views.occlusion_method, bool(views.blend_residuals) and not is_rgb,
                              views.sampling)
-    execution = FastExecution(network_precision(cnn.precision, run.device, is_fast), is_fast)
+    execution = FastExecution(network_precision(cnn.precision, run.device, is_fast),
+                              is_fast and not views.cuda_graphs)
     phi = build_sdf(sdf_architecture(sdf))
     if starts_as_sphere(sdf):
         start_as_sphere(phi)

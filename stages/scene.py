@@ -19,6 +19,7 @@ from sdf_rendering import make_tracer
 from stages.evaluation import SceneEvaluation, cloud_of, trained_scene_of
 from stages.mesh_rendering import renderer_of
 from stages.models import model_of
+from stages.replaying.steps import ReplayingTrainer
 from stages.results.writing import write_results
 from stages.surface_start import SurfaceStart
 from training import Evaluation, SceneTrainer, ShapeSupervision
@@ -176,9 +177,13 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
     shape = ShapeSupervision(losses_of(config.loss, config.sdf), config.run.batch_size,
                              in_sphere_only=config.tracing.tracer != "reference",
                              cloud=cloud if config.data.use_pcd else None)
-    tracer = make_tracer(config.tracing, views.masks[0].numel(), views.images.device)
-    return SceneTrainer(model, views_in_training(views, config), tracer=tracer, shape=shape,
-                        plan=plan, generator=generator, evaluation=evaluation)
+    is_replayed = bool(config.views.cuda_graphs)
+    # what is recorded has fixed shapes on a CPU too
+    tracer = make_tracer(config.tracing, views.masks[0].numel(),
+                         "cuda" if is_replayed else views.images.device)
+    trainer = ReplayingTrainer if is_replayed else SceneTrainer
+    return trainer(model, views_in_training(views, config), tracer=tracer, shape=shape,
+                   plan=plan, generator=generator, evaluation=evaluation)
 
 
 def views_in_training(views: TrainingViews, config: Config) -> ViewsInTraining:
@@ -189,14 +194,30 @@ def views_in_training(views: TrainingViews, config: Config) -> ViewsInTraining:
     if config.views.occlusion_method == "correlation" and config.views.target_crop:
         raise ConfigError("--occlusion_method correlation compares whole targets with their "
                           "photographs, which --target_crop cuts; use agreement or raytrace")
+    if config.views.cuda_graphs:
+        check_replayable(config)
     sampler = ViewSampler(views.cameras, config.views.source_views_per_target,
                           config.run.image_batch_size,
                           nearest=config.views.source_view_selection_mode == "nearest")
     crops = regions = None
     if config.views.target_crop:
         crops = CropSampler(views.cameras.resolution, crop_size(config.views.target_crop))
-    elif views.masks.device.type == "cpu":
+    elif views.masks.device.type == "cpu" and not config.views.cuda_graphs:
         regions = view_regions(views.masks)
     refiner = PoseTrainer(views.cameras) if config.views.refine_cameras else None
     return ViewsInTraining(views, sampler, crops, regions, refiner,
                            loads_poses=bool(config.run.load_model_poses))
+
+
+def check_replayable(config: Config) -> None:
+    """Raise ConfigError where `--cuda_graphs 1` is asked for with what cannot be recorded."""
+    reasons = {"--target_crop": config.views.target_crop and
+               "crops of sources have sizes that depend on values",
+               "--refine_cameras": config.views.refine_cameras and
+               "its image steps trace the surface anew",
+               "--tracer reference": config.tracing.tracer == "reference" and
+               "it asks how many rays hit"}
+    for flag, reason in reasons.items():
+        if reason:
+            raise ConfigError(f"--cuda_graphs 1 cannot be used with {flag}: {reason}; give "
+                              "--cuda_graphs 0")

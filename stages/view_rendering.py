@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sdf_rendering import project_to_sources, visible_in_sources
 from utils.geometry.cameras import Cameras
-from utils.geometry.rays import Surface, Tracer, camera_rays
+from utils.geometry.rays import Rays, Surface, Tracer, camera_rays
 from utils.geometry.sdf import gradient
 from utils.views.source_crops import MARGIN
 from utils.views.tiles import in_tiles
@@ -75,32 +75,40 @@ class ViewRenderer:
                  tracer: Tracer) -> None:
         self.model, self.sources = model, sources
         self.occ_threshold, self.tracer = occ_threshold, tracer
+        self.is_dense = sources.images.device.type != "cpu"
         with evaluating(model):
             self.features = in_tiles(model.encode, sources.images, model.source_margin)
 
     def __call__(self, cameras: Cameras, exclude: int | None = None) -> Rendering:
         """Render T cameras; source number `exclude` (the target itself, say) does not feed them."""
         cameras = cameras.to(self.features.device)
+        own = torch.zeros(len(self.sources.images), len(cameras), dtype=torch.bool,
+                          device=self.features.device)
+        if exclude is not None:
+            own[exclude] = True
         with evaluating(self.model):
-            surface, dirs, normals = self.see(cameras)
-            own = torch.zeros(len(self.sources.images), len(cameras), dtype=torch.bool,
-                              device=dirs.device)
-            if exclude is not None:
-                own[exclude] = True
-            targets = Targets(surface, dirs, own)
-            where = self.model.correspond(targets, self.sources, self.occ_threshold)
-            blended, weights = self.model.blend(self.features, targets, self.sources, where)
-            images = self.decode(blended, surface)
-            return Rendering(images, surface.hit_mask, surface.points_obj, normals,
-                             view_depth(cameras, surface), weights)
+            return self.frame(cameras, own)
 
-    def see(self, cameras: Cameras) -> tuple[Surface, Tensor, Tensor]:
+    def frame(self, cameras: Cameras, own: Tensor) -> Rendering:
+        """Render T cameras on the device; own (K, T) bool: source k must not feed view t."""
+        return self.rendering(cameras, own)
+
+    def rendering(self, cameras: Cameras, own: Tensor, rays: Rays | None = None) -> Rendering:
+        """Render as `frame`; rays are those of the cameras, None: not computed yet."""
+        surface, dirs, normals = self.see(cameras, rays)
+        targets = Targets(surface, dirs, own)
+        where = self.model.correspond(targets, self.sources, self.occ_threshold)
+        blended, weights = self.model.blend(self.features, targets, self.sources, where)
+        return Rendering(self.decode(blended, surface), surface.hit_mask, surface.points_obj,
+                         normals, view_depth(cameras, surface), weights)
+
+    def see(self, cameras: Cameras, rays: Rays | None = None) -> tuple[Surface, Tensor, Tensor]:
         """Return what T cameras see of the surface, their ray directions and its normals.
 
         The last two are (T, 3, H, W); normals are 0 where there is no hit.
         """
-        surface, dirs = trace_views(self.model.sdf, cameras, self.tracer)
-        return surface, dirs, surface_normals(self.model.sdf, surface)
+        surface, dirs = trace_views(self.model.sdf, cameras, self.tracer, rays)
+        return surface, dirs, surface_normals(self.model.sdf, surface, is_dense=self.is_dense)
 
     def decode(self, blended: Tensor, surface: Surface) -> Tensor:
         """Return D's images (T, 3, H, W), not clamped, of blended features (T, C, H, W)."""
@@ -131,9 +139,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
-def trace_views(sdf: nn.Module, cameras: Cameras, tracer: Tracer) -> tuple[Surface, Tensor]:
-    """Return the surface of V views and their ray directions (V, 3, H, W), traced in chunks."""
-    rays = camera_rays(cameras)
+def trace_views(sdf: nn.Module, cameras: Cameras, tracer: Tracer,
+                rays: Rays | None = None) -> tuple[Surface, Tensor]:
+    """Return the surface of V views and their ray directions (V, 3, H, W), traced in chunks.
+
+    Args:
+        rays: of the cameras, flat; None: not computed yet.
+    """
+    rays = camera_rays(cameras) if rays is None else rays
     index = torch.arange(len(rays), device=rays.t_near.device).split(TRACE_CHUNK)
     parts = [tracer.trace(sdf, rays[part]) for part in index]
     t, hit_mask = (torch.cat(x) for x in zip(*[(p.t, p.hit_mask) for p in parts], strict=True))
@@ -145,13 +158,21 @@ def trace_views(sdf: nn.Module, cameras: Cameras, tracer: Tracer) -> tuple[Surfa
     return Surface(as_maps(rays.points(t)), as_maps(hit_mask)), as_maps(rays.dirs_obj)
 
 
-def surface_normals(sdf: nn.Module, surface: Surface) -> Tensor:
-    """Return (V, 3, H, W) unit outward normals at the hits, 0 elsewhere."""
+def surface_normals(sdf: nn.Module, surface: Surface, *, is_dense: bool = False) -> Tensor:
+    """Return (V, 3, H, W) unit outward normals at the hits, 0 elsewhere.
+
+    Args:
+        is_dense: compute all of them and mask the rest, so that nobody asks how many there are.
+    """
     points = surface.points_obj.permute(0, 2, 3, 1)                    # (V, H, W, 3)
     mask = surface.hit_mask[:, 0]
     normals = torch.zeros_like(points)
-    parts = [gradient(sdf, part, create_graph=False)[1] for part in points[mask].split(TRACE_CHUNK)]
-    if parts:
+    chosen = points.reshape(-1, 3) if is_dense else points[mask]
+    parts = [gradient(sdf, part, create_graph=False)[1] for part in chosen.split(TRACE_CHUNK)]
+    if is_dense:
+        found = F.normalize(torch.cat(parts), dim=-1).reshape(points.shape)
+        normals = torch.where(mask[..., None], found, normals)
+    elif parts:
         normals[mask] = F.normalize(torch.cat(parts), dim=-1)
     return normals.permute(0, 3, 1, 2)
 

@@ -20,6 +20,10 @@ OWN_TESTS, METHOD_TESTS = "tests/utils/fast/", "tests/method/"
 COMPARED: dict[str, tuple[str, ...]] = {
     OWN_TESTS + "test_chunked_autograd.py::test_totals": ("chunked_autograd.total_in_chunks",),
     OWN_TESTS + "test_chunked_autograd.py::test_maps": ("chunked_autograd.map_in_chunks",),
+    OWN_TESTS + "test_replays.py::test_replayed_work_has_the_bits_of_the_work": (
+        "replays.Replayed", "replays.GraphRecording", "recorded_operations.OperationRecording"),
+    OWN_TESTS + "test_replays.py::test_operations_are_noted_with_their_shapes": (
+        "recorded_operations.OperationNotes",),
     OWN_TESTS + "test_threads.py::test_each_row_once_in_slices_that_are_short_enough": (
         "threads.in_shares",),
     OWN_TESTS + "kernels/test_sines.py::test_sines_are_right_to_their_last_digits": (
@@ -105,6 +109,8 @@ WITHOUT_TWIN = {
     "memory.give_back_freed": A_SETTING,
     "memory.keep_freed_memory": A_SETTING,
     "memory.machine_memory": A_SETTING,
+    "recorded_operations.RecordingError": "an error",
+    "recorded_operations.name_of": "the name of an operation",
     "tracing.gpu_tracer.DeviceGrid": A_BUNDLE,
     "tracing.gpu_tracer.has_triton": A_CHOICE,
     "tracing.grid_march.GridMarch": A_BUNDLE,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
 from support.sync_checks import COPIES, FROM_NUMBERS, INDEXING, WAITING, HostWaits
+from utils.fast.recorded_operations import OperationNotes
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -304,13 +305,36 @@ def _grouped(tensors: list[list], with_indices: bool = False) -> dict:
     return groups
 
 
+class PretendedGraph:
+    """A CUDA graph of the pretended GPU: operations that are done again in the same memory."""
+
+    notes: OperationNotes
+    is_new = False
+
+    def replay(self) -> None:
+        """Do the operations again; recording them did it once, which on a GPU it does not."""
+        if not self.is_new:
+            self.notes.repeat()
+        self.is_new = False
+
+
+@contextmanager
+def _recording(graph: PretendedGraph, **options: Any) -> Iterator[None]:
+    """Record what is done in the block; as on a GPU, nothing in it may wait."""
+    with OperationNotes() as notes, no_waiting():
+        yield
+    graph.notes, graph.is_new = notes, True
+
+
 #: What torch.cuda says of the pretended GPU.
 SAYINGS = {"is_available": True, "is_initialized": False, "device_count": 1,
            "get_device_name": "pretended GPU", "is_bf16_supported": True,
            "get_device_capability": (9, 0), "get_rng_state_all": [], "set_rng_state_all": None,
            "synchronize": None, "set_device": None, "empty_cache": None,
            "reset_peak_memory_stats": None, "max_memory_allocated": 0,
-           "mem_get_info": (2 ** 36, 2 ** 36)}
+           "mem_get_info": (2 ** 36, 2 ** 36), "Stream": mock.Mock(),
+           "current_stream": mock.Mock(),
+           "stream": nullcontext()}
 
 
 @contextmanager
@@ -324,6 +348,8 @@ def pretended_gpu(*, has_bf16: bool = False) -> Iterator[None]:
         for name, value in (SAYINGS | {"is_bf16_supported": has_bf16}).items():
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_, value=value,
                                                   **__: value))
+        stack.enter_context(mock.patch.object(torch.cuda, "CUDAGraph", PretendedGraph))
+        stack.enter_context(mock.patch.object(torch.cuda, "graph", _recording))
         stack.enter_context(mock.patch.object(torch, "save", _saved(torch.save)))
         stack.enter_context(mock.patch.object(torch, "load", _loaded(torch.load)))
         stack.enter_context(mock.patch.object(torch, "autocast", _Autocast))

@@ -165,6 +165,9 @@ class ViewsConfig:
     target_crop: str = flag("", "size, N or WxH, of the crops of its targets that a step renders, "
                             "for images that do not fit into memory; empty: whole targets",
                             unit="pixels")
+    cuda_graphs: int = switch(0, "1: image steps and frames are recorded once, as CUDA graphs, and "
+                              "replayed; whole targets and given cameras only. On a CPU, for "
+                              "trials, their operations are repeated, which saves nothing")
 
 
 @dataclass(frozen=True)
