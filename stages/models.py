@@ -17,6 +17,7 @@ from utils.checkpoints.weights import InitialWeights, initial_weights, starts_as
 from utils.config.parser import Config
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig, ViewsConfig
 from utils.errors import ConfigError
+from utils.fast.image_networks.compiling import compile_networks
 from utils.fast.image_networks.execution import FastExecution, network_precision
 from utils.fast.memory import keep_freed_memory
 
@@ -47,8 +48,8 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
     settings = BlendSettings(cnn.feature_type, views.feature_aggregation_method,
                              views.occlusion_method, bool(views.blend_residuals) and not is_rgb,
                              views.sampling)
-    execution = FastExecution(network_precision(cnn.precision, run.device, is_fast),
-                              is_fast and not views.cuda_graphs)
+    execution = execution_of(cnn, run, is_fast=is_fast,
+                             is_compact=is_fast and not views.cuda_graphs)
     phi = build_sdf(sdf_architecture(sdf))
     if starts_as_sphere(sdf):
         start_as_sphere(phi)
@@ -81,13 +82,38 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
                            kind=initial.encoder_kind(cnn, DEFAULT_ENCODER),
                            convolution=convolution)
     decoder = grey_decoder(features, convolution)
-    execution = FastExecution(network_precision(cnn.precision, run.device, True))
+    execution = execution_of(cnn, run)
     model = ImageNetworks(BlendSettings(), execution, encoder=encoder, decoder=decoder)
     if cnn.resnet_weights:
         load_resnet_weights(encoder, cnn.resnet_weights)
     initial.load_into(model)
     execution.lay_out(encoder, decoder)
     return model
+
+
+def execution_of(cnn: CnnConfig, run: RunConfig, *, is_fast: bool = True,
+                 is_compact: bool = False) -> FastExecution:
+    """Return how the flags let networks be executed.
+
+    Args:
+        cnn, run: precision, memory format and device.
+        is_fast: whether `precision auto` may be bf16.
+        is_compact: see `FastExecution`.
+    """
+    precision = network_precision(cnn.precision, run.device, is_fast)
+    is_last = cnn.memory_format == "channels_last" or (
+        cnn.memory_format == "auto" and precision == "bf16")
+    return FastExecution(precision, is_compact, is_last)
+
+
+def compile_if_asked(model: ImageNetworks, cnn: CnnConfig, device: torch.device) -> None:
+    """Compile E and D of a model on its device, where `--compile_networks 1` asks for it."""
+    if not cnn.compile_networks:
+        return
+    if cnn.feature_type == "rgb":
+        raise ConfigError("--feature_type rgb has neither encoder nor decoder, so that there is "
+                          "nothing to compile; give --compile_networks 0")
+    compile_networks(device, model.encoder, model.decoder)
 
 
 def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
@@ -105,5 +131,7 @@ def model_of(config: Config, device: torch.device,
     """The model of the flags on a device, with its initial weights; see `build_model`."""
     if config.tracing.tracer == "fast" and device.type == "cpu":
         keep_freed_memory()
-    return build_model(config.sdf, config.cnn, config.views, config.run,
-                       is_fast=config.tracing.tracer == "fast", initial=initial).to(device)
+    model = build_model(config.sdf, config.cnn, config.views, config.run,
+                        is_fast=config.tracing.tracer == "fast", initial=initial).to(device)
+    compile_if_asked(model, config.cnn, device)
+    return model

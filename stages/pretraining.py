@@ -23,7 +23,7 @@ from data_processing.flow.pairs import FolderPairs, PairSource
 from data_processing.flow.synthetic_pairs import HELD_OUT, SyntheticPairs
 from loss_functions import image_loss
 from scheduler import learning_rate_factor, warmup_factor
-from stages.models import build_image_networks
+from stages.models import build_image_networks, compile_if_asked
 from stages.pair_evaluation import mean_metrics, pair_grid, pair_metrics, warp
 from utils.checkpoints.checkpoint import Checkpoint
 from utils.checkpoints.storage import load_state
@@ -218,6 +218,7 @@ def pretrain(config: Config, ranks: Ranks) -> str:
         keep_freed_memory()
     model = build_image_networks(config.cnn, config.run,
                                  convolution=config.pretrain.convolution_type).to(ranks.device)
+    compile_if_asked(model, config.cnn, ranks.device)
     trainer = build_pair_trainer(model, pairs, config, ranks=ranks, start=run.start)
     options = loop_options(config.run, max(len(pairs[0]) // config.run.batch_size, 1))
     options = replace(options, score_steps=(0, *options.score_steps))

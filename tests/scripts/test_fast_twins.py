@@ -81,6 +81,8 @@ COMPARED: dict[str, tuple[str, ...]] = {
         "image_networks.joined_convolution.convolve_resized"),
     "tests/realtime/test_renderer.py::test_compiled_blending_is_the_plain_one": (
         "kernels.scene_views.blend_points",),
+    OWN_TESTS + "image_networks/test_compiling.py::test_a_compiled_network_is_the_network": (
+        "image_networks.compiling.compile_networks", "image_networks.compiling.is_compiled"),
     METHOD_TESTS + "test_modules_unet_regions.py::"
     "test_regions_are_those_of_whole_maps_with_the_same_gradients": (
         "image_networks.parts.on_region", "image_networks.parts.reach",
@@ -100,6 +102,7 @@ A_CHOICE = "chooses between forms, or their sizes"
 A_SETTING = "keeps or measures memory, and changes no number"
 WITHOUT_TWIN = {
     "chunked_autograd.chunk_size": A_CHOICE,
+    "image_networks.compiling.check_compiler": "looks for a compiler",
     "image_networks.execution.network_precision": A_CHOICE,
     "image_networks.joined_convolution.Side": A_BUNDLE,
     "image_networks.parts.Part": A_BUNDLE,

@@ -132,6 +132,11 @@ class CnnConfig:
                               choices=("auto", "residual", "plain"))
     precision: str = flag("auto", "of E, G and D in training; auto: bf16 with --tracer fast where "
                           "the processor computes it, else fp32", choices=("auto", "fp32", "bf16"))
+    memory_format: str = flag("auto", "how maps and weights of E and D lie in memory; auto: "
+                              "channels_last in bf16, channels_first in fp32",
+                              choices=("auto", "channels_first", "channels_last"))
+    compile_networks: int = switch(0, "1: E and D are compiled by torch.compile for training, "
+                                   "which takes a minute at the start and a compiler")
     resnet_weights: str = flag("", "file of ResNet-18 weights with torchvision's names")
 
 

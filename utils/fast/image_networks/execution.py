@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.fast.image_networks.compiling import is_compiled
 from utils.fast.image_networks.sparse_blending import blend_samples, surface_hits
 from utils.fast.siren.evaluator import is_siren_chain
 from utils.fast.threads import only_shares
@@ -39,10 +40,13 @@ class FastExecution:
         is_compact: on a CPU, only the samples that count are taken and weighed, and no more of a
             map is computed than is read: the same result for less work. Elsewhere the host would
             have to wait until it knows how many there are.
+        channels_last: maps and weights of E and D lie channels last, as matrix units of GPUs and
+            bf16 of CPUs want them; otherwise they are copied for each convolution.
     """
 
     precision: str = "fp32"
     is_compact: bool = False
+    channels_last: bool = False
 
     def passes(self, sdf: nn.Module) -> AbstractContextManager:
         """Return a context in which torch's own threads rest until the last of the passes.
@@ -56,12 +60,15 @@ class FastExecution:
 
     def run(self, network: nn.Module, maps: Tensor, regions: list[Region] | None, *,
             is_training: bool) -> Tensor:
-        """Return network(maps), computed on the regions alone where that pays."""
-        if regions is not None and not self._pays(regions, maps):
+        """Return network(maps), computed on the regions alone where that pays.
+
+        What is compiled is the network of whole maps.
+        """
+        if regions is not None and (is_compiled(network) or not self._pays(regions, maps)):
             regions = None
         is_low = is_training and self.precision == "bf16" and maps.shape[-1] >= LEAST_BF16_WIDTH
         dtype = maps.dtype
-        if self.precision == "bf16":
+        if self.channels_last:
             maps = maps.contiguous(memory_format=torch.channels_last)
         with self._autocast(maps) if is_low else nullcontext():
             found = network.in_regions(maps, regions) if regions else network(maps)
@@ -82,7 +89,7 @@ class FastExecution:
     def lay_out(self, *networks: nn.Module) -> None:
         """Put weights into channels-last memory where convolutions are faster so."""
         for network in networks:
-            if self.precision == "bf16":
+            if self.channels_last:
                 network.to(memory_format=torch.channels_last)
 
     def is_sparse(self, like: Tensor, occlusion: str) -> bool:
