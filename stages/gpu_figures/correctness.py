@@ -73,9 +73,11 @@ def measure_correctness(setup: MeasureSetup, recorder: Recorder) -> None:
         for precision in ("fp32", "auto"):
             recorder.attempt(f"waits of the host, {precision}", lambda precision=precision:
                              waits(setup.subject("shipped start", "--precision", precision)))
-        recorder.attempt("tests", lambda: run_tests(recorder))
     else:
         recorder.note("waits of the host", "not counted: a CPU has nothing to wait for")
+    recorder.attempt("replayed steps", lambda: replayed_against_plain(setup))
+    if setup.is_cuda:
+        recorder.attempt("tests", lambda: run_tests(recorder))
 
 
 def with_bumps(sdf: nn.Module, noise: float) -> nn.Module:
@@ -162,6 +164,18 @@ def steps_against_cpu(setup: MeasureSetup) -> dict[str, Any]:
         torch.backends.cudnn.allow_tf32 = allowed
     found["losses"] = [{"cpu": one, setup.device: other} for one, other in zip(*losses)]
     return found
+
+
+def replayed_against_plain(setup: MeasureSetup) -> dict[str, float]:
+    """Return how losses of image steps that are replayed differ from those of others, largest."""
+    losses = []
+    for flags in ((), ("--cuda_graphs", 1)):
+        trainer = setup.subject("shipped start", "--precision", "fp32", *flags).trainer
+        trainer.trace_all()
+        trainer.generator.manual_seed(0)
+        losses.append([float(trainer.train_step(IMAGE_STEP)["total"]) for _ in range(NUM_STEPS)])
+    return {"steps": NUM_STEPS, "relative_difference": max(
+        abs(one - other) / abs(one) for one, other in zip(*losses, strict=True))}
 
 
 def gradient_differences(one: Subject, other: Subject, step: int) -> dict[str, float]:

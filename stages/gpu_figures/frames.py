@@ -2,17 +2,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from realtime.scene import TriangleMesh
-from stages.gpu_figures.setup import SCRATCH, SHIPPED, MeasureSetup, Subject, timed_ms, wait_for
+from stages.gpu_figures.setup import SCRATCH, SHIPPED, MeasureSetup, Subject, timed_ms
 from stages.mesh_rendering import MeshViewRenderer, surface_mesh
+from stages.replaying.frames import ReplayingRenderer
 from stages.view_rendering import ViewRenderer, make_renderer, trace_views
 from utils.benchmarking.parts import Recorder
+from utils.fast.replays import NUM_BEFORE, Replayed
 from utils.geometry.cameras import Cameras
+from utils.geometry.rays import Rays, camera_rays
 from utils.results.pictures import on_white, save_png
 from utils.views.training_views import Targets
 
@@ -38,12 +42,30 @@ def measure_frames(setup: MeasureSetup, recorder: Recorder) -> None:
         recorder.attempt(name, lambda camera=camera: frame_figures(renderer, camera, recorder))
         recorder.attempt(f"{name}, mesh", lambda camera=camera: mesh_figures(
             renderer, camera, MESH_RESOLUTIONS[setup.device], recorder.left() * FRAME_SECONDS))
-        if setup.is_cuda:
-            recorder.attempt(f"{name}, CUDA graph", lambda camera=camera:
-                             graph_figures(renderer, camera, recorder.left() * FRAME_SECONDS))
     picture = renderer(frame_camera(subject, 1.0))
     save_png(setup.output / "pictures" / "frame.png",
              on_white(picture.images[0], picture.hit_mask[0]))
+    recorder.attempt("CUDA graph", lambda: measure_graphs(setup, recorder, *flags))
+
+
+def measure_graphs(setup: MeasureSetup, recorder: Recorder, *flags: object) -> str:
+    """Note frames a second that are replayed; last, as what fails here may end the device's work.
+
+    Args:
+        flags: of the weights.
+    Returns:
+        What a graph is here.
+    """
+    subject = setup.subject(SCRATCH, *flags, "--cuda_graphs", 1)
+    trainer = subject.trainer
+    renderer = make_renderer(subject.model.eval(), trainer.views, tracer=trainer.tracer,
+                             occ_threshold=trainer.plan(0).occ_threshold)
+    for size in SIZES:
+        camera = frame_camera(subject, size)
+        recorder.attempt("x".join(map(str, camera.resolution)) + ", CUDA graph",
+                         lambda camera=camera: graph_figures(
+                             renderer, camera, recorder.left() * FRAME_SECONDS))
+    return "by CUDA" if setup.is_cuda else "operations repeated from a list"
 
 
 def frame_camera(subject: Subject, size: float) -> Cameras:
@@ -75,15 +97,39 @@ def frame_figures(renderer: ViewRenderer, camera: Cameras, recorder: Recorder) -
 
 
 @torch.no_grad()
-def frame_image(renderer: ViewRenderer, camera: Cameras) -> Tensor:
-    """Return the image (1, 3, H, W) of a new view alone: no normals, no depth; model.eval()."""
+def frame_image(renderer: ViewRenderer, camera: Cameras, rays: Rays | None = None) -> Tensor:
+    """Return the image (1, 3, H, W) of a new view alone: no normals, no depth; model.eval().
+
+    Args:
+        rays: of the camera; None: not computed yet.
+    """
     model, sources = renderer.model, renderer.sources
-    surface, dirs = trace_views(model.sdf, camera, renderer.tracer)
+    surface, dirs = trace_views(model.sdf, camera, renderer.tracer, rays)
     own = torch.zeros(len(sources.images), 1, dtype=torch.bool, device=dirs.device)
     targets = Targets(surface, dirs, own)
     where = model.correspond(targets, sources, renderer.occ_threshold)
     blended, _ = model.blend(renderer.features, targets, sources, where)
     return model.decode(blended)
+
+
+def replayed_frame(renderer: ViewRenderer, like: Cameras) -> Callable[[Cameras], Tensor]:
+    """Return what `frame_image` does, replayed; an image stays until the next is drawn.
+
+    Args:
+        renderer: of a model with `--cuda_graphs 1`.
+        like: a camera of the size of all that will be drawn.
+    """
+    own = ReplayingRenderer(renderer)
+    replayed = Replayed(lambda *parts: [frame_image(own, like, Rays(*parts))], own.features.device)
+
+    def draw(camera: Cameras) -> Tensor:
+        """Return the image (1, 3, H, W)."""
+        rays = camera_rays(camera)
+        (image,) = replayed(*(getattr(rays, part.name) for part in fields(Rays)))
+        assert image is not None, "the work returns it"
+        return image
+
+    return draw
 
 
 def mesh_figures(renderer: ViewRenderer, camera: Cameras, resolution: int,
@@ -103,22 +149,13 @@ def mesh_figures(renderer: ViewRenderer, camera: Cameras, resolution: int,
 
 
 def graph_figures(renderer: ViewRenderer, camera: Cameras, seconds: float) -> dict[str, float]:
-    """Record a frame as a CUDA graph and replay it; return its rate and how it differs.
+    """Return the rate of replayed frames, and how they differ from those that are not.
 
     Whatever reads a value on the host ends the recording with an error, which names the place.
     """
-    device, plain = renderer.features.device, frame_image(renderer, camera)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            frame_image(renderer, camera)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        image = frame_image(renderer, camera)
-    graph.replay()
-    wait_for(device)
-    apart = float((image - plain).abs().max())
-    frame = timed_ms(graph.replay, device, seconds)
+    draw, plain = replayed_frame(renderer, camera), frame_image(renderer, camera)
+    for _ in range(NUM_BEFORE + 1):
+        draw(camera)
+    apart = float((draw(camera) - plain).abs().max())
+    frame = timed_ms(lambda: draw(camera), renderer.features.device, seconds)
     return {"frames_per_second": 1e3 / frame, "frame_ms": frame, "largest_difference": apart}

@@ -1,15 +1,17 @@
 """Time and memory of a training step and a frame, each option by itself on and off."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from stages.benchmark import run_benchmark
-from stages.gpu_figures.frames import frame_camera, frame_image
+from stages.gpu_figures.frames import frame_camera, frame_image, replayed_frame
 from stages.gpu_figures.memory import step_memory
 from stages.gpu_figures.setup import (
     IMAGE_STEP,
@@ -18,14 +20,16 @@ from stages.gpu_figures.setup import (
     MeasureSetup,
     Subject,
     timed_ms,
+    wait_for,
 )
 from stages.view_rendering import make_renderer
 from utils.benchmarking.parts import Recorder
 from utils.config.tool_sections import BenchmarkConfig
+from utils.fast.replays import NUM_BEFORE
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 
 MIB = 2 ** 20
-LEFT_FOR_TABLE = 0.3      # of the time, for the table of benchmark.py
+LEFT_FOR_REST = 0.5       # of the time, for what follows the first options
 FEW_VIEWS, MANY_VIEWS = 7, 49
 REPEATS = 3               # of the table
 
@@ -55,47 +59,59 @@ def without_kernel(subject: Subject) -> None:
         subject.trainer.tracer.uses_kernel = False
 
 
-def compiled(subject: Subject) -> None:
-    """Compile E and D."""
-    for network in (subject.model.encoder, subject.model.decoder):
-        network.compile()
-
-
 def compiled_graphs(subject: Subject) -> None:
-    """Compile E and D, and replay them as CUDA graphs."""
+    """Compile E and D, and let torch replay each of them as a CUDA graph."""
     for network in (subject.model.encoder, subject.model.decoder):
         network.compile(mode="reduce-overhead")
 
 
+GRAPHS, COMPILED = ("--cuda_graphs", "1"), ("--compile_networks", "1")
 OPTIONS = (
     Option("as shipped", is_of_gpus=False),
     Option("fp32", ("--precision", "fp32"), is_of_gpus=False),
+    Option("fp32, channels last", ("--precision", "fp32", "--memory_format", "channels_last"),
+           is_of_gpus=False),
+    Option("bf16, channels first", ("--precision", "bf16", "--memory_format", "channels_first"),
+           is_of_gpus=False),
     Option("without the kernel", change=without_kernel),
     Option("fp32, products in TF32", ("--precision", "fp32"), with_tf32=True),
     Option("products in TF32", with_tf32=True),
-    Option("E and D compiled", change=compiled),
-    Option("E and D compiled, CUDA graphs", change=compiled_graphs),
     Option("reference tracer", ("--tracer", "reference"), is_of_gpus=False),
+)
+#: What takes long to begin, or may end the device's work where it fails: after all others.
+LAST_OPTIONS = (
+    Option("CUDA graphs", GRAPHS, is_of_gpus=False),
+    Option("E and D compiled", COMPILED),
+    Option("E and D compiled, in CUDA graphs", (*GRAPHS, *COMPILED)),
+    Option("E and D compiled, a CUDA graph of each", change=compiled_graphs),
 )
 
 
 def measure_options(setup: MeasureSetup, recorder: Recorder) -> None:
     """Note time and memory of each option, of a step with all views, and benchmark.py's table."""
-    options = [option for option in OPTIONS if setup.is_cuda or not option.is_of_gpus]
-    for number, option in enumerate(options):
-        seconds = recorder.left() * (1 - LEFT_FOR_TABLE) / (len(options) - number + 1)
-        recorder.attempt(option.name, lambda option=option, seconds=seconds:
-                         option_figures(setup, option, seconds))
+    options, last = ([option for option in found if setup.is_cuda or not option.is_of_gpus]
+                     for found in (OPTIONS, LAST_OPTIONS))
+    measure_each(setup, recorder, options, LEFT_FOR_REST)
     if setup.num_views == MANY_VIEWS:
         many = Option(f"as shipped, {MANY_VIEWS} views", (
             "--dataset_name", "", "--train_views", "all", "--test_views", "0",
             "--source_views_per_target", "-1"))
-        recorder.attempt(many.name, lambda: option_figures(setup, many, recorder.left() / 4))
+        recorder.attempt(many.name, lambda: option_figures(setup, many, recorder.left() / 8))
     for views in (FEW_VIEWS, MANY_VIEWS):
         recorder.attempt(f"computed, fp32, {views} views", lambda views=views:
                          computed_memory(setup, views))
     if setup.is_cuda:
         recorder.attempt("benchmark.py", lambda: table(setup))
+    measure_each(setup, recorder, last, 0.0)
+
+
+def measure_each(setup: MeasureSetup, recorder: Recorder, options: Sequence[Option],
+                 kept: float) -> None:
+    """Note the figures of each option, in what time is left but for a fraction that is kept."""
+    for number, option in enumerate(options):
+        seconds = recorder.left() * (1 - kept) / (len(options) - number + 1)
+        recorder.attempt(option.name, lambda option=option, seconds=seconds:
+                         option_figures(setup, option, seconds))
 
 
 def computed_memory(setup: MeasureSetup, num_views: int) -> dict[str, Any]:
@@ -105,16 +121,25 @@ def computed_memory(setup: MeasureSetup, num_views: int) -> dict[str, Any]:
 
 
 def option_figures(setup: MeasureSetup, option: Option, seconds: float) -> dict[str, Any]:
-    """Return median times of both steps and of a frame, ms, and the peak of memory, MiB."""
+    """Return median times of both steps and of a frame, ms, and the peak of memory, MiB.
+
+    What a process does once for an option (kernels compiled, a graph recorded) is done before, in
+    `first_s`.
+    """
     with tf32(option.with_tf32):
         subject = setup.subject(SHIPPED, *option.flags)
         if option.change is not None:
             option.change(subject)
         trainer, device = subject.trainer, subject.device
         trainer.trace_all()
+        begin = time.perf_counter()
+        for step in (SHAPE_STEP, *[IMAGE_STEP] * (NUM_BEFORE + 1)):
+            trainer.train_step(step)
+        wait_for(device)
+        found: dict[str, Any] = {"sources": subject.num_sources,
+                                 "first_s": time.perf_counter() - begin}
         if setup.is_cuda:
             torch.cuda.reset_peak_memory_stats()
-        found: dict[str, Any] = {"sources": subject.num_sources}
         for name, step in (("shape_step", SHAPE_STEP), ("image_step", IMAGE_STEP)):
             found[f"{name}_ms"] = timed_ms(lambda step=step: trainer.train_step(step), device,
                                            seconds / 3)
@@ -123,7 +148,11 @@ def option_figures(setup: MeasureSetup, option: Option, seconds: float) -> dict[
         renderer = make_renderer(subject.model.eval(), trainer.views, occ_threshold=1e-3,
                                  tracer=trainer.tracer)
         camera = frame_camera(subject, 1.0)
-        found["frame_ms"] = timed_ms(lambda: frame_image(renderer, camera), device, seconds / 3)
+        draw = replayed_frame(renderer, camera) if subject.config.views.cuda_graphs else \
+            partial(frame_image, renderer)
+        for _ in range(NUM_BEFORE + 1):
+            draw(camera)
+        found["frame_ms"] = timed_ms(lambda: draw(camera), device, seconds / 3)
         return found
 
 

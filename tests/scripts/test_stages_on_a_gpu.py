@@ -11,25 +11,34 @@ import torch
 from support.pretended_gpu import DeviceTensor, no_waiting, pretended_gpu
 from support.tiny_runs import FULL, call, final_state, flags_of
 
+from realtime.reading import read_scene
+from realtime.renderer import SceneRenderer
 from stages import shape_fitting
 from stages.pretraining import PairTrainer
+from stages.viewing.subjects import open_subject
 from training import SceneTrainer
 from utils.fast.tracing import gpu_tracer
 
+#: Where crops wait: for the number of the sources' pixels that are seen, and the sources' crops.
+WAITS_OF_CROPS = {"utils/views/target_crops.py:touched_pixels",
+                  "utils/views/source_crops.py:source_crops"}
+
 
 @pytest.fixture(autouse=True)
-def gpu(monkeypatch):
-    """A pretended GPU; marches are short, and steps watched: whatever waits in them is an error."""
+def waits(monkeypatch):
+    """A pretended GPU; marches are short, and steps watched: where the host waited in them."""
+    found: set[str] = set()
     monkeypatch.setattr(gpu_tracer, "TIERS", ((6, 1),))
     monkeypatch.setattr(gpu_tracer, "NUM_GRID_STEPS", 6)
     for trainer in (SceneTrainer, PairTrainer):
         def watched(self, step, inner=trainer.train_step):
-            with no_waiting():
+            with no_waiting(found):
                 return inner(self, step)
 
         monkeypatch.setattr(trainer, "train_step", watched)
     with pretended_gpu():
-        yield
+        yield found
+    assert not found - WAITS_OF_CROPS
 
 
 def metrics_of(folder) -> dict:
@@ -52,6 +61,36 @@ def test_training_with_all_results_resumed_and_evaluated(tmp_path, tiny_scene, t
     assert not any(isinstance(value, DeviceTensor) for value in stored["task"]["model"].values())
     call("test_sdf_ibr", *flags(3, "--test_metrics", 1))
     assert metrics_of(tmp_path / "run")["steps"] == 3
+
+
+@pytest.mark.parametrize("more, expected", [
+    (("--target_crop", 16), WAITS_OF_CROPS),
+    (("--refine_cameras", 1, "--shape_interval", 1, "--test_metrics", 1), set()),
+    (("--cuda_graphs", 1, "--num_steps", 6, "--test_metrics", 1), set())])
+def test_crops_refined_cameras_and_graphs(tmp_path, tiny_scene, tiny_sphere, more, expected, waits):
+    call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, "--device", "cuda", "--num_steps", 3,
+                                    *more, sphere=tiny_sphere))
+    assert waits == expected and final_state(tmp_path / "run")["step"] >= 3
+
+
+MESH = ("--renderer", "mesh", "--mesh_resolution", 24)
+
+
+def test_a_mesh_is_rendered_exported_and_shown(tmp_path, tiny_scene, tiny_sphere, capsys):
+    flags = flags_of(tmp_path, tiny_scene, "--device", "cuda", "--num_steps", 2, *MESH,
+                     sphere=tiny_sphere)
+    call("train_sdf_ibr", *flags, "--test_metrics", 1, "--test_spacetime_video", 1,
+         "--video_num_frames", 2, "--video_fps", 10, "--mesh_formats", "none")
+    assert 5 < metrics_of(tmp_path / "run")["mean"]["psnr"] < 60
+    call("export_scene", *flags, "--virtual_views", 2, "--distill_steps", 2, "--web", 1,
+         "--output", tmp_path / "scene")
+    assert "\nstudent G" in capsys.readouterr().out
+    frame = SceneRenderer(read_scene(tmp_path / "scene"), "cuda").render(
+        read_scene(tmp_path / "scene").cameras[1])
+    assert frame.picture.is_cuda and bool(frame.hit_mask.any())
+    subject = open_subject(tmp_path / "run", tmp_path / "scene")
+    shown = subject.draw(subject.sources.cameras[0], is_quick=False, exclude=0)
+    assert not shown.picture.is_cuda and bool(shown.hit_mask.any())
 
 
 @pytest.mark.parametrize("more", [

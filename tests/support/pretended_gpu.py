@@ -233,6 +233,12 @@ class PretendedGpu(TorchFunctionMode):
             raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu()")
         return Tensor.__array__(tensor, *args, **kwargs)
 
+    def _quantile(self, tensor: Tensor, q: Tensor | float, *args, **kwargs) -> Tensor:
+        """A share that is a number is made where the tensor is."""
+        if isinstance(tensor, DeviceTensor) and not isinstance(q, Tensor):
+            q = DeviceTensor(torch.tensor(q, dtype=tensor.dtype))
+        return Tensor.quantile(tensor, q, *args, **kwargs)
+
     def _tolist(self, tensor: Tensor):
         return Tensor.tolist(self._to(tensor, CPU))
 
@@ -333,8 +339,7 @@ SAYINGS = {"is_available": True, "is_initialized": False, "device_count": 1,
            "synchronize": None, "set_device": None, "empty_cache": None,
            "reset_peak_memory_stats": None, "max_memory_allocated": 0,
            "mem_get_info": (2 ** 36, 2 ** 36), "Stream": mock.Mock(),
-           "current_stream": mock.Mock(),
-           "stream": nullcontext()}
+           "current_stream": mock.Mock(), "stream": nullcontext(), "set_sync_debug_mode": None}
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import torch
 from support.pretended_gpu import no_waiting, pretended_gpu
 
 from sdf_rendering import differentiable_hits
-from stages.gpu_figures import correctness, meta_run, training_runs
+from stages import models
+from stages.gpu_figures import correctness, frames, meta_run, training_runs
 from stages.gpu_figures.correctness import (
     differences,
     gradient_differences,
@@ -19,9 +20,16 @@ from stages.gpu_figures.correctness import (
     tracer_against_reference,
     with_bumps,
 )
-from stages.gpu_figures.frames import frame_camera, frame_figures, frame_image, mesh_figures
+from stages.gpu_figures.frames import (
+    frame_camera,
+    frame_figures,
+    frame_image,
+    graph_figures,
+    mesh_figures,
+    replayed_frame,
+)
 from stages.gpu_figures.meta_run import meta_training, write_one
-from stages.gpu_figures.options import OPTIONS, option_figures
+from stages.gpu_figures.options import LAST_OPTIONS, OPTIONS, option_figures
 from stages.gpu_figures.profiling import kernel_rows, step_profile
 from stages.gpu_figures.setup import MeasureSetup, Subject, _view_flags, timed_ms
 from stages.gpu_figures.training_runs import seconds_to, train_for, write_trained
@@ -165,22 +173,70 @@ def test_steps_of_a_gpu_are_those_of_the_cpu(setup, monkeypatch):
         assert max(found[f"{kind} gradients, fast"].values()) < 0.5
 
 
-def test_every_option_of_a_cpu_is_measured(setup):
-    for option in OPTIONS:
-        if not option.is_of_gpus:
-            found = option_figures(setup, option, 0.05)
-            assert all(value > 0 for value in found.values()) and "frame_ms" in found
+def test_replayed_frames_are_the_frames(setup):
+    """On a CPU the tracer of recorded frames evaluates the SDF otherwise: rounding of hits."""
+    subject = setup.subject("from scratch", "--cuda_graphs", 1)
+    renderer = make_renderer(subject.model.eval(), subject.trainer.views, occ_threshold=1e-3,
+                             tracer=subject.trainer.tracer)
+    found = graph_figures(renderer, frame_camera(subject, 1.0), 0.05)
+    assert found["largest_difference"] < 1e-3
+    draw = replayed_frame(renderer, frame_camera(subject, 1.0))
+    for view in range(4):                                  # of other cameras, too
+        camera = subject.trainer.views.cameras[view]
+        assert (draw(camera) - frame_image(renderer, camera)).abs().max() < 1e-3
+
+
+ALL_OPTIONS = {option.name: option for option in (*OPTIONS, *LAST_OPTIONS)}
+
+
+@pytest.mark.parametrize("device, name", [
+    *(("cpu", name) for name, option in ALL_OPTIONS.items() if not option.is_of_gpus),
+    *(("cuda", name) for name in ("as shipped", "without the kernel", "bf16, channels first",
+                                  "E and D compiled, in CUDA graphs"))])
+def test_options_are_measured(setup, device, name, monkeypatch):
+    """Those of a GPU on a pretended one; compilers are left out."""
+    monkeypatch.setattr(gpu_tracer, "TIERS", ((4, 1),))
+    monkeypatch.setattr(gpu_tracer, "NUM_GRID_STEPS", 6)
+    compiled, option = mock.Mock(), ALL_OPTIONS[name]
+    monkeypatch.setattr(models, "compile_networks", compiled)
+    with pretended_gpu():
+        found = option_figures(replace(setup, device=device), option, 0.05)
+    assert found.pop("peak_mib", 0) == 0                   # a pretended GPU says no more
+    assert all(value > 0 for value in found.values()) and "frame_ms" in found
+    assert compiled.called == ("--compile_networks" in option.flags)
 
 
 def test_options_of_a_gpu_change_what_they_name():
-    changes = {option.name: option.change for option in OPTIONS}
+    changes = {name: option.change for name, option in ALL_OPTIONS.items()}
     subject = mock.Mock()
-    changes["E and D compiled, CUDA graphs"](subject)
+    changes["E and D compiled, a CUDA graph of each"](subject)
     for network in (subject.model.encoder, subject.model.decoder):
         network.compile.assert_called_once_with(mode="reduce-overhead")
     subject.trainer.tracer = DeviceTracer(differentiable_hits, 8, fast_evaluator)
     changes["without the kernel"](subject)
     assert not subject.trainer.tracer.uses_kernel
+
+
+def test_parts_are_measured_on_a_gpu(setup, monkeypatch):
+    """A pretended one: what a part does there mixes no devices, and each figure can be had."""
+    monkeypatch.setattr(gpu_tracer, "TIERS", ((4, 1),))
+    monkeypatch.setattr(gpu_tracer, "NUM_GRID_STEPS", 6)
+    monkeypatch.setattr(correctness, "NUM_STEPS", 3)
+    monkeypatch.setattr(correctness, "NUM_WATCHED", 1)
+    # it is compared by itself above
+    monkeypatch.setattr(correctness, "steps_against_cpu", lambda setup: {})
+    monkeypatch.setattr(correctness, "run_tests", lambda recorder: {})
+    monkeypatch.setattr(frames, "SIZES", (1.0,))
+    monkeypatch.setattr(frames, "MESH_RESOLUTIONS", {"cuda": 24})
+    recorder = Recorder(setup.output / "x.json", 0.5)
+    with pretended_gpu():
+        for measure in (correctness.measure_correctness, frames.measure_frames):
+            measure(replace(setup, device="cuda"), recorder)
+    failed = {name: value for name, value in recorder.figures.items()
+              if isinstance(value, dict) and "failed" in value}
+    assert not failed
+    assert recorder.figures["replayed steps"]["relative_difference"] < 1e-6
+    assert recorder.figures["16x12, CUDA graph"]["largest_difference"] == 0
 
 
 def test_a_profile_has_the_longest_first(subject):
