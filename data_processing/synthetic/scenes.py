@@ -17,7 +17,8 @@ from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_
 from data_processing.synthetic.exact_tracing import spread_points, trace
 from data_processing.synthetic.painted_objects import PAINTED_OBJECTS, make_painted
 from data_processing.synthetic.scene_kinds import BOUND, SCENE_KINDS, make_solid
-from data_processing.synthetic.shading import BACKGROUND, Look, draw_look, make_look, shade
+from data_processing.synthetic.shading import BACKGROUND, Appearance, Look, draw_look, make_look
+from data_processing.synthetic.varied_looks import as_photographed, draw_varied_look
 from utils.config.tool_sections import MakeSceneConfig
 from utils.config.values import parse_resolution
 from utils.errors import ConfigError
@@ -32,6 +33,10 @@ RAYS_AT_ONCE, VIEWS_AT_ONCE = 1 << 19, 7
 SAME_POINT = 1e-3
 #: Number of surface points that every view must hold.
 FRAMED_POINTS = 5000
+#: The solids of SCENE_KINDS with looks and photographs as various as real ones.
+VARIED = "varied_"
+VARIED_KINDS = tuple(VARIED + kind for kind in SCENE_KINDS)
+KINDS = (*SCENE_KINDS, *PAINTED_OBJECTS, *VARIED_KINDS)
 
 
 def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views: int = 49,
@@ -40,7 +45,7 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
     """Render an object of the given kind; the same arguments give the same bits.
 
     Args:
-        kind: a key of SCENE_KINDS or PAINTED_OBJECTS.
+        kind: one of KINDS.
         seed: draws shape, texture, lights and cameras.
         arrangement: `dtu` (arc of rows), `nlr` (rows around, six central views last) or `sphere`.
         num_views: V.
@@ -52,14 +57,13 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
     Raises:
         ConfigError: an unknown kind or arrangement, or a count that is too small.
     """
-    _check_choice("kind", kind, (*SCENE_KINDS, *PAINTED_OBJECTS))
+    _check_choice("kind", kind, KINDS)
     _check_choice("arrangement", arrangement, ARRANGEMENTS)
     for flag, value, least in (("num_views", num_views, 2), ("supersampling", supersampling, 1),
                                ("resolution", min(resolution), 2)):
         if value < least:
             raise ConfigError(f"--{flag} is {value}, need at least {least}")
-    number = [*SCENE_KINDS, *PAINTED_OBJECTS].index(kind)
-    generator = torch.Generator().manual_seed(1000 * seed + number)
+    generator = torch.Generator().manual_seed(1000 * seed + KINDS.index(kind))
     with torch.no_grad():
         sdf, look = _object(kind, generator)
         points = spread_points(sdf, num_points, BOUND, generator)
@@ -68,6 +72,8 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
         name = f"{kind}_{seed:04d}"
         images, coverage = render_views(sdf, look, cameras, supersampling=supersampling,
                                         label=f"rendering {name}")
+        if kind in VARIED_KINDS:
+            images = as_photographed(images, coverage, generator)
         points = visible_points(sdf, points, cameras)
         outward = normals(sdf, points)
     points_world = points @ cameras.model[:3, :3].T + cameras.model[:3, 3]
@@ -78,8 +84,10 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
                  surface_normals_world=normals_world)
 
 
-def _object(kind: str, generator: torch.Generator) -> tuple[Sdf, Look]:
+def _object(kind: str, generator: torch.Generator) -> tuple[Sdf, Appearance]:
     """Return the solid of a kind and how it looks."""
+    if kind in VARIED_KINDS:
+        return make_solid(kind.removeprefix(VARIED), generator), draw_varied_look(generator)
     if kind in SCENE_KINDS:
         return make_solid(kind, generator), make_look(generator)
     grain, lighting = draw_look(generator)
@@ -87,7 +95,7 @@ def _object(kind: str, generator: torch.Generator) -> tuple[Sdf, Look]:
     return sdf, Look(texture, lighting)
 
 
-def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,
+def render_views(sdf: Sdf, look: Appearance, cameras: Cameras, *, supersampling: int,
                  label: str = "rendering") -> tuple[Tensor, Tensor]:
     """Render photographs of a solid, each pixel the mean of a regular grid of S x S rays.
 
@@ -120,7 +128,7 @@ def render_views(sdf: Sdf, look: Look, cameras: Cameras, *, supersampling: int,
     return (images[:, :3] * 255).round() / 255, images[:, 3:]
 
 
-def _render_rays(sdf: Sdf, look: Look, origins: Tensor, dirs: Tensor) -> Tensor:
+def _render_rays(sdf: Sdf, look: Appearance, origins: Tensor, dirs: Tensor) -> Tensor:
     """Return colour and hit, (R, 4), of R rays with origins and directions (..., 3)."""
     origins, dirs = origins.reshape(-1, 3), dirs.reshape(-1, 3)
     hits = trace(sdf, origins, dirs, BOUND)
@@ -128,7 +136,7 @@ def _render_rays(sdf: Sdf, look: Look, origins: Tensor, dirs: Tensor) -> Tensor:
     out[:, 3] = 0
     points = hits.points[hits.hit_mask]
     if len(points):
-        colour = shade(sdf, look, points, normals=normals(sdf, points), dirs=dirs[hits.hit_mask])
+        colour = look.shade(sdf, points, normals=normals(sdf, points), dirs=dirs[hits.hit_mask])
         out[hits.hit_mask] = torch.cat([colour, torch.ones(len(points), 1)], -1)
     return out
 
@@ -163,9 +171,10 @@ def visible_points(sdf: Sdf, points: Tensor, cameras: Cameras) -> Tensor:
 
 
 def scene_plan(kind: str, seed: int, num_scenes: int) -> Iterator[tuple[str, int]]:
-    """Return kind and seed of each scene of a set: `all` alternates the kinds, seeds count up."""
-    _check_choice("kind", kind, (*SCENE_KINDS, *PAINTED_OBJECTS, "all"))
-    kinds = list(SCENE_KINDS) if kind == "all" else [kind]
+    """Return kind and seed of each scene of a set: `all` and `varied` alternate kinds, seeds count
+    up."""
+    _check_choice("kind", kind, (*KINDS, "all", "varied"))
+    kinds = {"all": tuple(SCENE_KINDS), "varied": VARIED_KINDS}.get(kind, (kind,))
     return ((kinds[k % len(kinds)], seed + k // len(kinds)) for k in range(num_scenes))
 
 

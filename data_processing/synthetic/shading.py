@@ -103,12 +103,35 @@ class Lighting:
     highlight: float
 
 
+class Appearance(Protocol):
+    """How an object looks."""
+
+    def shade(self, sdf: Sdf, points: Tensor, *, normals: Tensor, dirs: Tensor) -> Tensor:
+        """Return the colour (N, 3) seen along rays that hit, RGB in [0, 1].
+
+        Args:
+            sdf: points (N, 3) to (N,).
+            points: (N, 3) on the surface, object space.
+            normals: (N, 3) outward unit.
+            dirs: (N, 3) unit, camera to surface, object space.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Look:
     """Texture and lights of one object."""
 
     texture: Albedo
     lighting: Lighting
+
+    def shade(self, sdf: Sdf, points: Tensor, *, normals: Tensor, dirs: Tensor) -> Tensor:
+        """Return `diffuse` plus Blinn-Phong highlights; see `Appearance.shade`."""
+        lights = self.lighting
+        halfway = normalize(lights.dirs[None] - dirs[:, None], dim=-1)     # (N, L, 3)
+        gloss = (normals[:, None] * halfway).sum(-1).clamp_min(0) ** SHININESS
+        highlight = lights.highlight * (gloss @ lights.colours)
+        return (diffuse(sdf, self, points, normals) + highlight).clamp(0, 1)
 
 
 def make_look(generator: torch.Generator) -> Look:
@@ -169,19 +192,3 @@ def diffuse(sdf: Sdf, look: Look, points: Tensor, normals: Tensor) -> Tensor:
     light = lights.ambient + facing @ lights.colours                   # (N, 3)
     openness = (sdf(points + SHADE_REACH * normals) / SHADE_REACH).clamp(0, 1)
     return look.texture.albedo(points) * light * (0.45 + 0.55 * openness)[:, None]
-
-
-def shade(sdf: Sdf, look: Look, points: Tensor, *, normals: Tensor, dirs: Tensor) -> Tensor:
-    """Return the colour seen along rays that hit: `diffuse` plus Blinn-Phong highlights.
-
-    Args:
-        sdf, look, points, normals: as in `diffuse`.
-        dirs: (N, 3) unit, camera to surface, object space.
-    Returns:
-        (N, 3) RGB in [0, 1].
-    """
-    lights = look.lighting
-    halfway = normalize(lights.dirs[None] - dirs[:, None], dim=-1)     # (N, L, 3)
-    gloss = (normals[:, None] * halfway).sum(-1).clamp_min(0) ** SHININESS
-    highlight = lights.highlight * (gloss @ lights.colours)
-    return (diffuse(sdf, look, points, normals) + highlight).clamp(0, 1)

@@ -11,7 +11,8 @@ class MakeSceneConfig:
     """Which synthetic scenes are written."""
 
     output: str = flag("", "folder that is written (required)")
-    kind: str = flag("all", "kind of the object; all: one kind after the other")
+    kind: str = flag("all", "kind of the object; all: one kind after the other; varied: the same "
+                     "with looks and photographs as various as real ones")
     seed: int = flag(0, "seed of shape, texture, light and cameras", minimum=0)
     num_scenes: int = flag(1, "scenes to write, each in a folder of its own if several", minimum=1)
     num_views: int = flag(49, "views of a scene", minimum=2)
