@@ -69,11 +69,15 @@ def meta_train(argv: list[str] | None = None) -> None:
     config = parse_config(META_SECTIONS, argv, defaults=META_DEFAULTS)
 
     from stages import meta_training
+    from stages.joint import run as joint
     from utils.checkpoints.weights import with_meta_start
     from utils.runs.distributed import joined_ranks
 
-    meta_training.check_meta(config)
+    is_joint = config.meta.num_meta_steps == 0
+    check, learn = (joint.check_joint, joint.joint_train) if is_joint else \
+        (meta_training.check_meta, meta_training.meta_train)
+    check(config)
     config, initial = with_meta_start(config) if config.meta.meta_initialization else (config, None)
     with joined_ranks(config.run.device) as ranks:
-        if text := meta_training.meta_train(config, ranks, initial):
+        if text := learn(config, ranks, initial):
             show(text)

@@ -9,7 +9,6 @@ was stopped.
 """
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -54,6 +53,7 @@ from utils.runs.distributed import (
 )
 from utils.runs.ranked_training import RankedTrainer, train_on_ranks
 from utils.runs.run import start_run
+from utils.runs.seeds import generator_of, item_in_turn
 from utils.runs.task import loop_options, steps_per_epoch
 
 log = logging.getLogger(__name__)
@@ -224,16 +224,13 @@ class MetaTrainer(RankedTrainer):
     def scene_of(self, step: int, position: int) -> int:
         """Return the number of a scene of a batch.
 
-        All scenes come once in random order, then all of them in another random order, and so on.
+        They come by turns, see `item_in_turn`.
         """
-        epoch, place = divmod(step * self.batch_size + position, len(self.pool))
-        order = torch.randperm(len(self.pool), generator=self.generator("order", epoch))
-        return int(order[place])
+        return item_in_turn(step * self.batch_size + position, len(self.pool), self.seed)
 
     def generator(self, *names: object) -> torch.Generator:
         """Return a random generator that depends on the seed and on these names alone."""
-        digest = hashlib.sha256(repr((self.seed, *names)).encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return generator_of(self.seed, *names)
 
     def score(self, step: int) -> dict[str, float]:
         """Return mean metrics on the held-out scenes, before and after a few steps on each.
@@ -341,7 +338,8 @@ def check_meta(config: Config) -> None:
                              ("init", config.sdf.init == "sphere")):
         if not is_default:
             raise ConfigError(f"--{flag} is of one scene, meta-training learns a start for many; "
-                              "leave it out, and give it to test_sdf_ibr_meta.py")
+                              "leave it out, and give it to test_sdf_ibr_meta.py"
+                              + "; --num_meta_steps 0 has it for each scene" * (flag == "init"))
 
 
 def task_on_scene(model: nn.Module, scene: PoolScene, generator: torch.Generator, *,

@@ -22,7 +22,7 @@ OWN = {path.stem for path in [*ROOT.iterdir(), *(ROOT / "tests").iterdir()]}
 PACKAGE_OF = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image",
               "mpl_toolkits": "matplotlib", "yaml": "pyyaml", "imageio_ffmpeg": "imageio-ffmpeg"}
 CONFIGS = {"nlrpp_dtu", "nlrpp_nlr", "nlrpp_dtu_meta", "nlrpp_nlr_meta", "nlrpp_dtu_metaspec",
-           "nlrpp_nlr_metaspec", "fit_sphere", "demo", "demo_meta", "own", "owl"}
+           "nlrpp_nlr_metaspec", "fit_sphere", "demo", "demo_meta", "own", "owl", "joint"}
 
 
 def requirements() -> dict[str, str]:

@@ -48,7 +48,8 @@ ALL_RESULTS = ["--test_rt", 1, "--test_plot", 1, "--test_cameras", 1, "--test_me
 
 
 #: Frames are written where asked for only, a start by meta-training, encdec.pth by pre-training.
-NOT_WRITTEN = {"mesh_origin.txt", "video_frames", "meta_start.pth", "encdec.pth"}
+NOT_WRITTEN = {"mesh_origin.txt", "video_frames", "meta_start.pth", "encdec.pth",
+               "joint_start.pth", "surfaces"}
 
 
 class RunsCode:

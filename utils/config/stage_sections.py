@@ -10,7 +10,9 @@ from utils.config.flags import flag, switch
 class MetaConfig:
     """Meta-learning by Reptile, and starting from its result."""
 
-    num_meta_steps: int = flag(64, "inner steps on one scene", unit="steps", minimum=1)
+    num_meta_steps: int = flag(64, "inner steps on one scene; 0: the image networks are trained "
+                               "jointly on all scenes, on the surfaces that --init gives them",
+                               unit="steps", minimum=0)
     meta_lr: float = flag(1e-1, "learning rate of the outer step on the SDF network", minimum=0)
     meta_lr_image_factor: float = flag(5.0, "factor on meta_lr for encoder, decoder and "
                                        "aggregation (the paper: 1)", minimum=0)

@@ -18,7 +18,7 @@ MESH, MESH_ORIGIN = "mesh", "mesh_origin.txt"
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
              MESH_ORIGIN, "video.mp4", "video_frames", "report.html", "meta_start.pth",
-             "encdec.pth", LOCK_NAME)
+             "encdec.pth", "joint_start.pth", "surfaces", LOCK_NAME)
 
 
 class RunFolder:
@@ -98,7 +98,8 @@ class RunFolder:
     def remove_leftovers(self) -> None:
         """Delete unfinished files that a killed process of this run left."""
         remove_parts(self.path, RUN_FILES)
-        for folder in (self.checkpoints, self.pictures, self.views, self.path / "video_frames"):
+        for folder in (self.checkpoints, self.pictures, self.views, self.path / "video_frames",
+                       self.path / "surfaces"):
             remove_parts(folder)
 
 

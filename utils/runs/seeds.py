@@ -1,6 +1,7 @@
 """One seed for everything random, and random states that checkpoints can hold."""
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any
 
@@ -24,6 +25,26 @@ def seed_everything(seed: int) -> torch.Generator:
     np.random.seed(seed % NUM_NUMPY_SEEDS)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+def generator_of(seed: int, *names: object) -> torch.Generator:
+    """Return a random generator on the CPU that depends on a seed and on these names alone."""
+    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def item_in_turn(place: int, count: int, seed: int) -> int:
+    """Return which of `count` items has a place in an endless row.
+
+    All of them come once in random order, then all in another random order, and so on.
+
+    Args:
+        place: from 0.
+        count: number of the items.
+        seed: of the orders.
+    """
+    turn, place = divmod(place, count)
+    return int(torch.randperm(count, generator=generator_of(seed, "order", turn))[place])
 
 
 def random_state() -> dict[str, Any]:
