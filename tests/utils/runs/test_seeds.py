@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from utils.checkpoints.storage import load_checkpoint, save_checkpoint
-from utils.runs.seeds import random_state, seed_everything, set_random_state
+from utils.runs.seeds import (
+    generator_of,
+    item_in_turn,
+    random_state,
+    seed_everything,
+    set_random_state,
+)
 
 
 def draw():
@@ -40,3 +46,19 @@ def test_one_seed_gives_the_same_draws_and_another_other_ones():
 def test_seeds_below_zero_are_refused():
     with pytest.raises(ValueError, match="at least 0"):
         seed_everything(-1)
+
+
+def test_items_come_by_turns():
+    drawn = [item_in_turn(place, 5, seed=3) for place in range(20)]
+    turns = [tuple(drawn[start:start + 5]) for start in range(0, 20, 5)]
+    assert all(sorted(turn) == list(range(5)) for turn in turns) and len(set(turns)) > 1
+    assert drawn != [item_in_turn(place, 5, seed=4) for place in range(20)]
+
+
+def test_generators_depend_on_seed_and_names_alone():
+    def drawn(*names):
+        return torch.rand(3, generator=generator_of(*names)).tolist()
+
+    assert drawn(0, "inner", 1) == drawn(0, "inner", 1)
+    assert len({tuple(drawn(*names)) for names in ((0, "a", 1), (0, "a", 2), (1, "a", 1),
+                                                   (0, "b", 1))}) == 4
