@@ -319,7 +319,7 @@ FOLDERS = (
     cloud("not readable as PLY", CLOUD, "x", PLY),
     cloud("numbers a line, need 3", "cloud.xyz", "0 0\n1 0\n", XYZ),
     cloud("not readable as lines of numbers", "cloud.xyz", "a b c\n", XYZ),
-    Case("or give --use_pcd 0", idr(text(CLOUD, "x"), with_cloud),
+    Case("opening: {}; or give --{} 0", idr(text(CLOUD, "x"), with_cloud),
          (lambda folder: with_cloud(folder, use_pcd=0),)))
 
 PICTURES = (
