@@ -20,7 +20,8 @@ import torch
 
 from stages.viewing.outputs import OUTPUTS, draw_output, view_colours
 from stages.viewing.recording import VIDEO_FILE, Recording, record
-from stages.viewing.subjects import Subject, newest_checkpoint, open_subject
+from stages.viewing.subjects import LockedSubject, Subject, newest_checkpoint, open_subject
+from stages.viewing.training import training_panel
 from stages.viewing.windows import (
     Pose,
     fitted_size,
@@ -112,6 +113,9 @@ class LiveViewer:
         while True:
             time.sleep(FOLLOW_SECONDS)
             self.look_again()
+            for window in list(self.windows.values()):
+                if window.training is not None:
+                    window.training.look()
 
     def look_again(self) -> bool:
         """Open the run anew if it has a newer checkpoint; returns whether it had."""
@@ -163,7 +167,13 @@ class Window:
     def renew(self) -> None:
         """Draw anew, as the subject has changed."""
         self.status.value = visible(self.viewer.subject.name)
+        self._show_training()
         self.wake.set()
+
+    def _show_training(self) -> None:
+        """Draw the curves of the run."""
+        if self.training is not None:
+            self.training.show(self.viewer.subject.curve)
 
     # panel ------------------------------------------------------------------------------------
 
@@ -189,6 +199,8 @@ class Window:
             upload = gui.add_upload_button("Load", mime_type="application/json")
             upload.on_upload(self._guarded(lambda: self.load(upload.value.content)))
             self.progress = gui.add_progress_bar(0, visible=False)
+        self.training = training_panel(gui, self.viewer.view.input, self._guarded)
+        self._show_training()
         self.output.on_update(lambda _: self.wake.set())
         self.shows_cameras.on_update(lambda _: self._show_cameras())
         self.standing.on_update(lambda _: self._stand_in_chosen())
@@ -305,9 +317,9 @@ class Window:
         self._need_keyframes()
         self.progress.visible = True
         file = Path(self.viewer.view.output) / VIDEO_FILE
+        subject = LockedSubject(self.viewer.lock, lambda: self.viewer.subject)
         try:
-            record(_Locked(self.viewer), self.recording.path(float(self.seconds.value)), file,
-                   self._progressed)
+            record(subject, self.recording.path(float(self.seconds.value)), file, self._progressed)
         finally:
             self.progress.visible = False
         self.notify("Video rendered", str(file))
@@ -377,19 +389,6 @@ class Window:
         if source is not None or not self.shows_cameras.value:
             return image, None
         return image, torch.where(shown.hit_mask, shown.depth, FAR)[0].numpy()
-
-
-class _Locked:
-    """A subject that draws one picture at a time, with those of windows in between."""
-
-    def __init__(self, viewer: LiveViewer) -> None:
-        self.viewer = viewer
-        self.name, self.sources = viewer.subject.name, viewer.subject.sources
-
-    def draw(self, camera: Any, *, is_quick: bool, exclude: int | None = None) -> Any:
-        """See `Subject.draw`."""
-        with self.viewer.lock:
-            return self.viewer.subject.draw(camera, is_quick=is_quick, exclude=exclude)
 
 
 def _port_error(view: ViewConfig, error: BaseException) -> UserError:

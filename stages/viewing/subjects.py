@@ -1,9 +1,11 @@
 """What a live viewer shows: an exported scene, or a run with the networks of its checkpoint."""
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from utils.errors import UserError
 from utils.geometry.cameras import Cameras
 from utils.geometry.keyframes import rigid_from_object
 
+#: Of a curve.
+Rows = Sequence[Mapping[str, object]]
 CONFIG, CHECKPOINTS = "config.txt", "checkpoints"
 
 
@@ -68,10 +72,17 @@ class SourceViews:
 
 
 class Subject(Protocol):
-    """What is shown: a name, source views, and pictures from anywhere."""
+    """What is shown: a name, source views, and pictures from anywhere.
+
+    Attributes:
+        name: of it.
+        sources: its source views.
+        curve: rows of curve.csv so far; none of an exported scene.
+    """
 
     name: str
     sources: SourceViews
+    curve: Rows
 
     def draw(self, camera: Cameras, *, is_quick: bool, exclude: int | None = None) -> Shown:
         """Return what one camera straight from object space sees.
@@ -94,6 +105,7 @@ class ExportedSubject:
     def __init__(self, path: str | Path) -> None:
         scene = read_scene(path)
         self.name = scene.name
+        self.curve: Rows = ()
         self.renderer = SceneRenderer(scene)
         self.sources = SourceViews(scene.view_names, scene.cameras, scene.photographs / 255,
                                    scene.masks)
@@ -121,6 +133,7 @@ class RunSubject:
         mesh = surface_mesh(renderer.model.sdf, config.test.mesh_resolution, opened.trainer.device)
         step = "" if opened.step is None else f", {opened.step} steps"
         self.name, self.student = f"{folder.name}{step}", student
+        self.curve: Rows = tuple(opened.progress.curve)
         self.renderer = MeshViewRenderer(renderer, TriangleMesh(mesh.vertices_obj, mesh.faces))
         sources = renderer.sources
         self.sources = SourceViews(
@@ -139,6 +152,24 @@ class RunSubject:
         return Shown(*(part.detach().cpu() for part in (
             picture, found.hit_mask[0], found.normals_obj[0], found.depth[0],
             found.weights[:, 0])))
+
+
+class LockedSubject:
+    """The subject of a viewer, which draws one picture at a time, those of others in between.
+
+    Args:
+        lock: who has it draws.
+        current: gives what is shown now.
+    """
+
+    def __init__(self, lock: AbstractContextManager[Any], current: Callable[[], Subject]) -> None:
+        self.lock, self.current, first = lock, current, current()
+        self.name, self.sources, self.curve = first.name, first.sources, first.curve
+
+    def draw(self, camera: Cameras, *, is_quick: bool, exclude: int | None = None) -> Shown:
+        """See `Subject.draw`."""
+        with self.lock:
+            return self.current().draw(camera, is_quick=is_quick, exclude=exclude)
 
 
 def is_run(path: Path) -> bool:

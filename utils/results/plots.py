@@ -151,7 +151,7 @@ def curve_plot(rows: Sequence[Mapping[str, object]]) -> np.ndarray:
     Returns:
         (H, W, 3) uint8.
     """
-    seconds = max((_number(row.get("seconds")) or 0.0 for row in rows), default=0.0)
+    seconds = max((finite_number(row.get("seconds")) or 0.0 for row in rows), default=0.0)
     in_minutes = seconds > MINUTES_FROM
     time_label, per_unit = ("time [min]", 60.0) if in_minutes else ("time [s]", 1.0)
     figure, _ = new_figure(figsize=(13, 7.2), dpi=DPI, layout="constrained")
@@ -343,8 +343,8 @@ def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *,
                  unit: float) -> None:
     """Plot all columns that begin with `prefix` against column `key`, divided by `unit`."""
     drawn = []
-    for name, column, kept in _series(rows, prefix):
-        pairs = [(_number(row.get(key)), _number(row.get(column))) for row in kept]
+    for name, column, kept in curve_series(rows, prefix):
+        pairs = [(finite_number(row.get(key)), finite_number(row.get(column))) for row in kept]
         points = [(x / unit, y) for x, y in pairs if x is not None and y is not None]
         if not points:
             continue
@@ -362,7 +362,7 @@ def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *,
     panel.legend(loc="best", fontsize=9)
 
 
-def _series(rows: Sequence[Mapping[str, object]], prefix: str) -> list[tuple[str, str, list]]:
+def curve_series(rows: Sequence[Mapping[str, object]], prefix: str) -> list[tuple[str, str, list]]:
     """Return (label, column, rows) of all curves of the columns that begin with `prefix`.
 
     Steps that train the shape have losses that the others lack: their totals, drawn as one curve,
@@ -372,8 +372,8 @@ def _series(rows: Sequence[Mapping[str, object]], prefix: str) -> list[tuple[str
     curves = [(name.replace("_", " "), name, list(rows)) for name in names if name != TOTAL]
     if TOTAL in names:
         own = [name for name in names if name not in (TOTAL, IMAGE_LOSS)]
-        kept = [row for row in rows if _number(row.get(TOTAL)) is not None]
-        is_shape = [any(_number(row.get(name)) is not None for name in own) for row in kept]
+        kept = [row for row in rows if finite_number(row.get(TOTAL)) is not None]
+        is_shape = [any(finite_number(row.get(name)) is not None for name in own) for row in kept]
         kinds = [("shape steps", list(compress(kept, is_shape))),
                  ("image steps", list(compress(kept, map(not_, is_shape))))]
         kinds = kinds if all(part for _, part in kinds) else [("", kept)]
@@ -387,7 +387,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().double().cpu().numpy()
 
 
-def _number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """Return a finite number, or None where there is none (empty text, None, NaN, infinity)."""
     try:
         number = float(value)

@@ -11,6 +11,7 @@ from utils.errors import CheckpointError, ConfigError, WriteError
 from utils.files.atomic import remove_parts
 from utils.files.text import VisibleFormatter
 from utils.runs.lock import LOCK_NAME, RunLock
+from utils.runs.pausing import PAUSE_NAME
 
 #: A mesh's stem; the point to which it is relative, where the world is far from 0.
 MESH, MESH_ORIGIN = "mesh", "mesh_origin.txt"
@@ -18,7 +19,7 @@ MESH, MESH_ORIGIN = "mesh", "mesh_origin.txt"
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
              MESH_ORIGIN, "video.mp4", "video_frames", "report.html", "meta_start.pth",
-             "encdec.pth", "joint_start.pth", "surfaces", LOCK_NAME)
+             "encdec.pth", "joint_start.pth", "surfaces", LOCK_NAME, PAUSE_NAME)
 
 
 class RunFolder:

@@ -65,14 +65,19 @@ class RunLock:
 
 def check_free(folder: Path) -> None:
     """Raise ConfigError if another process is training into a folder; nothing is written."""
+    if is_held(folder):
+        raise _taken(folder / LOCK_NAME)
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether another process is training into a folder; nothing is written."""
     path = folder / LOCK_NAME
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
-        return                     # no lock, or one that cannot be read: RunLock will say so
+        return False               # no lock, or one that cannot be read: RunLock will say so
     try:
-        if not _try_lock(handle, path, is_shared=True):
-            raise _taken(path)
+        return not _try_lock(handle, path, is_shared=True)
     finally:
         os.close(handle)
 

@@ -22,6 +22,7 @@ from utils.checkpoints.storage import (
 from utils.config.saving import config_to_dict
 from utils.errors import CheckpointError
 from utils.fast.memory import give_back_freed
+from utils.runs.pausing import PAUSE_NAME, is_paused, set_paused, wait_while_paused
 from utils.runs.progress import Progress
 from utils.runs.recovery import MAX_SKIPPED_IN_ROW, MAX_TRIES, LostStepsError, RecoveryState
 from utils.runs.reporting import NUM_CURVE_ROWS, ProgressLine, Reporter, summary_writer
@@ -78,6 +79,7 @@ class Loop:
             self.resume(self.start)
             self.start.release()
         self.begin()
+        set_paused(self.folder.path, False)            # a pause ends with its process
         if self.start is None:
             if first is not None:
                 start = time.perf_counter()
@@ -104,6 +106,9 @@ class Loop:
                 self._report(reporter, {}, is_last=options.num_steps == 0)
             while progress.step < options.num_steps and not self._is_out_of_time() \
                     and not self._is_stopped():
+                if self._is_paused():
+                    self._pause(line)
+                    continue
                 line.begin_step(progress.step)
                 before, seconds, losses = progress.step, progress.seconds, self._timed_step()
                 if losses and progress.step % (options.scalar_interval or 1) == 0:
@@ -111,6 +116,20 @@ class Loop:
                 line.end_step(progress.step, progress.seconds - seconds)
                 if progress.step > before:                 # else it returned to a checkpoint
                     self._finish_step(reporter, losses)
+
+    def _is_paused(self) -> bool:
+        """Whether to wait now; on a GPU only after a step whose losses were read."""
+        return self.options.may_pause and not self._is_unread and is_paused(self.folder.path)
+
+    def _pause(self, line: ProgressLine) -> None:
+        """Save the present step, and wait until the pause ends or a signal comes."""
+        if self.progress.recovery.in_row == 0:
+            self.save()
+        log.info("paused after step %d; delete %s, or resume in the live viewer, to go on",
+                 self.progress.step, self.folder.path / PAUSE_NAME)
+        line.stage("paused")
+        wait_while_paused(self.folder.path, lambda: bool(self._stop))
+        log.info("goes on after step %d", self.progress.step)
 
     def _finish_step(self, reporter: Reporter, losses: dict[str, float]) -> None:
         """Report, warn and save, each if it is due after this step."""
@@ -162,7 +181,7 @@ class Loop:
         intervals = (GPU_READ_INTERVAL, *(x for x in often if x >= GPU_READ_INTERVAL),
                      options.save_interval, options.score_interval, options.picture_interval)
         return (step == options.num_steps or step in options.score_steps
-                or self._is_out_of_time() or bool(self._stop)
+                or self._is_out_of_time() or bool(self._stop) or is_paused(self.folder.path)
                 or any(is_due(step, interval) for interval in intervals))
 
     def _is_out_of_time(self) -> bool:

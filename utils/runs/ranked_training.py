@@ -7,6 +7,7 @@ others the step's number, and what has changed by a resume or a return to a chec
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -104,6 +105,8 @@ def train_on_ranks(trainer: RankedTrainer, run: Run, options: LoopOptions) -> Pr
             raise RunStopped(stop.number, "the main process says what is saved")
         return None
     try:
+        # Other processes would wait for a paused one until their connection times out.
+        options = replace(options, may_pause=trainer.ranks.size == 1)
         progress = Loop(trainer, run, options).run()
     except RunStopped:
         trainer.finish()

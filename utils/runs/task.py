@@ -61,6 +61,7 @@ class LoopOptions:
         keep: number of checkpoints that are kept, the latest ones.
         scalar_interval, picture_interval: between entries of TensorBoard.
         score_steps, score_interval: held-out data is scored after these steps, and regularly.
+        may_pause: whether a file in the run's folder lets it wait, see `pausing`.
     """
 
     num_steps: int
@@ -71,6 +72,7 @@ class LoopOptions:
     picture_interval: int = 0
     score_steps: tuple[int, ...] = ()
     score_interval: int = 0
+    may_pause: bool = True
 
 
 def steps_per_epoch(views: ViewsConfig, num_views: int) -> int:

@@ -169,11 +169,11 @@ def test_totals_of_shape_steps_and_image_steps_are_two_curves():
     assert drawn["loss total, image steps"] == [1, 2, 4, 5, 7, 8]
     assert set(drawn) == {"loss eikonal", "loss image", "loss total, shape steps",
                           "loss total, image steps"}
-    alike = plots._series(rows[::3], "loss")
+    alike = plots.curve_series(rows[::3], "loss")
     assert [label for label, _, _ in alike] == ["loss eikonal", "loss image", "loss total"]
 
 
 @pytest.mark.parametrize("value, expected", [("3.5", 3.5), (2, 2.0), ("", None), (None, None),
                                              ("nan", None), (float("inf"), None), ("x", None)])
 def test_numbers_are_read_from_values_and_text(value, expected):
-    assert plots._number(value) == expected
+    assert plots.finite_number(value) == expected
