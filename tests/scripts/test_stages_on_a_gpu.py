@@ -94,7 +94,9 @@ def test_a_mesh_is_rendered_exported_and_shown(tmp_path, tiny_scene, tiny_sphere
 
 
 @pytest.mark.parametrize("more", [
-    ("--init", "auto"), ("--tracer", "reference", "--num_steps", 0),
+    ("--init", "auto"),
+    ("--init", "stereo", "--start_shape_steps", 1, "--photo_consistency_weight", 0.5),
+    ("--tracer", "reference", "--num_steps", 0),
     ("--opt_sdf_onsurface", 1, "--opt_sdf_normal", 1, "--use_pcd", 1)])
 def test_other_starts_and_losses(tmp_path, tiny_scene, tiny_sphere, more, monkeypatch):
     monkeypatch.setattr(shape_fitting, "NUM_HULL_STEPS", 3)
