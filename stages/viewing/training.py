@@ -10,7 +10,7 @@ import numpy as np
 from stages.viewing.subjects import Rows, is_run
 from utils.results.metric_table import METRICS
 from utils.results.plots import curve_series, finite_number
-from utils.runs.pausing import is_paused, is_training, set_paused
+from utils.runs.stopping import is_paused, is_training, set_paused
 
 Guard = Callable[[Callable[[], None]], Callable[[Any], None]]
 PAUSE, RESUME = "Pause training", "Resume training"

@@ -40,7 +40,7 @@ from utils.checkpoints.storage import checkpoints_in, load_checkpoint, save_chec
 from utils.config.parser import TRAIN_SECTIONS, parse_config
 from utils.runs.folder import RUN_FILES
 from utils.runs.lock import LOCK_NAME
-from utils.runs.pausing import PAUSE_NAME
+from utils.runs.stopping import PAUSE_NAME
 
 #: What the tiny runs leave out, back again.
 ALL_RESULTS = ["--test_rt", 1, "--test_plot", 1, "--test_cameras", 1, "--test_metrics", 1,

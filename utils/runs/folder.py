@@ -11,7 +11,7 @@ from utils.errors import CheckpointError, ConfigError, WriteError
 from utils.files.atomic import remove_parts
 from utils.files.text import VisibleFormatter
 from utils.runs.lock import LOCK_NAME, RunLock
-from utils.runs.pausing import PAUSE_NAME
+from utils.runs.stopping import PAUSE_NAME
 
 #: A mesh's stem; the point to which it is relative, where the world is far from 0.
 MESH, MESH_ORIGIN = "mesh", "mesh_origin.txt"

@@ -22,14 +22,21 @@ from utils.checkpoints.storage import (
 from utils.config.saving import config_to_dict
 from utils.errors import CheckpointError
 from utils.fast.memory import give_back_freed
-from utils.runs.pausing import PAUSE_NAME, is_paused, set_paused, wait_while_paused
 from utils.runs.progress import Progress
 from utils.runs.recovery import MAX_SKIPPED_IN_ROW, MAX_TRIES, LostStepsError, RecoveryState
 from utils.runs.reporting import NUM_CURVE_ROWS, ProgressLine, Reporter, summary_writer
 from utils.runs.resume import check_changes
 from utils.runs.run import Run
 from utils.runs.seeds import random_state, set_random_state
-from utils.runs.stopping import RunStopped, StopRequest, stop_requests
+from utils.runs.stopping import (
+    PAUSE_NAME,
+    RunStopped,
+    StopRequest,
+    is_paused,
+    set_paused,
+    stop_requests,
+    wait_while_paused,
+)
 from utils.runs.task import LoopOptions, Task, is_due
 
 log = logging.getLogger(__name__)

@@ -61,7 +61,7 @@ class LoopOptions:
         keep: number of checkpoints that are kept, the latest ones.
         scalar_interval, picture_interval: between entries of TensorBoard.
         score_steps, score_interval: held-out data is scored after these steps, and regularly.
-        may_pause: whether a file in the run's folder lets it wait, see `pausing`.
+        may_pause: whether a file in the run's folder lets it wait, see `stopping`.
     """
 
     num_steps: int

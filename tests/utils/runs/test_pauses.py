@@ -12,8 +12,7 @@ from support.counting import steps_of
 
 from utils.errors import WriteError
 from utils.runs.lock import RunLock
-from utils.runs.pausing import PAUSE_NAME, is_paused, is_training, set_paused
-from utils.runs.stopping import RunStopped
+from utils.runs.stopping import PAUSE_NAME, RunStopped, is_paused, is_training, set_paused
 from utils.runs.task import LoopOptions
 
 
