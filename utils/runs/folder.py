@@ -18,8 +18,10 @@ MESH, MESH_ORIGIN = "mesh", "mesh_origin.txt"
 #: All that a run writes into its folder; `--restart 1` deletes these and nothing else.
 RUN_FILES = ("config.txt", "train.log", "checkpoints", "summaries", "views", "pictures",
              "metrics.json", "metrics.csv", "curve.csv", "mesh.ply", "mesh.obj", "mesh.glb",
-             MESH_ORIGIN, "video.mp4", "video_frames", "report.html", "meta_start.pth",
-             "encdec.pth", "joint_start.pth", "surfaces", LOCK_NAME, PAUSE_NAME)
+             MESH_ORIGIN, "video.mp4", "video_normals.mp4", "video_shaded.mp4",
+             "video_depth.mp4", "video_mask.mp4", "video_poses.json", "video_frames",
+             "report.html", "meta_start.pth", "encdec.pth", "joint_start.pth", "surfaces",
+             LOCK_NAME, PAUSE_NAME)
 
 
 class RunFolder:
@@ -102,6 +104,8 @@ class RunFolder:
         for folder in (self.checkpoints, self.pictures, self.views, self.path / "video_frames",
                        self.path / "surfaces"):
             remove_parts(folder)
+        for folder in self.path.glob(".video_*"):        # frames that wait for their encoder
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class LogFile(logging.FileHandler):
