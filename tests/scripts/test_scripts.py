@@ -102,8 +102,8 @@ def test_a_run_leaves_all_its_files_and_no_others(finished):
 def test_pictures_open_with_their_size(finished):
     views = sorted(path.name for path in (finished / "views").iterdir())
     assert views == [f"002_{kind}.png" for kind in
-                     ("depth", "error", "mask", "mask_pred", "normals", "pcd_error", "photograph", "position",
-                      "prediction", "shaded")]
+                     ("depth", "error", "mask", "mask_pred", "normals", "pcd_error",
+                      "photograph", "position", "prediction", "shaded")]
     for name in views:
         assert imageio.imread(finished / "views" / name).shape == (HEIGHT, WIDTH, 3)
     assert {path.stem for path in (finished / "pictures").iterdir()} == {*IMAGE_GRIDS, "mesh"}
