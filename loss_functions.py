@@ -5,12 +5,15 @@ and what it is compared with; each is one scalar.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.config.sections import LossConfig
 from utils.errors import ConfigError
 from utils.geometry.rays import Rays, Tracer
 from utils.geometry.sdf import Sdf, gradient
@@ -24,11 +27,42 @@ CLOUD_WEIGHTS = {"on_surface": 30.0, "off_surface": 1.0, "normal": 1.0}
 #: give a window without texture.
 WINDOW, NUM_BEST, MIN_FRACTION, NOISE_VARIANCE = 7, 3, 0.5, 1e-4
 OFF_SURFACE_SHARPNESS = 100.0      # exp(-100 |Phi|): pushes Phi away from 0 off the surface
+LEAST_SQUARED_ERROR = 1e-10        # PSNR is at most 100 dB
 #: alpha * SDF above which the soft-mask term (under 4e-4) of a ray off the mask may be left out: a
 #: third of the points, for 0.1 % of the gradient.
 NEGLIGIBLE = 8.0
 #: Distance from the silhouette, times alpha, at which a ray's slope is 2 % of its greatest.
 SILHOUETTE_REACH = 4.0
+
+
+@dataclass(frozen=True)
+class ShapeSupervision:
+    """What the losses on the shape compare the SDF with.
+
+    Attributes:
+        loss: which losses count, their metrics and weights.
+        num_points: uniform points of [-1, 1]^3 a shape step, and points of the cloud.
+        in_sphere_only: the eikonal term counts inside the unit sphere alone, and is 0 outside.
+        cloud: points_obj (N, 3) and normals_obj (N, 3) or None; None: no cloud supervises it.
+    """
+
+    loss: LossConfig
+    num_points: int = 32768
+    in_sphere_only: bool = False
+    cloud: Any = None
+
+
+def masked_psnr(prediction: Tensor, photograph: Tensor, mask: Tensor) -> Tensor:
+    """Return the paper's PSNR in dB, mean over T targets; no gradient, and no host waits.
+
+    Args:
+        prediction: (T, 3, H, W), not clamped.
+        photograph: (T, 3, H, W).
+        mask: (T, 1, H, W) bool; both are 0 outside, and all pixels count.
+    """
+    difference = (prediction.detach().clamp(0, 1) - photograph) * mask
+    error = difference.float().square().mean((1, 2, 3)).clamp(min=LEAST_SQUARED_ERROR)
+    return (-10 * torch.log10(error)).mean()
 
 
 def image_loss(prediction: Tensor, photograph: Tensor, mask: Tensor, metric: str = "l1",

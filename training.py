@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from loss_functions import (
     CLOUD_WEIGHTS,
     SILHOUETTE_REACH,
+    ShapeSupervision,
     eikonal_loss,
     image_loss,
+    masked_psnr,
     off_surface_loss,
     photo_consistency_loss,
     soft_mask_loss,
@@ -25,7 +27,7 @@ from loss_functions import (
 from scheduler import StepPlan, mask_loss_weight
 from sdf_rendering import project_to_sources, sample_maps, visible_in_sources
 from utils.checkpoints.storage import load_state
-from utils.config.sections import DataConfig, LossConfig
+from utils.config.sections import DataConfig
 from utils.devices import to_device
 from utils.geometry.rays import Surface, Tracer, TraceResult
 from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
@@ -46,23 +48,6 @@ from utils.views.training_views import (
 )
 
 AVERAGED = ("encoder", "aggregation", "decoder")
-
-
-@dataclass(frozen=True)
-class ShapeSupervision:
-    """What the losses on the shape compare the SDF with.
-
-    Attributes:
-        loss: which losses count, their metrics and weights.
-        num_points: uniform points of [-1, 1]^3 a shape step, and points of the cloud.
-        in_sphere_only: the eikonal term counts inside the unit sphere alone, and is 0 outside.
-        cloud: points_obj (N, 3) and normals_obj (N, 3) or None; None: no cloud supervises it.
-    """
-
-    loss: LossConfig
-    num_points: int = 32768
-    in_sphere_only: bool = False
-    cloud: Any = None
 
 
 class Evaluation(Protocol):
@@ -113,6 +98,7 @@ class SceneTrainer:
         self.average = WeightAverage(model, AVERAGED, plan(0).average_decay)
         self.guard, self.statistics = FiniteGuard(), running_statistics(model)
         self.rate_factor = 1.0
+        self.psnr: Tensor | None = None                    # of the last step's targets
 
     @property
     def device(self) -> torch.device:
@@ -241,6 +227,7 @@ class SceneTrainer:
         photographs, masks = self.views.images[batch.targets], self.views.masks[batch.targets]
         prediction = self.model(targets, sources, plan.occ_threshold, regions=views.regions,
                                 crops_sources=views.is_cropped)
+        self.psnr = masked_psnr(prediction, cut(photographs), cut(masks))
         region = self.shape.loss.image_loss_region
         if weight is not None and region == "foreground":      # of the whole image, not the crop
             fraction = masks.to(weight.dtype).mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
@@ -357,6 +344,14 @@ class SceneTrainer:
     def step_kind(self, step: int) -> str:
         """Return "shape" or "image", what the step trains."""
         return "shape" if self.plan(step).train_shape else "image"
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """Return rates, schedules and the PSNR of the targets after `step` steps, by tag."""
+        plan = self.plan(max(step - 1, 0)).scaled(self.rate_factor)
+        found = {"rates/lr_sdf": plan.lr_sdf, "rates/lr": plan.lr, "schedule/alpha": plan.alpha,
+                 "schedule/occ_threshold": plan.occ_threshold}
+        found |= {} if self.refiner is None else {"rates/lr_cameras": plan.lr_cameras}
+        return found if self.psnr is None else found | {"train/psnr": float(self.psnr)}
 
     def warnings(self) -> dict[str, str]:
         """Views that see no surface, and a surface that left the sphere."""

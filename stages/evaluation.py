@@ -5,6 +5,7 @@ same renderings, as long as the weights are the same.
 """
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ from utils.results.pictures import (
 from utils.results.plots import camera_plot, sdf_slices
 from utils.views.pose_refinement import moved_along
 
+log = logging.getLogger(__name__)
+
 MAX_GRID_VIEWS = 6                # views of an image grid
 SLICE_RESOLUTION = 128
 CURVE_MESH_RESOLUTION = 128       # of the meshes that are measured while a run trains
@@ -62,6 +65,8 @@ class TrainedScene:
         device: of sdf.
         cloud: distances to the scene's point cloud; None: it has none.
         given_cameras: V cameras before they were refined; None: they were not.
+        dead_features: how many of E's features are 0 everywhere in all sources; None: there is no
+            E.
     """
 
     scene: Any
@@ -73,6 +78,7 @@ class TrainedScene:
     device: torch.device
     cloud: CloudDistance | None = None
     given_cameras: Cameras | None = None
+    dead_features: int | None = None
     _rendered: dict[int, RenderedView] = field(default_factory=dict, init=False, repr=False)
     _psnr: dict[int, float | None] = field(default_factory=dict, init=False, repr=False)
 
@@ -143,6 +149,7 @@ class SceneEvaluation:
         self.all_views, self.scores_all = all_views, scores_all
         self.split = {"train": list(split.train), "test": list(split.test)}
         self._latest: tuple[int, TrainedScene] | None = None
+        self._num_dead: int | None = None
 
     def score(self, trainer: SceneTrainer, step: int) -> dict[str, float]:
         """Return mean metrics of the held-out views after `step` steps."""
@@ -160,6 +167,11 @@ class SceneEvaluation:
         if self._latest is None or self._latest[0] != step:
             self._latest = step, trained_scene_of(trainer, self.scene, self.views, step=step,
                                                   all_views=self.all_views, cloud=self.cloud)
+            dead = self._latest[1].dead_features
+            if dead not in (None, self._num_dead):
+                log.info("after step %d: %d features of the encoder are 0 in all photographs", step,
+                         dead)
+            self._num_dead = dead
         return self._latest[1]
 
     def forget(self) -> None:
@@ -190,7 +202,19 @@ def trained_scene_of(trainer: SceneTrainer, scene: Any, split: Any, *, step: int
 
     return TrainedScene(scene_as_trained(trainer, scene, split), split.train, scored, render,
                         renderer.model.sdf, renderer.visible, trainer.device, cloud=cloud,
-                        given_cameras=scene.cameras if trainer.is_refined else None)
+                        given_cameras=scene.cameras if trainer.is_refined else None,
+                        dead_features=num_dead_features(renderer))
+
+
+def num_dead_features(renderer: ViewRenderer) -> int | None:
+    """Return how many of E's features are 0 everywhere in all sources; None without an E.
+
+    E ends with a ReLU, through which such a feature gets no gradient either.
+    """
+    if renderer.model.settings.feature_type == "rgb":
+        return None
+    features = renderer.model.without_residuals(renderer.features)     # (K, C, H, W)
+    return int((features.amax((0, 2, 3)) <= 0).sum())
 
 
 def cloud_of(scene: Any, cloud: Any) -> CloudDistance | None:
@@ -246,6 +270,8 @@ def mean_metrics(trained: TrainedScene, *, is_wide: bool = False) -> dict[str, f
     means = summarise(found, wider=trained.wider_means() if is_wide else None)["mean"]
     means = {name: value for name, value in means.items() if METRICS[name].shown != "never"}
     means |= {f"pcd_error_{name}": view.pcd_error for name, view in found.items()}
+    if trained.dead_features is not None:
+        means["dead_features"] = float(trained.dead_features)
     if is_wide:
         means |= _distances(trained)
     return {name: value for name, value in means.items() if value is not None}

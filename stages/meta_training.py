@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,12 @@ from meta_modules import (
 )
 from scheduler import OuterPlan, StepPlan, plan_outer_step
 from stages.evaluation import SceneEvaluation
+from stages.meta_pictures import (
+    MAX_SHOWN_SCENES,
+    adaptation_grid,
+    inner_loss_plot,
+    rendered_while_adapting,
+)
 from stages.models import model_of
 from stages.scene import build_scene_trainer, check_memory
 from training import SceneTrainer
@@ -110,6 +117,7 @@ class MetaTrainer(RankedTrainer):
     Attributes:
         trials: held-out scenes on which the slow weights are scored, or None.
         make_trial: makes the training of a held-out scene.
+        reference_view: number of the view that pictures show, of each scene.
     """
 
     def __init__(self, model: nn.Module, pool: ScenePool, make_task: MakeTask,
@@ -125,6 +133,8 @@ class MetaTrainer(RankedTrainer):
         self.adam = OuterAdam(self.slow, names) if meta.meta_algorithm == "fomaml" else None
         self.trials: ScenePool | None = None
         self.make_trial = make_task
+        self.reference_view = -1
+        self._inner: tuple[str, list[dict[str, Tensor]]] = ("", [])
 
     def shared_step(self, step: int) -> dict[str, Tensor]:
         """Take one outer step: all processes adapt to scenes, the main one moves the slow weights.
@@ -194,6 +204,7 @@ class MetaTrainer(RankedTrainer):
         else:
             update = fomaml_update(self.model, self.slow,
                                    lambda: task.losses(task.plan(k))["total"])
+        self._inner = scene.name, losses
         means = [sum(row[name] for row in losses) / k for name in MEANS]
         return update, torch.stack([*means, losses[0]["image"], losses[-1]["image"]])
 
@@ -258,6 +269,32 @@ class MetaTrainer(RankedTrainer):
         start = {"start_psnr": before["psnr"]} if "psnr" in before else {}
         return start | task.score(num_steps)
 
+    def scalars(self, step: int) -> dict[str, float]:
+        """Return the outer learning rates and the factors of the inner ones, by tag."""
+        plan = plan_outer_step(max(step - 1, 0), self.meta)
+        return {"rates/meta_lr_sdf": plan.meta_lr_sdf, "rates/meta_lr": plan.meta_lr,
+                "rates/inner_lr_sdf": self.rates.lr_sdf * plan.inner_factor_sdf * self.rate_factor,
+                "rates/inner_lr": self.rates.lr * plan.inner_factor * self.rate_factor}
+
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
+        """Return a view before and after adaptation, and the losses of the last inner steps.
+
+        The scenes are held-out ones, where there are any. Nothing that is trained depends on it.
+        """
+        scenes, shown = self.trials or self.pool, []
+        num_steps = self.meta.meta_eval_steps
+        for index in range(min(len(scenes), MAX_SHOWN_SCENES)):
+            put_weights(self.model, self.slow)
+            scene = scenes[index]
+            task = self.make_trial(self.model, scene, self.generator("picture", index))
+            shown.append(rendered_while_adapting(task, scene, self.reference_view, num_steps))
+        found = {"adaptation": adaptation_grid(shown, f"after {step} outer steps: {num_steps} "
+                                                      "steps on a scene")}
+        name, losses = self._inner
+        if losses:
+            found["inner_losses"] = inner_loss_plot(losses, f"outer step {step}: {name}")
+        return found
+
     def learned_model(self) -> nn.Module:
         """Return the model with the slow weights."""
         self.model.load_state_dict(self.first_state | self.slow)
@@ -311,6 +348,7 @@ def meta_train(config: Config, ranks: Ranks, initial: InitialWeights | None = No
     if config.meta.meta_eval_path:
         trainer.trials = open_pool(config.data, config.meta, path=config.meta.meta_eval_path,
                                    flag="meta_eval_path", is_scored=True)
+    trainer.reference_view = config.data.reference_view
     options = loop_options(config.run, outer_steps_per_epoch(pool, config.views))
     log.info("%d scenes, %d outer steps of %d inner ones", len(pool), options.num_steps,
              config.meta.num_meta_steps)

@@ -16,13 +16,15 @@ from data_processing.flow.pairs import FlowPair, PairSource
 from sdf_rendering import sample_maps
 from utils.devices import numbers_like
 from utils.results.metrics import psnr_foreground
-from utils.results.pictures import error_map, image_grid, to_uint8
+from utils.results.pictures import error_map, flow_to_rgb, image_grid, to_uint8
 
 MAX_SCORED_PAIRS = 50     # of a folder's pairs, evenly spaced
 MAX_SHOWN_PAIRS = 4       # rows of the image grid
+FLOW_QUANTILE = 0.99      # of a pair's lengths of flow, which gets the full colour
 #: Colour of pixels that the error in the image grid leaves out.
 GREY = 128
-COLUMNS = ("image 0", "reconstruction", "image 1", "image 1 from warped\nfeatures of image 0",
+COLUMNS = ("image 0", "reconstruction", "image 1", "flow from 1 to 0:\nhue direction, full\n"
+           "colour the length below", "image 1 from warped\nfeatures of image 0",
            "its error, black 0 to\nyellow 0.2, grey: unseen")
 
 
@@ -109,16 +111,20 @@ def pair_grid(model: nn.Module, pairs: PairSource, title: str) -> np.ndarray | N
 
     None if there are no pairs.
     """
-    rows, labels = [], []
+    rows, labels, captions = [], [], []
     for index in evenly_spaced(len(pairs), MAX_SHOWN_PAIRS):
         pair = pairs.pair(index)
         found = reconstruct(model, pair)
         error = error_map(found.image_1, found.batch.image_1[0])
         error[~found.counted_mask[0].numpy()] = GREY
-        rows.append([pair.image_0, to_uint8(found.image_0), pair.image_1, to_uint8(found.image_1),
-                     error])
+        flow = found.batch.flow_10[0].cpu()
+        lengths = flow.norm(dim=0)
+        largest = float(lengths[torch.isfinite(lengths)].quantile(FLOW_QUANTILE))
+        rows.append([pair.image_0, to_uint8(found.image_0), pair.image_1,
+                     flow_to_rgb(flow, largest), to_uint8(found.image_1), error])
+        captions.append(["", "", "", f"{largest:.3g} pixels", "", ""])
         labels.append(f"pair\n{pair.name}")
-    return image_grid(rows, labels, COLUMNS, title) if rows else None
+    return image_grid(rows, labels, COLUMNS, title, captions=captions) if rows else None
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:

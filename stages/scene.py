@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from data_processing.scenes.opening import load_point_cloud, open_scene
+from loss_functions import ShapeSupervision
 from scheduler import StepPlan, plan_step
 from sdf_rendering import make_tracer
 from stages.evaluation import SceneEvaluation, cloud_of, trained_scene_of
@@ -22,7 +23,7 @@ from stages.models import model_of
 from stages.replaying.steps import ReplayingTrainer
 from stages.results.writing import write_results
 from stages.surface_start import SurfaceStart
-from training import Evaluation, SceneTrainer, ShapeSupervision
+from training import Evaluation, SceneTrainer
 from utils.checkpoints.weights import (
     InitialWeights,
     checkpoint_to_evaluate,

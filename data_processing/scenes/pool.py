@@ -41,6 +41,7 @@ class PoolScene:
         views: the views that are trained on.
         cloud: points that supervise the shape, where they are asked for and there are any.
         scene, split: the whole scene and its split, where it is scored.
+        numbers: of the training views among all views of the folder.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PoolScene:
     cloud: PointCloud | None = None
     scene: Any = None
     split: Split | None = None
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -274,4 +276,4 @@ def read_scene(entry: PoolEntry, data: DataConfig, *, seed: int = 0) -> PoolScen
                     ", ".join(empty[:NUM_NAMED]))
     kept = (scene, replace(entry.split, train=train)) if entry.is_scored else (None, None)
     return PoolScene(scene.name, views_of(scene, train, "cpu"), load_point_cloud(scene, data),
-                     *kept)
+                     *kept, numbers=train)

@@ -12,6 +12,7 @@ from loss_functions import (
     eikonal_loss,
     eikonal_terms,
     image_loss,
+    masked_psnr,
     normal_loss,
     off_surface_loss,
     on_surface_loss,
@@ -22,6 +23,7 @@ from sdf_rendering import ReferenceTracer
 from utils.errors import ConfigError
 from utils.geometry.rays import Rays
 from utils.geometry.sdf import gradient
+from utils.results.metrics import psnr
 
 
 @pytest.fixture
@@ -144,3 +146,18 @@ def test_losses_at_known_points_by_hand():
     slopes = torch.tensor([[2.0, 0, 0], [0, 0, 3], [0, 1, 1]])
     normals = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
     assert normal_loss(slopes, normals).item() == pytest.approx((0 + 2 + 1 - math.sqrt(0.5)) / 3)
+
+
+def test_psnr_of_targets_is_the_papers():
+    """0.1 off on half of the pixels is 23.01 dB, as the other half counts as right; out of range
+    counts as 1; and the mean is over the decibels."""
+    photograph = torch.full((2, 3, 4, 4), 0.9)
+    mask = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    mask[:, :, :2] = True
+    prediction = torch.stack([photograph[0] - 0.1, torch.full((3, 4, 4), 7.0)])
+    prediction[0, :, 2:] = 3.0                             # off the mask
+    expected = psnr(prediction[0], photograph[0], mask[0]), psnr(prediction[1], photograph[1],
+                                                                  mask[1])
+    assert expected[0] == pytest.approx(20 + 10 * math.log10(2), abs=1e-3)
+    found = float(masked_psnr(prediction, photograph, mask))
+    assert found == pytest.approx(sum(expected) / 2, abs=1e-4)        # float32

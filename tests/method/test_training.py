@@ -405,3 +405,17 @@ def test_correlation_refuses_crops(tiny_scene, tiny_sphere):
 def test_model_idr_weighs_the_eikonal_term(tiny_scene, tiny_sphere):
     trainer = trainer_of(tiny_scene, tiny_sphere, "--model", "idr", "--opt_sdf_eikonal_w", 3)
     assert trainer.weights(trainer.plan(0))["eikonal"] == 0.1
+
+
+def test_scalars_are_those_of_the_step_that_was_taken(tiny_scene, tiny_sphere):
+    trainer = trainer_of(tiny_scene, tiny_sphere, "--lr", 1e-3, "--lr_encdec_decay_steps", 1,
+                         "--rt_mask_alpha", 50, "--rt_mask_alpha_period", 1)
+    assert "train/psnr" not in trainer.scalars(0)
+    for step in (0, 1):
+        trainer.train_step(step)
+        plan, found = trainer.plan(step), trainer.scalars(step + 1)
+        assert (found["rates/lr"], found["rates/lr_sdf"]) == (plan.lr, plan.lr_sdf)
+        assert (found["schedule/alpha"], found["schedule/occ_threshold"]) == (
+            plan.alpha, plan.occ_threshold)
+        assert 3 < found["train/psnr"] < 60
+    assert found["schedule/alpha"] == 100 and found["rates/lr"] == 5e-4

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 from support.tiny_runs import NUM_VIEWS, call, config_of, flags_of
 
 from data_processing.scenes.opening import open_scene
@@ -107,3 +108,30 @@ def test_what_was_rendered_is_let_go_as_the_weights_change(tiny_scene, tiny_sphe
     trainer.train_step(0)
     assert held_out.trained_scene(trainer, 1) is not first
     assert trainer.score(1)["psnr"] != before["psnr"]
+
+
+def test_dead_features_are_counted_and_told(tiny_scene, tiny_sphere, caplog):
+    """A feature whose last bias is far below 0 is 0 everywhere; without an encoder none is told."""
+    config = config_of(*flags_of("logs", tiny_scene, sphere=tiny_sphere))
+    scene, split = open_scene(config.data, config.run.seed)
+    held_out = SceneEvaluation(scene, split)
+    model = model_of(config, scene.images.device)
+    trainer = build_scene_trainer(model, views_of(scene, split.train, scene.images.device), config,
+                                  generator=seed_everything(0), evaluation=held_out)
+    before = trainer.score(0)["dead_features"]
+    with torch.no_grad():
+        last = model.encoder.ups[-1][0]
+        alive = [number for number in range(16)
+                 if evaluation.current_renderer(trainer, 0).features[:, number].max() > 0][:3]
+        last.bias[alive] = -1e3
+    held_out.forget()
+    trainer.average.load_state_dict(None)
+    with caplog.at_level("INFO"):
+        assert trainer.score(5)["dead_features"] == before + len(alive)
+    assert f"after step 5: {before + len(alive):.0f} features of the encoder" in caplog.text
+    plain = config_of(*flags_of("logs", tiny_scene, "--feature_type", "rgb", sphere=tiny_sphere))
+    model = model_of(plain, scene.images.device)
+    trainer = build_scene_trainer(model, views_of(scene, split.train, scene.images.device), plain,
+                                  generator=seed_everything(0), evaluation=SceneEvaluation(
+                                      scene, split))
+    assert "dead_features" not in trainer.score(0)

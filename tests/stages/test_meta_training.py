@@ -25,6 +25,7 @@ from support.tiny_runs import (
 
 from data_processing.scenes.pool import open_pool
 from meta_modules import copy_weights
+from stages.meta_pictures import rendered_while_adapting, shown_index
 from stages.meta_training import LOSSES, MetaTrainer, outer_steps_per_epoch, task_on_scene
 from stages.models import model_of
 from training import SceneTrainer
@@ -315,6 +316,45 @@ def test_held_out_scenes_are_scored_before_and_after(meta_train, finished, tiny_
                for name in ("psnr", "start_psnr"))
     plain = final_state(finished)["task"]
     assert differing(plain, final_state(tmp_path / "tried")["task"]) == []
+
+
+def test_pictures_show_the_start_and_what_it_adapts_to(tiny_scenes, tiny_sphere):
+    """Pictures change nothing that is trained; the reference view is shown where it is trained on,
+    and there are the losses of the last scene's inner steps."""
+    trainer = trainer_of(tiny_scenes, tiny_sphere, "--meta_eval_steps", 2)
+    trainer.reference_view = 3
+    assert set(trainer.pictures(0)) == {"adaptation"}
+    trainer.train_step(0)
+    before = clones(trainer.slow)
+    found = trainer.pictures(1)
+    assert set(found) == {"adaptation", "inner_losses"}
+    assert all(picture.dtype.name == "uint8" and picture.std() > 5 for picture in found.values())
+    assert differing(before, trainer.slow) == []
+    scalars = trainer.scalars(1)
+    assert scalars["rates/meta_lr_sdf"] < scalars["rates/meta_lr"]
+    name, losses = trainer._inner
+    assert name and len(losses) == 2 and "image" in losses[0]
+
+
+def test_the_view_that_is_shown(tiny_scenes):
+    config = meta_config_of(*flags_of("unused", tiny_scenes))
+    scene = open_pool(config.data, config.meta)[0]
+    assert scene.numbers == (0, 1, 3, 4, 5)               # view 2 is held out
+    assert shown_index(scene, 3) == 2
+    assert shown_index(scene, 2) == shown_index(scene, -1) == shown_index(scene, 99) == 2
+    assert shown_index(scene, 5) == 4
+
+
+def test_a_view_is_rendered_before_and_after(tiny_scenes, tiny_sphere):
+    trainer = trainer_of(tiny_scenes, tiny_sphere)
+    scene = trainer.pool[0]
+    task = trainer.make_task(trainer.model, scene, trainer.generator("x"))
+    found = rendered_while_adapting(task, scene, 1, 3)
+    assert found.label.endswith(f"view {scene.views.names[1]}")
+    before, after = found.images
+    assert before.shape == after.shape == found.photograph.shape
+    assert (before != after).any() and task.psnr is not None
+    torch.testing.assert_close(found.photograph, scene.views.images[1], rtol=0, atol=0)
 
 
 def test_tasks_let_go_of_their_scenes(tiny_scenes, tiny_sphere):

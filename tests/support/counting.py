@@ -37,6 +37,9 @@ class Counter:
         self.scored.append(step)
         return {"psnr": 10.0 + step}
 
+    def scalars(self, step):
+        return {"rates/lr": 0.5 ** step}
+
     def warnings(self):
         return self.trouble
 

@@ -190,7 +190,8 @@ class DataConfig:
     scene_radius_scale: float = flag(1.0, "factor on the measured radius", minimum=0)
     scene_normalization: str = flag("cache,yaml,pcd,camera",
                                     "where the model matrix comes from, first found first")
-    reference_view: int = flag(-1, "the view that tests look from; -1: the middle one",
+    reference_view: int = flag(-1, "the view that tests look from, and that meta-training "
+                               "shows; -1: the middle one",
                                minimum=-1)
     train_views: str = flag("", "training views, ranges and lists: 0-5,9; empty: named split")
     test_views: str = flag("", "held-out views: 0-5,9 or all; empty: named split")

@@ -176,6 +176,26 @@ def depth_to_rgb(depth: Tensor, mask: Tensor,
     return _white_outside(_coloured(nearness, DEPTH_COLOURS), seen)
 
 
+def flow_to_rgb(flow: Tensor, largest: float) -> np.ndarray:
+    """Return optical flow as colours: hue for the direction, saturation for the length.
+
+    Rightward is red, downward green-yellow, leftward cyan, upward violet; no motion is white.
+
+    Args:
+        flow: (2, H, W), pixels, x to the right and y downwards; not finite: black.
+        largest: the length of full saturation, pixels.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    x, y = flow.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0).numpy()
+    hue = np.arctan2(y, x) / (2 * np.pi) % 1.0
+    length = np.clip(np.hypot(x, y) / max(largest, 1e-6), 0, 1)
+    hsv = np.stack([360 * hue, length, np.ones_like(length)], -1).astype(np.float32)
+    rgb = np.round(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).astype(np.uint8)
+    rgb[~torch.isfinite(flow).all(0).cpu().numpy()] = 0
+    return rgb
+
+
 def depth_range(depth: Tensor, mask: Tensor) -> tuple[float, float]:
     """Return the depths that get the colours at the two ends: near and far.
 

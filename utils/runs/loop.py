@@ -122,7 +122,7 @@ class Loop:
                     line.show(loss=f"{losses['total']:.4f}")
                 line.end_step(progress.step, progress.seconds - seconds)
                 if progress.step > before:                 # else it returned to a checkpoint
-                    self._finish_step(reporter, losses)
+                    self._finish_step(reporter, losses, progress.seconds - seconds)
 
     def _is_paused(self) -> bool:
         """Whether to wait now; on a GPU only after a step whose losses were read."""
@@ -138,20 +138,21 @@ class Loop:
         wait_while_paused(self.folder.path, lambda: bool(self._stop))
         log.info("goes on after step %d", self.progress.step)
 
-    def _finish_step(self, reporter: Reporter, losses: dict[str, float]) -> None:
-        """Report, warn and save, each if it is due after this step."""
+    def _finish_step(self, reporter: Reporter, losses: dict[str, float], seconds: float) -> None:
+        """Report, warn and save, each if it is due after this step, which took so long."""
         step = self.progress.step
         is_last = step == self.options.num_steps or self._is_out_of_time()
-        self._report(reporter, losses, is_last=is_last)
+        self._report(reporter, losses, is_last=is_last, seconds=seconds)
         if is_last or is_due(step, WARNING_INTERVAL):
             self._warn()
         is_good = self.progress.recovery.in_row == 0
         if is_due(step, self.options.save_interval) and is_good and not is_last:
             self.save()
 
-    def _report(self, reporter: Reporter, losses: dict[str, float], *, is_last: bool) -> None:
+    def _report(self, reporter: Reporter, losses: dict[str, float], *, is_last: bool,
+                seconds: float | None = None) -> None:
         """Report what is due; memory that renderings took is given back to the system."""
-        if reporter.report(losses, is_last=is_last):
+        if reporter.report(losses, is_last=is_last, seconds=seconds):
             give_back_freed()
 
     def _timed_step(self) -> dict[str, float]:

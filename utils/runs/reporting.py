@@ -44,12 +44,14 @@ class Reporter:
         self.folder, self.writer, self.line = folder, writer, line
         self._has_drawn = False
 
-    def report(self, losses: dict[str, float], *, is_last: bool) -> bool:
+    def report(self, losses: dict[str, float], *, is_last: bool,
+               seconds: float | None = None) -> bool:
         """Report whatever is due after this step; the time is not counted as training.
 
         Args:
             losses: of this step; empty where they were not read.
             is_last: scores and pictures are due in any case.
+            seconds: that this step took; None: there was none.
         Returns:
             Whether views were rendered for it.
         """
@@ -67,6 +69,11 @@ class Reporter:
         with writing_to(self.folder.summaries):
             if losses and (is_due(step, options.scalar_interval) or scores):
                 self._add_scalars("loss", losses)
+                found = self.task.scalars(step)
+                if seconds is not None:
+                    found |= {"time/seconds_per_step": seconds}
+                for tag, value in found.items():
+                    self.writer.add_scalar(tag, value, step)
             self._add_scalars(SCORE_TAG, scores)
             for name, picture in pictures.items():
                 self.writer.add_image(name, picture, step, dataformats="HWC")

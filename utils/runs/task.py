@@ -37,6 +37,10 @@ class Task(Protocol):
         """Return metrics on held-out data after `step` steps; empty if there is none."""
         return {}
 
+    def scalars(self, step: int) -> dict[str, float]:
+        """Return what TensorBoard shows beside losses and scores after `step` steps, by tag."""
+        return {}
+
     def pictures(self, step: int) -> dict[str, np.ndarray]:
         """Return image grids (H, W, 3) uint8 by name, after `step` steps."""
         return {}

@@ -209,3 +209,20 @@ def test_save_png_refuses_floats_and_names_a_place_that_cannot_be_written(tmp_pa
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WriteError, match="file"):
         pictures.save_png(tmp_path / "file" / "a.png", _flat((0, 0, 0)))
+
+
+def test_flow_is_hue_and_saturation():
+    """Right is red, left its complement; half of the length is half as saturated; 0 is white."""
+    flow = torch.tensor([[2.0, -2.0, 1.0, 0.0, float("nan"), 9.0], [0.0] * 6])[:, None]
+    found = pictures.flow_to_rgb(flow, 2.0)[0].tolist()
+    assert found == [[255, 0, 0], [0, 255, 255], [255, 128, 128], [255] * 3, [0] * 3, [255, 0, 0]]
+
+
+def test_distances_are_coloured_up_to_their_85th_percentile():
+    distances = torch.arange(100.0).reshape(1, 10, 10)
+    mask = torch.ones(1, 10, 10, dtype=torch.bool)
+    mask[:, 0] = False
+    found = pictures.distances_to_rgb(distances, mask)
+    assert (found[0] == 255).all() and (found[9, 9] == found[8, 9]).all()
+    assert (found[1, 0] != found[5, 0]).any()
+    assert (pictures.distances_to_rgb(distances, ~mask & False) == 255).all()

@@ -18,7 +18,11 @@ def test_scalars_and_pictures_are_in_tensorboard(make_loop):
     made, _ = make_loop(LoopOptions(num_steps=4, scalar_interval=2, picture_interval=4))
     made.run()
     events = EventAccumulator(str(made.folder.summaries)).Reload()
-    assert set(events.Tags()["scalars"]) == {"loss/image", "loss/total", "withheld/psnr"}
+    assert set(events.Tags()["scalars"]) == {"loss/image", "loss/total", "withheld/psnr",
+                                             "rates/lr", "time/seconds_per_step"}
+    assert [(event.step, event.value) for event in events.Scalars("rates/lr")] == [
+        (2, 0.25), (4, 0.0625)]
+    assert [event.step for event in events.Scalars("time/seconds_per_step")] == [2, 4]
     found = [(event.step, event.value) for event in events.Scalars("loss/image")]
     assert found == [(2, 1.0), (4, 3.0)]
     assert [event.step for event in events.Images("views")] == [4]

@@ -11,13 +11,14 @@ from support.trainers import STEPS, trainer_of
 from torch import nn
 
 from data_processing.scenes.opening import open_scene, perturbed
+from loss_functions import ShapeSupervision
 from modules import AggregationMLP
 from modules_sdf import BlendSettings, ImageBasedModel
 from scheduler import StepPlan
 from sdf_rendering import ReferenceTracer
 from stages import scene as scene_run
 from stages.evaluation import trained_scene_of
-from training import SceneTrainer, ShapeSupervision
+from training import SceneTrainer
 from utils.checkpoints.storage import checkpoints_in
 from utils.config.sections import LossConfig
 from utils.errors import CheckpointError
