@@ -86,8 +86,8 @@ class LiveViewer:
         self.lock = threading.Lock()
         self.windows: dict[int, Window] = {}
         try:
-            self.server = viser.ViserServer(view.host, view.port, label=visible(self.subject.name),
-                                            verbose=False)
+            self.server = viser.ViserServer(view.host, view.port, verbose=False,
+                                            label=visible(Path(view.input).resolve().stem))
         except (OSError, SystemExit) as error:
             raise _port_error(view, error) from error
         if self.server.get_port() != view.port:            # the next free one was taken
@@ -185,6 +185,8 @@ class Window:
         rows = self.viewer.view.moving_size
         self.rows = gui.add_slider("Rows while moving", 60, max(480, rows), 1, rows)
         self.time = gui.add_text("Last picture", "", disabled=True)
+        self.training = training_panel(gui, self.viewer.view.input, self._guarded)
+        self._show_training()
         with gui.add_folder("Source cameras"):
             self.shows_cameras = gui.add_checkbox("Show", False)
             self.standing = gui.add_dropdown("Stand in", (NO_SOURCE, *(
@@ -199,8 +201,6 @@ class Window:
             upload = gui.add_upload_button("Load", mime_type="application/json")
             upload.on_upload(self._guarded(lambda: self.load(upload.value.content)))
             self.progress = gui.add_progress_bar(0, visible=False)
-        self.training = training_panel(gui, self.viewer.view.input, self._guarded)
-        self._show_training()
         self.output.on_update(lambda _: self.wake.set())
         self.shows_cameras.on_update(lambda _: self._show_cameras())
         self.standing.on_update(lambda _: self._stand_in_chosen())

@@ -18,7 +18,7 @@ PAUSE, RESUME = "Pause training", "Resume training"
 COLOURS = ("#2563eb", "#b45309")
 #: uPlot's name of a logarithmic axis, and from which ratio of values on it is used.
 LOGARITHMIC, LOGARITHMIC_FROM = 3, 10.0
-PLOT_ASPECT = 1.6
+PLOT_ASPECT = 2.0
 
 
 class TrainingPanel:
@@ -71,7 +71,7 @@ class TrainingPanel:
             data, ({"label": "step"}, *(
                 {"label": name, "stroke": colour, "width": 2}
                 for name, colour in zip(lines, COLOURS))),
-            title=title, aspect=PLOT_ASPECT,
+            title=title, aspect=PLOT_ASPECT, legend={"live": False},
             scales={"x": {"time": False}, "y": {"distr": LOGARITHMIC} if is_log else {}})
 
 
@@ -86,7 +86,7 @@ def loss_lines(rows: Rows) -> dict[str, np.ndarray]:
     found = {}
     for label, column, kept in curve_series(rows, "loss"):
         if column == "loss_total":
-            found[label] = _points(kept, column)
+            found[label.removeprefix("loss total, ")] = _points(kept, column)
     return {label: points for label, points in found.items() if len(points)}
 
 
