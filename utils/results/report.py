@@ -2,7 +2,7 @@
 
 Pictures and video are inside the file, styles too, and no script is needed but for the object that
 turns, where there is one: the page can be mailed, and loads nothing from elsewhere. It reads on a
-phone; wide image grids and tables scroll sideways.
+phone, where wide image grids and tables scroll sideways, and on paper, where they are made narrow.
 """
 from __future__ import annotations
 
@@ -49,10 +49,20 @@ pre { overflow-x: auto; background: var(--soft); padding: .7rem; font-size: .85r
 dl { display: grid; grid-template-columns: minmax(5rem, max-content) 1fr; gap: .1rem 1rem; }
 dt, dd { margin: 0; overflow-wrap: anywhere; } .small { font-size: .85rem; }
 iframe.viewer { width: 100%; height: min(92vh, 56rem); border: 0; }
-@media print { iframe.viewer { display: none; } }
+.paper { display: none; }
 summary { cursor: pointer; } li { overflow-wrap: anywhere; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem 1rem; } }
 @media (prefers-color-scheme: dark) { img, video { filter: brightness(.9); } }
+@media print {
+  @page { margin: 1.4cm; }
+  :root { color-scheme: light; } body { font-size: 10pt; max-width: none; padding: 0; }
+  iframe.viewer, video, details:not([open]) { display: none; } .paper { display: block; }
+  .scroll { overflow: visible; } img.wide { min-width: 0; }
+  img { filter: none; width: auto; max-height: 22.5cm; }
+  figure, tr { break-inside: avoid; }
+  h2, figcaption { break-after: avoid; } table { font-size: 7.5pt; }
+  th { white-space: normal; } th, td { padding: .1rem .25rem; }
+}
 """
 
 
@@ -101,6 +111,7 @@ def write_report(folder: Path | str, *, title: str, metrics: Mapping[str, Any],
         "<h2>Training</h2>", _curve(curve),
         "<h2>Configuration</h2>",
         f"<details><summary>all values</summary><pre>{html.escape(config_text)}</pre></details>",
+        _on_paper("All values are in config.txt, beside the page of which this is a print."),
     ]
     path = Path(folder) / REPORT_NAME
     body = "\n".join(part for part in parts if part)
@@ -214,7 +225,13 @@ def _video(path: Path | None) -> str:
         return f"<p>The video {html.escape(Path(path).name)} is missing or not .mp4 or .webm.</p>"
     return (f'<video controls loop muted playsinline aria-label="new views along a path round the '
             f'object" src="{_data_address(content, kind)}">'
-            "This browser does not play the video.</video>")
+            "This browser does not play the video.</video>"
+            + _on_paper(f"The video plays on the page; it is {Path(path).name} beside it."))
+
+
+def _on_paper(sentence: str) -> str:
+    """Return a sentence that stands where a print cannot show what the page has."""
+    return f'<p class="paper">{html.escape(sentence)}</p>'
 
 
 def _curve(curve: Sequence[Mapping[str, Any]]) -> str:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils.results.metric_table import METRICS, NOT_AVAILABLE, number
+from utils.results.metric_table import METRICS, NOT_AVAILABLE, baselines_in, number
 
 #: Entries of metrics.json that the sentences or the table of the report say.
 SAID = ("mean", "views", "baselines", "steps", "train_seconds", "device", "threads", "seed",
@@ -17,7 +17,7 @@ DISTANCES = {"accuracy": "from the mesh to the true points",
 
 def run_sentences(metrics: Mapping[str, Any]) -> list[str]:
     """Return sentences on how a run was trained, how good its surface is, and what went wrong."""
-    sentences = [_training(metrics), _distance(metrics)]
+    sentences = [_training(metrics), _quality(metrics), _distance(metrics)]
     skipped = number(metrics.get("skipped_steps"))
     if skipped:
         what = "One step was" if skipped == 1 else f"{skipped:.0f} steps were"
@@ -86,6 +86,24 @@ def _training(metrics: Mapping[str, Any]) -> str:
     if device == "cpu" and isinstance(threads, int):
         text += f", {threads} thread{'s' * (threads != 1)}"
     return text + (f", seed {seed}." if seed is not None else ".")
+
+
+def _quality(metrics: Mapping[str, Any]) -> str:
+    """Return how near the pictures are to the photographs, beside the best baseline; '' if unknown.
+    """
+    mean, views = metrics.get("mean") or {}, metrics.get("views") or {}
+    psnr = number(mean.get("psnr")) if isinstance(mean, Mapping) else None
+    if psnr is None or not views:
+        return ""
+    what = "one view" if len(views) == 1 else f"{len(views)} views"
+    text = f"Its pictures of {what} reach {METRICS['psnr'].text(psnr)} dB PSNR against the " \
+           "photographs (more is better)"
+    known = {name: found["psnr"] for name, found in baselines_in(metrics).items()
+             if found["psnr"] is not None}
+    if known:
+        best = max(known, key=lambda name: known[name] or 0.0)
+        text += f"; without a network, {best} reaches {METRICS['psnr'].text(known[best])} dB"
+    return text + "."
 
 
 def _distance(metrics: Mapping[str, Any]) -> str:

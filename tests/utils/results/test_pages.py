@@ -8,6 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from support.browser import OUTSIDE, find_browser, visit
+from support.browser_session import Session
 
 from utils.results.pictures import save_png
 from utils.results.report import write_report
@@ -20,6 +21,10 @@ ASKING = (f'<img src="http://{OUTSIDE}/a.png"><link rel="stylesheet" href="http:
           f'<script src="http://{OUTSIDE}/c.js"></script>'
           f'<p style="background: url(http://{OUTSIDE}/d.png)">text</p>')
 ASKED = {f"http://{OUTSIDE}/{name}" for name in ("a.png", "b.css", "c.js", "d.png")}
+
+#: Elements that reach beyond the right edge of the page.
+BEYOND = """[...document.querySelectorAll('img, table, p, pre, video')].filter(element =>
+    element.getBoundingClientRect().right > innerWidth + 1).map(element => element.tagName)"""
 
 
 class Outside(BaseHTTPRequestHandler):
@@ -87,3 +92,28 @@ def test_the_policy_of_a_report_stops_what_would_ask(report, tmp_path, outside):
 
 def test_a_narrow_window_scrolls_wide_parts_alone(report, tmp_path):
     assert not visit(report.as_uri(), tmp_path, width=390).is_too_wide
+
+
+def test_a_print_cuts_nothing_off(tmp_path):
+    """On a narrow page: wide pictures and tables end where it ends, tall ones are not longer, and
+    sentences stand for what paper cannot show."""
+    for name, size in (("wide", (60, 1200)), ("tall", (2000, 300))):
+        save_png(tmp_path / f"{name}.png", np.zeros((*size, 3), np.uint8))
+    write_video(tmp_path / "v.mp4", np.zeros((3, 32, 32, 3), np.uint8), fps=5)
+    figures = {f"figure_{i}": 1.0 for i in range(9)}
+    page = write_report(
+        tmp_path, title="a run", metrics={"mean": figures, "views": {"000": figures}},
+        curve=[{"step": i, "seconds": i, "loss_total": 1 / (i + 1)} for i in range(9)],
+        pictures=[(name, tmp_path / f"{name}.png") for name in ("wide", "tall")],
+        video=tmp_path / "v.mp4", config_text="num_steps = 4")
+    with Session(tmp_path) as session:
+        session.open(page.as_uri(), width=690)
+        assert session.run(BEYOND) and not session.run("document.querySelector('.paper')"
+                                                       ".offsetHeight")
+        session.devtools.call("Emulation.setEmulatedMedia", media="print")
+        assert session.run(BEYOND) == []
+        heights = session.run("[...document.images].map(image => image.offsetHeight)")
+        assert max(heights) < 22.6 / 2.54 * 96              # a page, pixels of CSS
+        assert session.run("[...document.querySelectorAll('.paper')].map(p => p.offsetHeight > 0)"
+                           ) == [True, True]
+        assert session.run("document.querySelector('video').offsetHeight") == 0
