@@ -22,11 +22,20 @@ from stages.gpu_figures.setup import (
     timed_ms,
     wait_for,
 )
+from stages.replaying.frames import ReplayingRenderer
+from stages.replaying.steps import ReplayingTrainer
 from stages.view_rendering import make_renderer
 from utils.benchmarking.parts import Recorder
 from utils.config.tool_sections import BenchmarkConfig
+from utils.fast.recorded_operations import OperationNotes
 from utils.fast.replays import NUM_BEFORE
-from utils.fast.tracing.gpu_tracer import DeviceTracer
+from utils.fast.tracing.gpu_tracer import (
+    DeviceTracer,
+    GridNodes,
+    march_masked,
+    skip_empty_space,
+)
+from utils.geometry.rays import camera_rays
 
 MIB = 2 ** 20
 LEFT_FOR_REST = 0.5       # of the time, for what follows the first options
@@ -103,6 +112,7 @@ def measure_options(setup: MeasureSetup, recorder: Recorder) -> None:
     for views in (FEW_VIEWS, MANY_VIEWS):
         recorder.attempt(f"computed, fp32, {views} views", lambda views=views:
                          computed_memory(setup, views))
+    recorder.attempt("counted, operations", lambda: operation_counts(setup))
 
 
 def measure_each(setup: MeasureSetup, recorder: Recorder, options: Sequence[Option],
@@ -118,6 +128,35 @@ def computed_memory(setup: MeasureSetup, num_views: int) -> dict[str, Any]:
     """Return the memory of a step as it is computed without a GPU, for comparison."""
     cameras = setup.subject(device="cpu").scene.cameras
     return step_memory(setup, min(num_views, len(cameras)), cameras.resolution)
+
+
+def operation_counts(setup: MeasureSetup) -> dict[str, int]:
+    """Return how many operations an image step and a frame are, which a graph launches at once.
+
+    Counted on the CPU, by the ways of a GPU; rays march in plain steps, for which a GPU with the
+    fused kernel has one launch (`frame_march` of them are left out there).
+    """
+    subject = setup.subject(SHIPPED, *GRAPHS, "--precision", "fp32", device="cpu")
+    trainer = subject.trainer
+    assert isinstance(trainer, ReplayingTrainer), "the flag asks for it"
+    trainer.trace_all()
+    batch = trainer.sampled.draw(trainer.generator, trainer.buffer).batch
+    with OperationNotes() as step:
+        trainer.image_gradients(trainer.plan(IMAGE_STEP), trainer.trained, batch.sources,
+                                batch.targets)
+    renderer = ReplayingRenderer(make_renderer(subject.model.eval(), trainer.views,
+                                               occ_threshold=1e-3, tracer=trainer.tracer))
+    camera = frame_camera(subject, 1.0)
+    rays = camera_rays(camera)
+    frame_image(renderer, camera, rays)                    # the grid is sampled
+    with OperationNotes() as frame:
+        frame_image(renderer, camera, rays)
+    with torch.no_grad():
+        state = skip_empty_space(GridNodes(rays.t_near).sample(subject.model.sdf), rays)
+        with OperationNotes() as march:
+            march_masked(subject.model.sdf, rays, state)
+    return {"image_step": step.num_computing(), "frame": frame.num_computing(),
+            "frame_march": march.num_computing()}
 
 
 def option_figures(setup: MeasureSetup, option: Option, seconds: float) -> dict[str, Any]:

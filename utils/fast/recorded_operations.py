@@ -56,6 +56,15 @@ class OperationNotes(TorchDispatchMode):
         return [(name_of(operation), tuple(tuple(x.shape) for x in _tensors(found)))
                 for operation, _, _, found in self.steps]
 
+    def num_computing(self) -> int:
+        """Return how many operations compute or copy; the others are views, and memory unfilled.
+
+        On a GPU each of them is a launch, or several.
+        """
+        return sum(operation._schema.is_mutable or any(
+            not _shares_memory(tensor, (args, kwargs)) for tensor in _tensors(found))
+            for operation, args, kwargs, found in self.steps if "empty" not in name_of(operation))
+
     @torch.no_grad()
     def repeat(self) -> None:
         """Do all operations again, with what their memory holds now."""

@@ -29,7 +29,12 @@ from stages.gpu_figures.frames import (
     replayed_frame,
 )
 from stages.gpu_figures.meta_run import meta_training, write_one
-from stages.gpu_figures.options import LAST_OPTIONS, OPTIONS, option_figures
+from stages.gpu_figures.options import (
+    LAST_OPTIONS,
+    OPTIONS,
+    operation_counts,
+    option_figures,
+)
 from stages.gpu_figures.profiling import kernel_rows, step_profile
 from stages.gpu_figures.setup import MeasureSetup, Subject, _view_flags, timed_ms
 from stages.gpu_figures.training_runs import seconds_to, train_for, write_trained
@@ -215,6 +220,17 @@ def test_options_of_a_gpu_change_what_they_name():
     subject.trainer.tracer = DeviceTracer(differentiable_hits, 8, fast_evaluator)
     changes["without the kernel"](subject)
     assert not subject.trainer.tracer.uses_kernel
+
+
+def test_operations_are_counted(setup, monkeypatch):
+    monkeypatch.setattr(gpu_tracer, "TIERS", ((3, 1),))
+    few = operation_counts(setup)
+    monkeypatch.setattr(gpu_tracer, "TIERS", ((5, 1),))
+    more = operation_counts(setup)
+    assert 100 < few["image_step"] == more["image_step"] < 1000
+    # the march has two steps more, and nothing else changes
+    assert few["frame"] - few["frame_march"] == more["frame"] - more["frame_march"]
+    assert 0 < more["frame_march"] - few["frame_march"] < 2 * 100
 
 
 def test_parts_are_measured_on_a_gpu(setup, monkeypatch):

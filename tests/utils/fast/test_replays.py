@@ -121,3 +121,12 @@ def test_operations_are_noted_with_their_shapes():
     with OperationNotes() as notes:
         ones.sum(0).mul_(2)
     assert notes.shapes() == [("sum", ((3,),)), ("mul_", ((3,),))]
+
+
+def test_views_and_unfilled_memory_are_no_launches():
+    ones = torch.ones(2, 3)
+    with OperationNotes() as notes:
+        torch.empty(4)
+        ones.view(6)[1:].add_(1)
+        (ones.T * 2).sum()
+    assert notes.num_computing() == 3 < len(notes.steps)
