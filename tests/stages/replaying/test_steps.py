@@ -32,11 +32,11 @@ def as_it_is(trainer: ReplayingTrainer) -> SceneTrainer:
 
 
 @pytest.mark.parametrize("num_steps, flags", [
-    (NUM_STEPS, ()), (NUM_STEPS, ("--precision", "bf16", "--image_encoder", "residual")),
-    (NUM_STEPS, ("--occlusion_method", "correlation", "--image_loss_region", "foreground")),
+    (NUM_STEPS, ("--precision", "bf16", "--image_encoder", "residual")),
+    (NUM_STEPS, ("--occlusion_method", "correlation", "--image_loss_region", "foreground",
+                 "--blend_residuals", 1, "--train_image_encoder", 0)),
     # other thresholds from step 6 on, so that step 10 is recorded anew
-    (12, ("--feature_aggregation_method", "mean", "--occ_threshold_steps", "6,100")),
-    (NUM_STEPS, ("--blend_residuals", 1, "--train_image_encoder", 0))])
+    (12, ("--feature_aggregation_method", "mean", "--occ_threshold_steps", "6,100"))])
 def test_replayed_steps_have_the_same_bits(tiny_scene, tiny_sphere, num_steps, flags):
     plain = as_it_is(trainer_on("cpu", tiny_scene, tiny_sphere, *GRAPHS, *flags))
     replayed = trainer_on("cpu", tiny_scene, tiny_sphere, *GRAPHS, *flags)
@@ -50,13 +50,12 @@ def test_replayed_steps_have_the_same_bits(tiny_scene, tiny_sphere, num_steps, f
     assert replayed._replayed is None
 
 
-@pytest.mark.parametrize("flags", [(), ("--feature_aggregation_method", "learned_prior")])
-def test_a_gpu_replays_steps_without_waiting(tiny_scene, tiny_sphere, flags):
-    """A pretended one, as which views are drawn changes from step to step; to rounding, as the
-    reference tracer of the CPU and that of a GPU are the same here."""
-    expected = trainer_on("cpu", tiny_scene, tiny_sphere, *GRAPHS, *flags)
+def test_a_gpu_replays_steps_without_waiting(tiny_scene, tiny_sphere):
+    """A pretended one. Other views are drawn in each step; by the same tracer on both devices the
+    losses are those of the CPU, to rounding."""
+    expected = trainer_on("cpu", tiny_scene, tiny_sphere, *GRAPHS)
     with pretended_gpu():
-        trainer = trainer_on("cuda", tiny_scene, tiny_sphere, *GRAPHS, *flags, "--device", "cuda")
+        trainer = trainer_on("cuda", tiny_scene, tiny_sphere, *GRAPHS, "--device", "cuda")
         for step in range(NUM_STEPS):
             with no_waiting():
                 losses = trainer.train_step(step)
