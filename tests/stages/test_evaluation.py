@@ -3,13 +3,16 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 
 import pytest
 import torch
+import trimesh
 from support.tiny_runs import NUM_VIEWS, call, config_of, flags_of
 
 from data_processing.scenes.opening import open_scene
+from data_processing.scenes.scene_clouds import MERGED_CLOUD, SURFACE_POINTS
 from stages import evaluation
 from stages.evaluation import SceneEvaluation
 from stages.models import model_of
@@ -86,6 +89,28 @@ def test_an_evaluation_renders_once(tiny_scene, tiny_sphere, tmp_path, made):
     made.clear()
     call("test_sdf_ibr", *flags_of(tmp_path, tiny_scene, *RESULTS))
     assert made.pop("renderers") == 1 and list(made.values()) == [1]
+
+
+def test_distances_are_to_the_scenes_cloud_whether_or_not_it_supervises(tiny_scene, tiny_sphere,
+                                                                        tmp_path):
+    """A cloud 5 world units away is 5 and less from what is seen; without it the true points are
+    near. The column is in metrics.csv, the mean and each view in curve.csv, the map beside both."""
+    folder = shutil.copytree(tiny_scene, tmp_path / "scene")
+    (folder / MERGED_CLOUD).parent.mkdir()
+    points = trimesh.load(folder / SURFACE_POINTS).vertices
+    trimesh.PointCloud(points + [5.0, 0, 0]).export(folder / MERGED_CLOUD)
+    for load_pcd, low, high in ((1, 2.0, 6.0), (0, 0.0, 1.5)):
+        call("train_sdf_ibr", *flags_of(tmp_path, folder, "--num_steps", 1, *RESULTS, "--load_pcd",
+                                        load_pcd, "--restart", 1, sphere=tiny_sphere))
+        with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        with open(tmp_path / "run" / "curve.csv", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        assert [row["view"] for row in rows] == ["002", "mean"]
+        assert all(low < float(row["pcd_error"]) < high for row in rows)
+        assert float(last["pcd_error_002"]) == float(last["pcd_error"])
+        assert (tmp_path / "run" / "views" / "002_pcd_error.png").is_file()
+        assert (tmp_path / "run" / "pictures" / "cloud.png").is_file()
 
 
 def test_what_was_rendered_is_let_go_as_the_weights_change(tiny_scene, tiny_sphere, monkeypatch):
