@@ -75,7 +75,7 @@ def write_results(trained: TrainedScene, folder: RunFolder, *, test: TestConfig,
     crop = _write_crop(trained, folder, test, data)
     videos = write_videos(trained, folder, test, data) if test.test_spacetime_video else []
     report = write_report(
-        folder.path, title=f"{folder.path.name}: {trained.scene.name}", metrics=metrics,
+        folder.path, title=_title(folder, trained.scene.name), metrics=metrics,
         curve=curve, pictures=pictures, video=videos[0] if videos else None,
         notes=[*_mesh_words(mesh, mesh_files), *notes], viewer=viewer,
         config_text=(folder.path / "config.txt").read_text(encoding="utf-8"))
@@ -150,6 +150,12 @@ def _mesh_pictures(trained: TrainedScene, mesh: Mesh, colours: np.ndarray,
     return [ReportPicture("The mesh: its shape, and the colours of its vertices", path,
                           f"The mesh from the places of views {', '.join(names)}: in grey, and in "
                           "colours that are blended from the photographs")]
+
+
+def _title(folder: RunFolder, scene: str) -> str:
+    """Return the names of run and scene, once where they are the same."""
+    name = folder.path.name
+    return name if name == scene else f"{name}: {scene}"
 
 
 def _mesh_words(mesh: Mesh | None, files: Sequence[Path]) -> list[str]:

@@ -18,6 +18,7 @@ from support.tiny_runs import HEIGHT, WIDTH, config_of
 from data_processing.scenes.scene import load_scene
 from stages.evaluation import IMAGE_GRIDS, TrainedScene, cloud_of, image_grids, mean_metrics
 from stages.mesh_evaluation import read_mesh
+from stages.results import writing
 from stages.results.video import video_cameras
 from stages.results.writing import write_results
 from utils.config.sections import DataConfig
@@ -154,6 +155,11 @@ def test_the_report_needs_no_other_file(results):
     assert links and all(link.startswith(("data:", "#")) for link in links)
     assert "@import" not in text and "lr = 1" in text
     assert text.count("data:image/png") >= len(GRIDS) and "data:video/mp4" in text
+
+
+def test_a_run_named_as_its_scene_is_named_once(tmp_path):
+    assert writing._title(RunFolder(tmp_path, "owl"), "owl") == "owl"
+    assert writing._title(RunFolder(tmp_path, "a"), "owl") == "a: owl"
 
 
 def test_curve_and_table(results):

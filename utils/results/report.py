@@ -51,7 +51,9 @@ dt, dd { margin: 0; overflow-wrap: anywhere; } .small { font-size: .85rem; }
 iframe.viewer { width: 100%; height: min(92vh, 56rem); border: 0; }
 .paper { display: none; }
 summary { cursor: pointer; } li { overflow-wrap: anywhere; }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem 1rem; } }
+@media (max-width: 40rem) {
+  ul { padding-left: 1.2rem; } dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem 1rem; }
+}
 @media (prefers-color-scheme: dark) { img, video { filter: brightness(.9); } }
 @media print {
   @page { margin: 1.4cm; }

@@ -116,5 +116,8 @@ def _distance(metrics: Mapping[str, Any]) -> str:
     parts = [f"{METRICS['chamfer'].text(number(found[name]))} {meaning}"
              for name, meaning in DISTANCES.items() if number(found.get(name)) is not None]
     others = [f"{name.replace('_', ' ')} {fact(value)}" for name, value in found.items()
-              if name not in DISTANCES and name != "mean" and value is not None]
+              if name not in (*DISTANCES, "mean", "normal_degrees") and value is not None]
+    degrees = number(found.get("normal_degrees"))
+    if degrees is not None:
+        others.append(f"its normals are {degrees:.1f} degrees off, on average")
     return f"Distance of the mesh to the true surface: {'; '.join([mean, *parts, *others])}."

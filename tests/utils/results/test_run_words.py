@@ -33,8 +33,8 @@ RUN = {"mean": {}, "views": {}, "steps": 150, "train_seconds": 58.896, "seed": 0
      ["Distance of the mesh to the true surface: 0.02470 world units on average; 0.02262 from the "
       "mesh to the true points; 0.02660 from the true points to the mesh."]),
     ({"steps": None, "chamfer": {"mean": 1.0, "normal_degrees": 12.5}},
-     ["Distance of the mesh to the true surface: 1.00000 world units on average; normal degrees "
-      "12.5."])])
+     ["Distance of the mesh to the true surface: 1.00000 world units on average; its normals "
+      "are 12.5 degrees off, on average."])])
 def test_what_is_said_of_a_run(changes, sentences):
     assert run_sentences({**RUN, **changes}) == sentences
 
