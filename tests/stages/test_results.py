@@ -359,6 +359,14 @@ def test_every_stream_is_a_video_of_the_same_frames(trained, tmp_path):
             write(trained, tmp_path, *OFF, "--test_spacetime_video", 1, "--video_streams", streams)
 
 
+def test_frames_that_a_killed_run_left_waiting_are_deleted(tmp_path):
+    folder = RunFolder(tmp_path, "run")
+    (folder.path / ".video_abc").mkdir(parents=True)
+    (folder.path / ".video_abc" / "000000_depth.png").write_text("half")
+    folder.remove_leftovers()
+    assert not list(folder.path.iterdir())
+
+
 def test_the_cameras_of_all_frames_are_written_and_read_again(results, trained):
     path = results[0].path / "video_poses.json"
     content = json.loads(path.read_text())
