@@ -345,6 +345,14 @@ def test_the_view_that_is_shown(tiny_scenes):
     assert shown_index(scene, 5) == 4
 
 
+@pytest.mark.parametrize("view, is_told", [(3, False), (-1, False), (2, True), (99, True)])
+def test_a_reference_view_that_no_scene_trains_on_is_told(tiny_scenes, tiny_sphere, tmp_path,
+                                                          caplog, view, is_told):
+    call("train_sdf_ibr_meta", *flags_of(tmp_path, tiny_scenes, *SHORT, "--num_steps", 0,
+                                         "--reference_view", view, sphere=tiny_sphere))
+    assert (f"--reference_view {view}: no scene trains on it" in caplog.text) == is_told
+
+
 def test_a_view_is_rendered_before_and_after(tiny_scenes, tiny_sphere):
     trainer = trainer_of(tiny_scenes, tiny_sphere)
     scene = trainer.pool[0]
