@@ -24,6 +24,7 @@ from stages.viewing.subjects import LockedSubject, Subject, newest_checkpoint, o
 from stages.viewing.training import training_panel
 from stages.viewing.windows import (
     Pose,
+    aside,
     fitted_size,
     nearest_source,
     padded,
@@ -43,10 +44,11 @@ INSTALL_COMMAND = "pip install viser"
 STILL_SECONDS = 0.25
 #: Seconds between looks for a newer checkpoint.
 FOLLOW_SECONDS = 5.0
-#: Length of a frustum, object units; rows of its thumbnail.
-FRUSTUM_LENGTH, THUMBNAIL_ROWS = 0.25, 60
-JPEG_QUALITY = 80
-PREVIEW_FPS = 12.0
+#: Length of a frustum, object units, of so many; more are smaller. Rows of its thumbnail.
+FRUSTUM_LENGTH, NUM_FRUSTUMS, THUMBNAIL_ROWS = 0.25, 12, 60
+#: Where source cameras are looked at from: as far as one is, times this; radians about what is up.
+ASIDE = (2.4, 0.35)
+JPEG_QUALITY, PREVIEW_FPS = 80, 12.0
 #: Depth of what is behind everything, object units.
 FAR = 100.0
 #: Pixels of a window's side below which nothing is drawn.
@@ -226,20 +228,23 @@ class Window:
         colours = view_colours(len(sources))
         width, height = sources.cameras.resolution
         step = max(height // THUMBNAIL_ROWS, 1)
+        length = FRUSTUM_LENGTH * min(1.0, (NUM_FRUSTUMS / len(sources)) ** 0.5)
         for number in range(len(sources)):
             pose = pose_of(sources.cameras[number])
             handle = self.client.scene.add_camera_frustum(
-                f"/sources/{number}", pose.fov, width / height, scale=FRUSTUM_LENGTH,
+                f"/sources/{number}", pose.fov, width / height, scale=length,
                 color=tuple(colours[number].tolist()), wxyz=pose.wxyz, position=pose.position,
                 image=to_uint8(sources.photographs[number, :, ::step, ::step]), visible=False)
             handle.on_click(lambda _, number=number: self.stand(number))
             self.frustums.append(handle)
 
     def _show_cameras(self) -> None:
-        """Show or hide the frustums."""
+        """Show the frustums, from further away and aside; or hide them, and come back."""
+        factor, turn = ASIDE if self.shows_cameras.value else (1 / ASIDE[0], -ASIDE[1])
         for handle in self.frustums:
             handle.visible = self.shows_cameras.value
-        self.wake.set()
+        up = self.viewer.subject.sources.up.double().numpy()
+        self.place(aside(self.pose, up, factor=factor, turn=turn))
 
     def _stand_in_chosen(self) -> None:
         """Stand in the source view of the list."""
@@ -383,8 +388,6 @@ class Window:
             photograph = torch.nn.functional.interpolate(
                 sources.photographs[source][None], target.resolution[::-1], mode="bilinear",
                 antialias=True)[0]
-            if output == "error":                          # background is not compared
-                photograph = torch.where(shown.hit_mask, photograph, shown.picture)
         image = padded(draw_output(output, shown, photograph=photograph, camera=target), size)
         if source is not None or not self.shows_cameras.value:
             return image, None

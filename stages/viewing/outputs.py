@@ -39,7 +39,8 @@ def draw_output(output: str, shown: Shown, *, photograph: Tensor | None,
     if output == "photograph" and photograph is not None:
         return to_uint8(photograph)
     if output == "error" and photograph is not None:
-        return error_map(shown.picture, photograph)
+        error = torch.from_numpy(error_map(shown.picture, photograph)).permute(2, 0, 1) / 255
+        return on_white(error, shown.hit_mask)
     return to_uint8(shown.picture)
 
 

@@ -52,6 +52,13 @@ def pose_of(camera: Cameras) -> Pose:
     return Pose(to_object[:3, 3], wxyz, 2 * math.atan(1 / float(camera.projection[0, 1, 1])))
 
 
+def aside(pose: Pose, up: np.ndarray, *, factor: float, turn: float) -> Pose:
+    """Return a pose `factor` as far from the object, turned about `up` (3,) by `turn` radians."""
+    spin = Rotation.from_rotvec(turn * up)
+    wxyz = spin * Rotation.from_quat(pose.wxyz, scalar_first=True)
+    return Pose(factor * spin.apply(pose.position), wxyz.as_quat(scalar_first=True), pose.fov)
+
+
 def standing_in(pose: Pose, sources: SourceViews) -> int | None:
     """Return the number of the source view in which one stands, or None."""
     forward = Rotation.from_quat(pose.wxyz, scalar_first=True).as_matrix()[:, 2]

@@ -47,6 +47,7 @@ def test_photograph_and_error_need_a_source_view():
     assert image[0, 0].tolist() == [255] * 3 and image[1, 1].tolist() == [128] * 3
     error = draw_output("error", shown(), photograph=photograph, camera=CAMERA)
     assert error[0, 0].sum() > 300 > error[1, 1].sum()
+    assert (error[:, 2:] == 255).all()                     # background is not compared
     without = draw_output("error", shown(), photograph=None, camera=CAMERA)
     assert (without == 128).all()
 

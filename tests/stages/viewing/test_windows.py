@@ -11,6 +11,7 @@ from support.exported_scenes import around, exported
 from stages.viewing.subjects import SourceViews
 from stages.viewing.windows import (
     Pose,
+    aside,
     fitted_size,
     nearest_source,
     padded,
@@ -52,6 +53,19 @@ def test_one_stands_in_a_source_view_only_where_it_is():
         assert standing_in(replace(pose, position=pose.position + 0.01), found) is None
     turned = replace(pose, wxyz=pose_of(found.cameras[0]).wxyz)
     assert standing_in(turned, found) is None and nearest_source(turned, found) == 0
+
+
+def test_aside_and_back():
+    """A quarter turn about y, twice as far: what was seen from +z is seen from +x, upright."""
+    up, pose = np.array([0.0, 1, 0]), Pose(np.array([0.0, 0.5, 2]), np.array([0.0, 1, 0, 0]), 0.8)
+    found = aside(pose, up, factor=2.0, turn=math.pi / 2)
+    np.testing.assert_allclose(found.position, [4, 1, 0], atol=1e-12)
+    view = window_camera(found, (4, 3)).view[0, :3, :3].numpy()
+    np.testing.assert_allclose(view[2], [1, 0, 0], atol=1e-6)    # away from the object
+    np.testing.assert_allclose(view[1], up, atol=1e-6)
+    back = aside(found, up, factor=0.5, turn=-math.pi / 2)
+    np.testing.assert_allclose(back.position, pose.position, atol=1e-12)
+    np.testing.assert_allclose(np.abs(back.wxyz), np.abs(pose.wxyz), atol=1e-12)
 
 
 def test_up_is_what_the_cameras_hold_upright():
