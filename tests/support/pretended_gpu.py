@@ -125,6 +125,8 @@ def _check_devices(operation, name: str, args: tuple, kwargs: dict) -> None:
         return
     if name in INDEXING and isinstance(args[0], DeviceTensor):
         args = (args[0], *args[2:])                # rows may be chosen by an index of the CPU
+    if name == "scatter" and torch._C._current_graph_task_id() >= 0:
+        args = args[1:]                            # torch 2.11's own zeros, in a backward pass
     others = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)
               and not isinstance(x, DeviceTensor) and x.ndim > 0]
     if others:
@@ -339,7 +341,8 @@ SAYINGS = {"is_available": True, "is_initialized": False, "device_count": 1,
            "synchronize": None, "set_device": None, "empty_cache": None,
            "reset_peak_memory_stats": None, "max_memory_allocated": 0,
            "mem_get_info": (2 ** 36, 2 ** 36), "Stream": mock.Mock(),
-           "current_stream": mock.Mock(), "stream": nullcontext(), "set_sync_debug_mode": None}
+           "current_stream": mock.Mock(), "stream": nullcontext(), "set_sync_debug_mode": None,
+           "is_current_stream_capturing": False}
 
 
 @contextmanager

@@ -239,6 +239,7 @@ def test_parts_are_measured_on_a_gpu(setup, monkeypatch):
     monkeypatch.setattr(gpu_tracer, "NUM_GRID_STEPS", 6)
     monkeypatch.setattr(correctness, "NUM_STEPS", 3)
     monkeypatch.setattr(correctness, "NUM_WATCHED", 1)
+    monkeypatch.setattr(correctness, "has_triton", lambda: False)
     # it is compared by itself above
     monkeypatch.setattr(correctness, "steps_against_cpu", lambda setup: {})
     monkeypatch.setattr(correctness, "run_tests", lambda recorder: {})
