@@ -17,7 +17,7 @@ from stages.viewing.training import (
 )
 from utils.errors import UserError
 from utils.runs.lock import RunLock
-from utils.runs.pausing import is_paused, set_paused
+from utils.runs.stopping import is_paused, set_paused
 
 #: Shape steps have an eikonal loss; a score has no loss, an image step may be without one.
 ROWS = ({"step": 0, "seconds": 0, "psnr": 20.0},
