@@ -26,6 +26,7 @@ from utils.checkpoints.storage import load_state
 from utils.config.sections import LossConfig
 from utils.errors import ConfigError
 from utils.optimization.finite import FiniteGuard
+from utils.optimization.parameter_groups import keep_batch_statistics
 from utils.optimization.weight_average import WeightAverage
 from utils.runs.distributed import (
     ONE_PROCESS,
@@ -218,6 +219,4 @@ class JointTrainer(RankedTrainer):
 def put_in_training(model: nn.Module) -> None:
     """Put a model into training mode, but for the statistics of batch normalisation."""
     model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    keep_batch_statistics(model)

@@ -305,6 +305,19 @@ def test_parts_are_switched_with_their_statistics(tiny_scene, tiny_sphere):
     assert model.encoder.training and all(p.requires_grad for p in model.parameters())
 
 
+def test_batch_statistics_that_are_not_trained_stay(tiny_scene, tiny_sphere):
+    trainer = trainer_of(tiny_scene, tiny_sphere, "--train_batch_statistics", 0)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train_step(0)
+    changed = set(differing(before, trainer.model.state_dict()))
+    assert not any("running" in name or "num_batches" in name for name in changed)
+    assert any("bn1.weight" in name for name in changed)               # scale and shift are learned
+    images = torch.rand(3, 3, 24, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():                                  # a photograph's features are its own
+        whole, alone = (trainer.model.encoder(part)[:1] for part in (images, images[:1]))
+    torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-5)     # rounding of convolutions
+
+
 def test_scored_steps_are_rows_of_the_curve(train):
     curve = final_state(train("run", "--num_steps", 5, "--eval_steps", "0,1,3"))["curve"]
     assert [row["step"] for row in curve if "psnr" in row] == [0, 1, 3, 5]

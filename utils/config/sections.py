@@ -247,6 +247,9 @@ class TrainedPartsConfig:
     train_image_encoder: int = switch(1, "1: train the image encoder")
     train_feature_decoder: int = switch(1, "1: train the feature decoder")
     train_feature_blending: int = switch(1, "1: train the aggregation")
+    train_batch_statistics: int = switch(1, "0: batch normalisation of the encoder keeps the "
+                                         "running statistics that it starts with, and trains with "
+                                         "these instead of those of the batch")
 
 
 @dataclass(frozen=True)

@@ -29,3 +29,12 @@ def trained_parts(model: nn.Module, parts: TrainedPartsConfig) -> None:
         network = getattr(model, name)
         network.requires_grad_(bool(is_trained))
         network.train(bool(is_trained))
+    if not parts.train_batch_statistics:
+        keep_batch_statistics(model)
+
+
+def keep_batch_statistics(model: nn.Module) -> None:
+    """Let batch normalisation keep its running statistics, and normalise with them."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
