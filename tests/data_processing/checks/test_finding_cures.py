@@ -1,7 +1,4 @@
-"""What findings say is to be done is done, and the check is content: a table by their codes.
-
-Hulls are carved on coarser grids than a user's, which takes a third of the time.
-"""
+"""What findings say is to be done is done, and the check is content: a table by their codes."""
 from __future__ import annotations
 
 import ast
@@ -23,7 +20,7 @@ from support.spoilt_scenes import (
     with_views,
 )
 
-from data_processing.checks import hypotheses, states
+from data_processing.checks import hypotheses
 from data_processing.checks.hypotheses import Evidence
 from data_processing.checks.scene_checks import check_scene
 from data_processing.checks.states import geometry_of
@@ -32,12 +29,6 @@ from data_processing.scenes.writing import write_scene
 from utils.paths import PROJECT_ROOT
 
 Change = Callable[[Scene], Scene]
-
-
-@pytest.fixture(autouse=True)
-def coarse_hulls(monkeypatch):
-    monkeypatch.setattr(states, "HULL_GRID", 48)
-    monkeypatch.setattr(hypotheses, "TEST_GRID", 24)
 
 
 @pytest.fixture(scope="module")
