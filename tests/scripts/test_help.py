@@ -12,7 +12,9 @@ from utils.config.parser import REQUIRED, parse_config
 from utils.config.saving import config_to_dict
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
-ENTRY = re.compile(r"^  (?:--\w+ [^\n]*?, )?--(\w+) (.*?)(?=^  -|^$|\Z)", re.MULTILINE | re.DOTALL)
+#: A flag with another name before it, whose value Python 3.13 no longer shows.
+ENTRY = re.compile(r"^  (?:--\w+(?: [^\n]*?)?, )?--(\w+) (.*?)(?=^  -|^$|\Z)",
+                   re.MULTILINE | re.DOTALL)
 
 
 def parsed_by(name, monkeypatch):

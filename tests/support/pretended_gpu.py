@@ -358,6 +358,9 @@ def pretended_gpu(*, has_bf16: bool = False) -> Iterator[None]:
                                                   **__: value))
         stack.enter_context(mock.patch.object(torch.cuda, "CUDAGraph", PretendedGraph))
         stack.enter_context(mock.patch.object(torch.cuda, "graph", _recording))
+        # Adam asks the driver of a build for CUDA whether a graph is recorded
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator",
+                                              lambda *_, **__: None))
         stack.enter_context(mock.patch.object(torch, "save", _saved(torch.save)))
         stack.enter_context(mock.patch.object(torch, "load", _loaded(torch.load)))
         stack.enter_context(mock.patch.object(torch, "autocast", _Autocast))
