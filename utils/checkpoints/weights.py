@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,6 +233,9 @@ def sphere_asset(sdf: SdfConfig) -> Path:
     """Return where the sphere that fits these flags is shipped, or would be."""
     name = f"sphere_ours_{sdf.model_activation_sdf}_{sdf.model_hidden_dims_sdf}" \
            f"x{sdf.model_hidden_layers_sdf}"
+    layers = re.findall(r"\d+", sdf.model_skips_sdf)
+    if layers:
+        name += f"_skip{'to'.join(layers)}"
     if sdf.posenc_sdf != "none":
         name += f"_{sdf.posenc_sdf}{sdf.posenc_sdf_bands}"
     return ASSETS / f"{name}.pth"

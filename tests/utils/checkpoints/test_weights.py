@@ -176,8 +176,10 @@ def test_assets_differ_by_architecture():
 
     names = {name(), name("--model_hidden_dims_sdf", 256), name("--model_hidden_layers_sdf", 4),
              name("--model_activation_sdf", "relu"), name("--posenc_sdf", "nerf"),
-             name("--model", "idr"), name("--posenc_sdf", "nerf", "--posenc_sdf_bands", 6)}
+             name("--model_skips_sdf", "0,2"), name("--posenc_sdf", "nerf",
+                                                     "--posenc_sdf_bands", 6)}
     assert len(names) == 7
+    assert name("--model", "idr") == name()              # another weight of a loss, no other network
 
 
 def test_a_worse_sphere_does_not_replace_a_better_one(tmp_path, caplog):

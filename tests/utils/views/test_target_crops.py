@@ -179,7 +179,7 @@ def test_a_crop_as_large_as_the_image_is_the_image(tiny_scene, tiny_sphere):
 
 
 @pytest.mark.parametrize("flags", [
-    [], ["--occlusion_method", "correlation"], ["--tracer", "reference"],
+    [], ["--occlusion_method", "agreement"], ["--tracer", "reference"],
     ["--feature_aggregation_method", "lumigraph"], ["--image_loss_region", "foreground"]])
 def test_every_alternative_trains_on_crops(tiny_scene, tiny_sphere, flags):
     trainer = trainer_of(tiny_scene, tiny_sphere, "--target_crop", "16", *flags)

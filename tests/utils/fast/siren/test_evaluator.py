@@ -66,8 +66,7 @@ def test_weights_are_those_of_its_making(network):
     (SdfArchitecture(hidden_dims=8, feature_vector=4), ChunkedSiren),
     (SdfArchitecture(hidden_dims=8, skips=((0, 2),)), ChunkedSdf),
     (SdfArchitecture(hidden_dims=8, encoding=PointEncoding("nerf", 2)), ChunkedSdf),
-    (SdfArchitecture(hidden_dims=8, activation="softplus"), ChunkedSdf),
-    (SdfArchitecture("idr", hidden_dims=16), ChunkedSdf)])
+    (SdfArchitecture(hidden_dims=8, activation="softplus"), ChunkedSdf)])
 def test_every_network_has_its_evaluator(architecture, kind):
     torch.manual_seed(1)
     network = build_sdf(architecture).double()
