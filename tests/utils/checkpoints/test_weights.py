@@ -179,7 +179,7 @@ def test_assets_differ_by_architecture():
              name("--model_skips_sdf", "0,2"), name("--posenc_sdf", "nerf",
                                                      "--posenc_sdf_bands", 6)}
     assert len(names) == 7
-    assert name("--model", "idr") == name()              # another weight of a loss, no other network
+    assert name("--model", "idr") == name()                # only a loss weighs other than in ours
 
 
 def test_a_worse_sphere_does_not_replace_a_better_one(tmp_path, caplog):
