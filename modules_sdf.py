@@ -281,9 +281,11 @@ class ImageBasedModel(ImageNetworks):
         if self.settings.occlusion == "agreement":
             counts = agreeing_in_sources(self.without_residuals(sampled, 2), counts)
         elif self.settings.occlusion == "correlation":
-            soft = correlation_weights(self.without_residuals(sampled, 2), counts,
-                                       targets.own_source_mask)
-            sampled, counts = sampled * soft[:, :, None], counts & (soft > 0)
+            found = self.without_residuals(sampled, 2)
+            soft = correlation_weights(found, counts, targets.own_source_mask)
+            residuals = sampled[:, :, found.shape[2]:]
+            sampled = torch.cat([found * soft[:, :, None], residuals], 2)
+            counts = counts & (soft > 0)
         weights = self._weights(sampled, targets, sources, counts) * counts
         if self.settings.aggregation != "sum":
             total = weights.sum(0)

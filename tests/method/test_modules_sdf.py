@@ -133,6 +133,23 @@ def test_blend_against_loops_over_targets_sources_and_pixels(aggregation, is_com
     assert int(where.counts_mask.sum()) > 40
 
 
+def test_correlation_leaves_residuals_as_they_are(views):
+    """Features are multiplied by soft weights, whose sum is their number of channels; a residual of
+    0.5 in all sources is blended to 0.5 wherever one of them counts."""
+    model = rgb_model("mean", "correlation")
+    model.settings = replace(model.settings, blends_residuals=True)
+    targets, sources = batch_of(views, [2, 0])
+    where = model.correspond(targets, sources, THRESHOLD)
+    maps = torch.cat([views.images, torch.full_like(views.images, 0.5)], 1)
+    blended, weights = model.blend(maps, targets, sources, where)
+    seen = (weights > 0).any(0)
+    assert int(seen.sum()) > 80
+    residuals = blended[:, 3:].permute(0, 2, 3, 1)
+    torch.testing.assert_close(residuals[seen], torch.full_like(residuals[seen], 0.5), atol=1e-12,
+                               rtol=0)
+    assert not residuals[~seen].any()
+
+
 def zero_beyond(grid: torch.Tensor, row: int, column: int) -> torch.Tensor:
     """A pixel (C,) of a map (C, H, W), 0 outside."""
     is_inside = 0 <= row < grid.shape[1] and 0 <= column < grid.shape[2]
