@@ -23,7 +23,6 @@ SOFTPLUS_BETA = 100.0
 #: Radius of the sphere that the geometric initialisation starts from, object units.
 INITIAL_RADIUS = 0.5
 
-MODELS = ("ours", "idr", "deepsdf")
 ENCODINGS = ("none", "nerf", "idr", "ff")
 #: Frequencies of the encoding `nerf` where no number is given (NeRF, section 5.1).
 NERF_BANDS = 10
@@ -215,9 +214,11 @@ class MlpSDF(nn.Module):
             if self.skip and index == self.skip[1] - 1:
                 out_features -= hidden if self.skip[0] else self.encoded_features
             if out_features < 1:
-                raise ConfigError(f"model_skips_sdf {','.join(map(str, architecture.skips[0]))} "
-                                  f"leaves nothing of the {hidden} outputs of layer {index}; begin "
-                                  "the skip at layer 0, or give a larger --model_hidden_dims_sdf")
+                start, end = architecture.skips[0]
+                cure = "begin the skip at layer 0" if start else \
+                    f"give --model_hidden_dims_sdf {self.encoded_features + 1} or more"
+                raise ConfigError(f"model_skips_sdf {start},{end} leaves nothing of the {hidden} "
+                                  f"outputs of layer {index}; {cure}")
             layers.append(self._make_layer(index, in_features, out_features, index == last))
         self.layers = nn.ModuleList(layers)
 

@@ -257,8 +257,14 @@ def test_impossible_architectures_are_refused_by_flag(options, text):
 
 
 def test_a_skip_of_everything_is_refused():
-    with pytest.raises(ConfigError, match="1,2 leaves nothing of the 24 outputs of layer 1"):
+    """What is said to be done is enough, and less is not."""
+    with pytest.raises(ConfigError, match="1,2 leaves nothing of the 24 outputs of layer 1; begin "
+                                          "the skip at layer 0$"):
         build_sdf(SdfArchitecture(skips=((1, 2),), **SMALL))
+    wide = dict(skips=((0, 2),), encoding=PointEncoding("nerf", 2), hidden_layers=2)
+    with pytest.raises(ConfigError, match="0,2 leaves nothing .*; give .* 16 or more$"):
+        build_sdf(SdfArchitecture(hidden_dims=15, **wide))
+    build_sdf(SdfArchitecture(hidden_dims=16, **wide))
 
 
 def test_layers_are_readable_as_linear_ones():
