@@ -125,8 +125,17 @@ class Loop:
                     self._finish_step(reporter, losses, progress.seconds - seconds)
 
     def _is_paused(self) -> bool:
-        """Whether to wait now; on a GPU only after a step whose losses were read."""
-        return self.options.may_pause and not self._is_unread and is_paused(self.folder.path)
+        """Whether to wait now; on a GPU only after a step whose losses were read.
+
+        A pause that the run cannot follow is ended, so that nobody takes it for one.
+        """
+        if not is_paused(self.folder.path):
+            return False
+        if not self.options.may_pause:
+            log.warning("a run of several processes cannot be paused: it goes on, %s is deleted",
+                        self.folder.path / PAUSE_NAME)
+            set_paused(self.folder.path, False)
+        return self.options.may_pause and not self._is_unread
 
     def _pause(self, line: ProgressLine) -> None:
         """Save the present step, and wait until the pause ends or a signal comes."""

@@ -78,14 +78,21 @@ def test_a_signal_ends_a_paused_run(make_loop):
 
 
 def test_a_pause_does_not_outlive_its_process(make_loop):
-    """One that is left from a killed run, and one of several processes: neither waits."""
+    """One that is left from a killed run does not wait."""
     made, _ = make_loop(LoopOptions(num_steps=2))
     made.folder.path.mkdir()
     set_paused(made.folder.path, True)
     assert made.run().step == 2
+
+
+def test_a_run_of_several_processes_ends_a_pause(make_loop, caplog):
+    """Before its next step, so that no viewer calls it paused."""
     made, task = make_loop(LoopOptions(num_steps=4, may_pause=False))
-    at_step(task, 2, lambda: set_paused(made.folder.path, True))
-    assert made.run().step == 4
+    seen = []
+    at_step(task, 1, lambda: set_paused(made.folder.path, True))
+    at_step(task, 2, lambda: seen.append(is_paused(made.folder.path)))
+    assert made.run().step == 4 and seen == [False]
+    assert "several processes cannot be paused" in caplog.text
 
 
 def test_who_trains_is_known(tmp_path):
