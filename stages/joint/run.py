@@ -117,7 +117,12 @@ def check_joint(config: Config) -> None:
              "trains image networks on surfaces that are known, give --init auto, hull or stereo"),
             ("feature_type rgb", config.cnn.feature_type != "rgb",
              "leaves no image networks to train, give --feature_type learned"),
-            ("occlusion_method correlation", config.views.occlusion_method == "raytrace",
+            ("refine_cameras 1", not config.views.refine_cameras,
+             "takes cameras as they are given, leave it out"),
+            ("cuda_graphs 1", not config.views.cuda_graphs,
+             "replays nothing, give --cuda_graphs 0"),
+            (f"occlusion_method {config.views.occlusion_method}",
+             config.views.occlusion_method == "raytrace",
              "has traced surfaces, give --occlusion_method raytrace"),
             (f"target_crop {config.views.target_crop}", not config.views.target_crop,
              "renders whole targets, leave it out and give --max_image_side")):

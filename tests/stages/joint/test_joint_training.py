@@ -191,7 +191,8 @@ def test_scenes_leave_memory_at_its_bound(tiny_scenes, tiny_sphere):
     (["--init", "sphere"], "surfaces that are known"),
     (["--feature_type", "rgb"], "no image networks"),
     (["--target_crop", "8"], "whole targets"),
-    (["--occlusion_method", "correlation"], "raytrace"),
+    (["--occlusion_method", "agreement"], "agreement: joint training has traced"),
+    (["--refine_cameras", 1], "leave it out"), (["--cuda_graphs", 1], "--cuda_graphs 0"),
     (["--meta_batch_size", 3, "--feature_aggregation_method", "nothing"], "nothing"),
 ])
 def test_flags_that_do_not_fit_are_named(flags, words, tiny_scenes, tiny_sphere, tmp_path, capsys):
