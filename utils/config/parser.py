@@ -52,7 +52,7 @@ from utils.config.tool_sections import (
     ViewConfig,
     WebConfig,
 )
-from utils.config.values import mesh_formats
+from utils.config.values import mesh_formats, video_streams
 from utils.errors import ConfigError
 from utils.files.limits import MAX_CONFIG_BYTES, read_text
 from utils.paths import PROJECT_ROOT, here_or_in_project
@@ -286,3 +286,5 @@ def _check_together(values: dict[str, Any]) -> None:
                 f"{len(starts)}, needed one step less than values, such as "
                 "--occ_threshold 1e-3,1e-4 --occ_threshold_steps 5000")
     mesh_formats(values.get("mesh_formats", ""))
+    if values.get("test_spacetime_video"):
+        video_streams(values["video_streams"])

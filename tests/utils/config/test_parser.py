@@ -87,6 +87,14 @@ def test_bad_arguments_say_flag_found_and_needed(args, parts):
     assert "\n" not in str(caught.value)
 
 
+def test_words_that_matter_at_the_end_are_checked_at_the_start():
+    for flags in (["--mesh_formats", "ply,stl"], ["--video_streams", "colour"],
+                  ["--video_streams", "none"]):
+        with pytest.raises(ConfigError, match=f"{flags[0]} .*needed any of"):
+            parse(*flags)
+    parse("--video_streams", "none", "--test_spacetime_video", "0")
+
+
 def test_misspelt_key_of_a_file_names_the_file_and_the_nearest_key(tmp_path):
     path = write(tmp_path, "lr 1\nrt_mask_alpa 50\n")
     with pytest.raises(ConfigError) as caught:
