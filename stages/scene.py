@@ -195,6 +195,10 @@ def views_in_training(views: TrainingViews, config: Config) -> ViewsInTraining:
     if config.views.occlusion_method == "correlation" and config.views.target_crop:
         raise ConfigError("--occlusion_method correlation compares whole targets with their "
                           "photographs, which --target_crop cuts; use agreement or raytrace")
+    if config.views.occlusion_method == "correlation" and config.cnn.feature_type == "rgb":
+        raise ConfigError("--occlusion_method correlation weights features that a decoder reads, "
+                          "and would darken the photographs of --feature_type rgb; use agreement "
+                          "or raytrace")
     if config.views.cuda_graphs:
         check_replayable(config)
     sampler = ViewSampler(views.cameras, config.views.source_views_per_target,

@@ -415,6 +415,13 @@ def test_correlation_refuses_crops(tiny_scene, tiny_sphere):
                    "--target_crop", 16)
 
 
+def test_correlation_refuses_photographs_as_features(tiny_scene, tiny_sphere):
+    """Its weights of 7 sources that agree are 3 / 7 each, which no decoder undoes."""
+    with pytest.raises(ConfigError, match="correlation.*feature_type rgb; use agreement"):
+        trainer_of(tiny_scene, tiny_sphere, "--occlusion_method", "correlation",
+                   "--feature_type", "rgb")
+
+
 def test_model_idr_weighs_the_eikonal_term(tiny_scene, tiny_sphere):
     trainer = trainer_of(tiny_scene, tiny_sphere, "--model", "idr", "--opt_sdf_eikonal_w", 3)
     assert trainer.weights(trainer.plan(0))["eikonal"] == 0.1
