@@ -180,7 +180,7 @@ def test_which_networks_the_kernel_marches():
     assert not can_march(build_sdf(fits).double(), here)
     assert not can_march(lambda points: points[:, 0], here)
     for other in ({"hidden_dims": 256}, {"hidden_dims": 100}, {"skips": ((0, 2),)},
-                  {"model": "idr", "activation": "softplus"}):
+                  {"activation": "softplus"}):
         assert not can_march(build_sdf(SdfArchitecture(**other)), here)
 
 
