@@ -149,7 +149,7 @@ class SceneEvaluation:
         self.all_views, self.scores_all = all_views, scores_all
         self.split = {"train": list(split.train), "test": list(split.test)}
         self._latest: tuple[int, TrainedScene] | None = None
-        self._num_dead: int | None = None
+        self._num_dead: int | None = 0
 
     def score(self, trainer: SceneTrainer, step: int) -> dict[str, float]:
         """Return mean metrics of the held-out views after `step` steps."""
