@@ -127,11 +127,19 @@ def sdf_architecture(sdf: SdfConfig) -> SdfArchitecture:
 
 
 def model_of(config: Config, device: torch.device,
-             initial: InitialWeights | None = None) -> ImageBasedModel:
-    """The model of the flags on a device, with its initial weights; see `build_model`."""
+             initial: InitialWeights | None = None, *, is_trained: bool = True) -> ImageBasedModel:
+    """The model of the flags on a device, with its initial weights; see `build_model`.
+
+    Args:
+        config: with the sections of a training script.
+        device: where it is.
+        initial: see `build_model`.
+        is_trained: else E and D are not compiled, whatever `--compile_networks` says.
+    """
     if config.tracing.tracer == "fast" and device.type == "cpu":
         keep_freed_memory()
     model = build_model(config.sdf, config.cnn, config.views, config.run,
                         is_fast=config.tracing.tracer == "fast", initial=initial).to(device)
-    compile_if_asked(model, config.cnn, device)
+    if is_trained:
+        compile_if_asked(model, config.cnn, device)
     return model

@@ -109,7 +109,8 @@ def open_run(config: Config) -> OpenedRun:
     scene, split = open_scene(config.data, config.run.seed)
     run = start_run(config, is_training=False)
     checkpoint = checkpoint_to_evaluate(config, run.start)
-    model = model_of(config, run.device, whole_checkpoint(checkpoint, config.run))
+    model = model_of(config, run.device, whole_checkpoint(checkpoint, config.run),
+                     is_trained=False)
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator)
     trainer.load_cameras(checkpoint.task)

@@ -118,8 +118,9 @@ class StartSurfaces:
         config, whole, split = self.config, scene.scene, scene.split
         assert whole is not None and split is not None, "the pool keeps whole scenes"
         start = SurfaceStart(whole, split, config, device=self.device)
-        trainer = build_scene_trainer(model_of(config, self.device), scene.views.to(self.device),
-                                      config, generator=torch.Generator().manual_seed(0),
+        model = model_of(config, self.device, is_trained=False)          # but for its Phi
+        trainer = build_scene_trainer(model, scene.views.to(self.device), config,
+                                      generator=torch.Generator().manual_seed(0),
                                       adjust=start.adjust)
         start.begin(trainer)
         for view in torch.arange(len(surface.cameras)).split(1):

@@ -7,12 +7,13 @@ import shutil
 
 import pytest
 import torch
-from support.tiny_runs import config_of, flags_of
+from support.tiny_runs import call, config_of, flags_of
 from torch import nn
 
 from modules_unet import ImageEncoder
 from stages import models
 from stages.models import model_of
+from stages.scene import open_run
 from utils.errors import ConfigError, MissingExtraError
 from utils.fast.image_networks.compiling import compile_networks, is_compiled
 from utils.fast.image_networks.execution import FastExecution
@@ -55,6 +56,18 @@ def test_the_flag_compiles_both_networks(tiny_scene, tiny_sphere, monkeypatch, f
                                  sphere=tiny_sphere))
     model = model_of(config, torch.device("cpu"))
     assert seen == ([(torch.device("cpu"), model.encoder, model.decoder)] if flag else [])
+
+
+def test_a_run_is_evaluated_without_a_compiler(tiny_scene, tiny_sphere, tmp_path, monkeypatch):
+    """Exports and viewers open it so, too, perhaps on another machine."""
+    seen = []
+    monkeypatch.setattr(models, "compile_networks", lambda *found: seen.append(found))
+    flags = flags_of(tmp_path, tiny_scene, "--compile_networks", 1, "--num_steps", 0,
+                     sphere=tiny_sphere)
+    call("train_sdf_ibr", *flags)
+    assert len(seen) == 1
+    open_run(config_of(*flags))
+    assert len(seen) == 1
 
 
 def test_there_may_be_nothing_to_compile(tiny_scene):
