@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 #: Flags that give stored tensors their meaning: with other values the tensors might still fit.
 MEANING = {
-    "sdf": ("model", "model_activation_sdf", "model_hidden_layers_sdf", "model_hidden_dims_sdf",
+    "sdf": ("model_activation_sdf", "model_hidden_layers_sdf", "model_hidden_dims_sdf",
             "model_skips_sdf", "posenc_sdf", "posenc_sdf_bands", "posenc_sdf_sigma",
             "posenc_sdf_expbands"),
     "cnn": ("model_image_encoder_depth", "model_image_encoder_features", "feature_type",
