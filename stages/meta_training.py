@@ -349,7 +349,8 @@ def meta_train(config: Config, ranks: Ranks, initial: InitialWeights | None = No
         trainer.trials = open_pool(config.data, config.meta, path=config.meta.meta_eval_path,
                                    flag="meta_eval_path", is_scored=True)
     trainer.reference_view = config.data.reference_view
-    if not any(trainer.reference_view in (-1, *entry.split.train) for entry in pool.entries):
+    shown = trainer.trials or pool
+    if not any(trainer.reference_view in (-1, *entry.split.train) for entry in shown.entries):
         log.warning("--reference_view %d: no scene trains on it; pictures show a middle view",
                     trainer.reference_view)
     options = loop_options(config.run, outer_steps_per_epoch(pool, config.views))

@@ -345,10 +345,14 @@ def test_the_view_that_is_shown(tiny_scenes):
     assert shown_index(scene, 5) == 4
 
 
-@pytest.mark.parametrize("view, is_told", [(3, False), (-1, False), (2, True), (99, True)])
+@pytest.mark.parametrize("view, trial, is_told", [
+    (3, "", False), (-1, "", False), (2, "", True), (99, "", True), (5, "", False),
+    (5, "c_tori", True), (5, "a_blobs", False)])           # c_tori has four views
 def test_a_reference_view_that_no_scene_trains_on_is_told(tiny_scenes, tiny_sphere, tmp_path,
-                                                          caplog, view, is_told):
-    call("train_sdf_ibr_meta", *flags_of(tmp_path, tiny_scenes, *SHORT, "--num_steps", 0,
+                                                          caplog, view, trial, is_told):
+    """Of the scenes that pictures show: held-out ones where there are any."""
+    flags = ["--meta_eval_path", tiny_scenes / trial, "--meta_eval_steps", 1] if trial else []
+    call("train_sdf_ibr_meta", *flags_of(tmp_path, tiny_scenes, *SHORT, "--num_steps", 0, *flags,
                                          "--reference_view", view, sphere=tiny_sphere))
     assert (f"--reference_view {view}: no scene trains on it" in caplog.text) == is_told
 
