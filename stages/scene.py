@@ -6,7 +6,7 @@ training (`training`), which know nothing of each other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -108,6 +108,8 @@ def open_run(config: Config) -> OpenedRun:
     """Open the checkpoint that the flags name, or the run's latest, on its scene."""
     scene, split = open_scene(config.data, config.run.seed)
     run = start_run(config, is_training=False)
+    if run.device.type == "cpu":                # which would keep all that a frame computes
+        config = replace(config, views=replace(config.views, cuda_graphs=0))
     checkpoint = checkpoint_to_evaluate(config, run.start)
     model = model_of(config, run.device, whole_checkpoint(checkpoint, config.run),
                      is_trained=False)

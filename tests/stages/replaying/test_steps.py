@@ -7,7 +7,7 @@ from support.tiny_runs import call, config_of, differing, flags_of
 from support.trainers import trainer_on
 
 from stages.replaying.steps import ReplayingTrainer
-from stages.scene import check_replayable
+from stages.scene import check_replayable, open_run
 from training import SceneTrainer
 from utils.errors import ConfigError
 from utils.fast.recorded_operations import OperationNotes
@@ -86,6 +86,8 @@ def test_what_cannot_be_recorded_is_told(tiny_scene, flags, word):
 
 
 def test_a_run_with_replays_is_trained_and_scored(tmp_path, tiny_scene, tiny_sphere):
-    call("train_sdf_ibr", *flags_of(tmp_path, tiny_scene, *GRAPHS, "--num_steps", 6,
-                                    "--test_metrics", 1, sphere=tiny_sphere))
+    flags = flags_of(tmp_path, tiny_scene, *GRAPHS, "--num_steps", 6, "--test_metrics", 1,
+                     sphere=tiny_sphere)
+    call("train_sdf_ibr", *flags)
     assert (tmp_path / "run" / "metrics.json").is_file()
+    assert type(open_run(config_of(*flags)).trainer) is SceneTrainer   # on a CPU nothing is kept
