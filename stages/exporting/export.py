@@ -139,7 +139,9 @@ class Export:
         x, y, z = (turn @ upright(self.renderer.sources.cameras.to("cpu"))).tolist()
         size = write_textured(path, mesh, self.flags.texture_size, self._colours, up=(x, y, z),
                               to_world=lambda points: to_world(points, model))
-        return f"{path}: {size / 1e6:.2f} MB, for other programs"
+        origin = self.trained.scene.world_origin
+        where = f"; relative to {list(origin)}, which is to be added" if any(origin) else ""
+        return f"{path}: {size / 1e6:.2f} MB, for other programs{where}"
 
     def _assembled(self, mesh: TriangleMesh) -> ExportedScene:
         """Return the exported scene with small networks that know nothing yet."""

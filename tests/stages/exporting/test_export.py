@@ -15,6 +15,7 @@ from realtime.renderer import SceneRenderer
 from realtime.scene import straight_cameras
 from sdf_meshing import to_world
 from stages.evaluation import current_renderer
+from stages.exporting import export
 from stages.exporting.losses import TeacherAggregation
 from stages.scene import open_run
 from utils.errors import UserError, WriteError
@@ -121,11 +122,19 @@ def test_bad_input_is_told_before_anything_is_done(flags, tmp_path):
 
 
 @pytest.mark.skipif(not find_spec("xatlas"), reason="xatlas is not installed")
-def test_a_textured_mesh_goes_where_it_is_asked_for(flags, tmp_path, capsys):
-    """Its vertices are those of the exported mesh, in world units."""
+def test_a_textured_mesh_goes_where_it_is_asked_for(flags, tmp_path, capsys, monkeypatch):
+    """Its vertices are those of the exported mesh, in world units; where the world is far from 0,
+    it is said what they are relative to."""
+    def far(config):
+        found = open_run(config)
+        return replace(found, scene=replace(found.scene, world_origin=(4e5, 5e6, 0.0)))
+
+    monkeypatch.setattr(export, "open_run", far)
     call("export_scene", *flags, *EXPORT, "--export_scores", 0, "--output", tmp_path / "scene",
          "--textured_mesh", tmp_path / "owl.glb", "--texture_size", 64)
-    assert f"{tmp_path / 'owl.glb'}: 0.0" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{tmp_path / 'owl.glb'}: 0.0" in told
+    assert "relative to [400000.0, 5000000.0, 0.0]" in told
     (mesh,) = trimesh.load(tmp_path / "owl.glb", process=False).geometry.values()
     assert mesh.visual.material.baseColorTexture.size == (64, 64)
     found = read_scene(tmp_path / "scene").mesh
