@@ -131,7 +131,10 @@ class StartSurfaces:
     def _key(self, scene: PoolScene, cameras: Cameras) -> str:
         """Return a short name of all that the surface depends on."""
         matrices = (cameras.view, cameras.projection, cameras.model)
+        run, views = self.config.run, self.config.views                # what a step draws
         facts: list[Any] = [self.config.sdf, self.config.rates, self.config.loss,
-                            self.config.tracing, cameras.resolution, scene.views.key,
+                            self.config.tracing, run.batch_size, run.image_batch_size,
+                            views.source_views_per_target, views.source_view_selection_mode,
+                            cameras.resolution, scene.views.key,
                             *(matrix.cpu().numpy().tobytes() for matrix in matrices)]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

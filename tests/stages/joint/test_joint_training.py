@@ -178,6 +178,19 @@ def test_a_surface_is_computed_once_and_kept(tiny_scenes, tiny_sphere, tmp_path,
         started_scene(pool[0], surfaces, CPU)
 
 
+@pytest.mark.parametrize("flags", [
+    ("--image_batch_size", 1), ("--source_views_per_target", 2), ("--batch_size", 77),
+    ("--opt_sdf_eikonal_w", 0.5), ("--start_shape_steps", 3), ("--lr", 0.5)])
+def test_a_surface_of_other_flags_is_another(tiny_scenes, tiny_sphere, tmp_path, flags):
+    """Of all that its steps on the shape read, with the views that they draw."""
+    found = config(tiny_scenes, tiny_sphere)
+    scene = open_pool(found.data, found.meta, is_scored=True)[0]
+    first, same, other = (
+        StartSurfaces(config(tiny_scenes, tiny_sphere, *more), CPU, tmp_path)._key(
+            scene, scene.scene.cameras) for more in ((), (), flags))
+    assert first == same != other
+
+
 def test_scenes_leave_memory_at_its_bound(tiny_scenes, tiny_sphere):
     found = config(tiny_scenes, tiny_sphere)
     pool = open_pool(found.data, found.meta, is_scored=True)
