@@ -2,6 +2,7 @@
 # make compare: train on a smaller scene from three starts, and compare.
 # make test: set up, run the tests in two processes, print the ten slowest. WORKERS=4 make test: in
 #   four.
+# make long: the tests that take longest: several processes, kills, every stage on a pretended GPU.
 # make coverage: the tests, and how much of the library they run; a tenth slower.
 # make browser: Debian's Chromium, in which tests open pages; skipped where it is not. Needs root.
 # make check: lint, types, import rows, links and command lines of the pages. A minute or two.
@@ -23,7 +24,7 @@ INSTALLED := $(VENV)/.installed
 MINUTES ?= 10
 WORKERS ?= 2
 
-.PHONY: demo compare test browser coverage check trust install check-environment clean
+.PHONY: demo compare test long browser coverage check trust install check-environment clean
 .DEFAULT_GOAL := demo
 
 install: $(INSTALLED)
@@ -70,6 +71,9 @@ compare: $(INSTALLED)
 # One thread in each of the two processes, and in those that tests start: more would wait for cores.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=10
+
+long: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m long -n $(WORKERS) --dist worksteal --durations=10
 
 # Mesa draws WebGL2 where there is no graphics card.
 BROWSER_PACKAGES := chromium libegl1 libgl1-mesa-dri

@@ -15,6 +15,8 @@ from torch import Tensor
 from utils.fast.tracing import gpu_tracer
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 
+pytestmark = pytest.mark.long
+
 #: Where the host waits in steps with crops: for the number of pixels that sources are traced at,
 #: and for the size of the sources' crops.
 WAITS_OF_CROPS = {"utils/views/target_crops.py:touched_pixels",

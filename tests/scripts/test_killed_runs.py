@@ -6,6 +6,8 @@ from support.fork_server import ForkServer
 from support.run_results import differences
 from support.tiny_runs import flags_of
 
+pytestmark = pytest.mark.long
+
 FLAGS = ["--num_steps", 4, "--steps_til_ckpt", 2, "--test_metrics", 1]
 
 

@@ -113,6 +113,7 @@ def test_pretraining_goes_on_from_weights_of_an_earlier_one(finished, tmp_path):
                      load_checkpoint(finished / "encdec.pth")) == []
 
 
+@pytest.mark.long
 def test_two_processes_do_what_one_does(tmp_path, monkeypatch):
     """The same two micro-batches a step, to rounding.
 
@@ -142,6 +143,7 @@ def assert_nearly_the_same(one, two):
     torch.testing.assert_close(*means, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.long
 def test_one_process_two_of_which_one_is_lost_and_one_again(tmp_path, monkeypatch):
     """A run resumes with its number of micro-batches on any number of processes.
 

@@ -337,6 +337,7 @@ def test_scenes_are_made_in_both_formats(tmp_path, monkeypatch):
     assert caught.value.code == 2
 
 
+@pytest.mark.long
 def test_scripts_run_as_processes_from_any_folder(tmp_path):
     """All three in turn; each takes longer than other tests, as it imports torch."""
     ran = [

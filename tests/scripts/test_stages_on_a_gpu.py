@@ -19,6 +19,8 @@ from stages.viewing.subjects import open_subject
 from training import SceneTrainer
 from utils.fast.tracing import gpu_tracer
 
+pytestmark = pytest.mark.long
+
 #: Where crops wait: for the number of the sources' pixels that are seen, and the sources' crops.
 WAITS_OF_CROPS = {"utils/views/target_crops.py:touched_pixels",
                   "utils/views/source_crops.py:source_crops"}

@@ -209,6 +209,7 @@ def test_a_run_leaves_a_start_that_is_its_last_state(finished):
     assert len(rows) == 2
 
 
+@pytest.mark.long
 def test_two_processes_do_as_one_and_a_lost_one_ends_the_run(meta_train, finished, tiny_scenes,
                                                              tiny_sphere, tmp_path):
     """Real processes, so slower. Halves are added, which is exact in floating point."""

@@ -45,6 +45,8 @@ from utils.fast.tracing import gpu_tracer
 from utils.fast.tracing.gpu_tracer import DeviceTracer
 from utils.geometry.rays import TraceResult, camera_rays
 
+pytestmark = pytest.mark.long
+
 #: Instead of the paper's network: width and points with which a step takes 50 ms.
 LITTLE = ("--model_hidden_dims_sdf", "16", "--model_hidden_layers_sdf", "1", "--batch_size", "64",
           "--rt_num_mask_steps", "8")

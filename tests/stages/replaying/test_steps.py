@@ -13,6 +13,8 @@ from utils.errors import ConfigError
 from utils.fast.recorded_operations import OperationNotes
 from utils.fast.tracing import gpu_tracer
 
+pytestmark = pytest.mark.long
+
 #: Steps 0, 1, 3 and 6 train the shape; the third image step, 5, is recorded, 7 is replayed.
 NUM_STEPS = 8
 GRAPHS = ("--cuda_graphs", 1)

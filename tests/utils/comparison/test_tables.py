@@ -143,6 +143,7 @@ def test_a_table_of_nothing_is_all_gaps(tmp_path):
     assert "| 0 of 1" in text and "Missing, 1 of 1 runs" in text
 
 
+@pytest.mark.long
 def test_the_script_runs_a_list_and_names_what_failed(tiny_scene, tiny_sphere, tmp_path, capsys,
                                                       monkeypatch):
     """One run works, one has no scene; then the table alone, and the lines."""

@@ -21,6 +21,8 @@ from utils.runs.distributed import (
     sum_over_ranks,
 )
 
+pytestmark = pytest.mark.long
+
 PRELUDE = """
 import os, sys
 import torch

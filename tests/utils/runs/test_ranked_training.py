@@ -8,6 +8,8 @@ import torch
 from support.tiny_runs import ROOT, final_state, start_as_ranks
 from torch import nn
 
+pytestmark = pytest.mark.long
+
 #: Each rank fits a line to a point of its own. At the full rate steps 1 to 3 fail, so that the
 #: run returns to its start, where the main rank's Adam has no state and the other's has.
 LINE = """
