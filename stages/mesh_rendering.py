@@ -16,7 +16,7 @@ from stages.evaluation import current_renderer
 from stages.view_rendering import Rendering, ViewRenderer
 from training import SceneTrainer
 from utils.config.stage_sections import TestConfig
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Rays, Surface
 from utils.geometry.sdf import Sdf
@@ -81,11 +81,14 @@ def renderer_of(trainer: SceneTrainer, step: int | None, test: TestConfig) -> Vi
     """Return the renderer that `--renderer` names, with the trainer's weights of this moment.
 
     Raises:
-        UserError: a mesh is asked for, and the SDF has no surface.
+        UserError: a mesh is asked for, and the SDF has no surface, or the run samples misses too.
     """
     renderer = current_renderer(trainer, step)
     if test.renderer == "sdf":
         return renderer
+    if renderer.model.settings.sampling == "release":
+        raise ConfigError("--renderer mesh shows hits alone, and --sampling release takes features "
+                          "where rays miss, too; give --renderer sdf")
     mesh = surface_mesh(renderer.model.sdf, test.mesh_resolution, trainer.device)
     return MeshViewRenderer(renderer, TriangleMesh(mesh.vertices_obj, mesh.faces))
 

@@ -66,6 +66,13 @@ def export_scene(config: Config) -> str:
     if config.views.feature_aggregation_method == "sum":
         raise ConfigError("--feature_aggregation_method sum gives weights that do not sum to 1, "
                           "which an exported scene cannot hold; train with mean")
+    trained_with = [f"--{name} {value}" for name, value, own in (
+        ("occlusion_method", config.views.occlusion_method, "raytrace"),
+        ("sampling", config.views.sampling, "ours")) if value != own]
+    if trained_with:
+        log.warning("an exported scene tests visibility by depth and shows hits alone; this run "
+                    "has %s: what that costs is the difference of the scores below",
+                    " and ".join(trained_with))
     return Export(open_run(config), config).written()
 
 

@@ -49,25 +49,32 @@ def write_videos(trained: TrainedScene, folder: RunFolder, test: TestConfig,
     """
     cameras, streams = video_cameras(trained, test, data), video_streams(test.video_streams)
     folder.path.mkdir(parents=True, exist_ok=True)
+    for stream in PICTURES.keys() - streams:                   # of an earlier evaluation
+        video_of(folder.path, stream).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix=".video_", dir=folder.path) as waiting:
         kept = folder.path / "video_frames" if test.video_save_frames else None
         frames = _frames(trained, cameras, streams, Path(waiting), kept=kept)
         paths = []
         if COLOUR in streams:
-            paths.append(folder.path / "video.mp4")
+            paths.append(video_of(folder.path, COLOUR))
             write_video(paths[0], frames, test.video_fps)
         else:
             for _ in frames:
                 pass
         for stream in streams:
             if stream != COLOUR:
-                paths.append(folder.path / f"video_{stream}.mp4")
+                paths.append(video_of(folder.path, stream))
                 files = sorted(Path(waiting).glob(f"*_{stream}.png"))
                 write_video(paths[-1], map(iio.imread, files), test.video_fps)
     poses = folder.path / POSES_FILE
     write_text_atomic(poses, keyframes_text(cameras, fps=test.video_fps,
                                             model_matrix=cameras.model.tolist()))
     return [*paths, poses]
+
+
+def video_of(folder: Path, stream: str) -> Path:
+    """Return where a stream's video lies in a run's folder."""
+    return folder / ("video.mp4" if stream == COLOUR else f"video_{stream}.mp4")
 
 
 def _frames(trained: TrainedScene, cameras: Cameras, streams: Sequence[str], waiting: Path, *,

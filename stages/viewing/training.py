@@ -48,7 +48,7 @@ class TrainingPanel:
         """Show the state as it is now."""
         is_running, waits = is_training(self.folder), is_paused(self.folder)
         self.status.value = "not training" if not is_running else \
-            "paused; its step is saved" if waits else "training"
+            "paused, or about to: its step is finished and saved" if waits else "training"
         self.button.visible = is_running
         self.button.label = RESUME if waits else PAUSE
 

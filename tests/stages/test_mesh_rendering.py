@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +24,22 @@ from torch.nn import functional as F
 from realtime.scene import TriangleMesh
 from sdf_meshing import extract_mesh
 from sdf_rendering import ReferenceTracer
+from stages import mesh_rendering
 from stages.mesh_rendering import MeshViewRenderer, surface_mesh
 from stages.view_rendering import make_renderer
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 from utils.geometry.rays import Surface
 from utils.views.training_views import TrainingViews
+
+
+def test_a_mesh_is_refused_where_misses_are_sampled(monkeypatch):
+    model = SimpleNamespace(settings=SimpleNamespace(sampling="release"))
+    monkeypatch.setattr(mesh_rendering, "current_renderer",
+                        lambda trainer, step: SimpleNamespace(model=model))
+    test: Any = SimpleNamespace(renderer="mesh", mesh_resolution=24)
+    trainer: Any = None
+    with pytest.raises(ConfigError, match="give --renderer sdf"):
+        mesh_rendering.renderer_of(trainer, None, test)
 
 
 def test_a_view_from_the_mesh_is_that_of_the_sdf():

@@ -100,7 +100,8 @@ class SdfConfig:
                                minimum=-1)
     posenc_sdf: str = flag("none", "encoding of the points",
                            choices=("none", "nerf", "idr", "ff"))
-    posenc_sdf_bands: int = flag(0, "frequency bands of the encoding; 0: 10 for nerf", minimum=0)
+    posenc_sdf_bands: int = flag(0, "frequency bands of the encoding; 0: 10 for "
+                                 "nerf, none for idr and ff", minimum=0)
     posenc_sdf_sigma: float = flag(1.0, "spread of the random frequencies (ff)", minimum=0)
     posenc_sdf_expbands: int = switch(0, "1: the bands of idr grow as powers of two")
     init_sphere: int = switch(0, "1: start from the shipped sphere of radius 0.5, with relu and "

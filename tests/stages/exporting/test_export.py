@@ -122,7 +122,8 @@ def test_bad_input_is_told_before_anything_is_done(flags, tmp_path):
 
 
 @pytest.mark.skipif(not find_spec("xatlas"), reason="xatlas is not installed")
-def test_a_textured_mesh_goes_where_it_is_asked_for(flags, tmp_path, capsys, monkeypatch):
+def test_a_textured_mesh_goes_where_it_is_asked_for(flags, tmp_path, capsys, caplog,
+                                                          monkeypatch):
     """Its vertices are those of the exported mesh, in world units; where the world is far from 0,
     it is said what they are relative to."""
     def far(config):
@@ -131,10 +132,12 @@ def test_a_textured_mesh_goes_where_it_is_asked_for(flags, tmp_path, capsys, mon
 
     monkeypatch.setattr(export, "open_run", far)
     call("export_scene", *flags, *EXPORT, "--export_scores", 0, "--output", tmp_path / "scene",
-         "--textured_mesh", tmp_path / "owl.glb", "--texture_size", 64)
+         "--occlusion_method", "agreement", "--textured_mesh", tmp_path / "owl.glb",
+         "--texture_size", 64)
     told = capsys.readouterr().out
     assert f"{tmp_path / 'owl.glb'}: 0.0" in told
     assert "relative to [400000.0, 5000000.0, 0.0]" in told
+    assert "this run has --occlusion_method agreement" in caplog.text
     (mesh,) = trimesh.load(tmp_path / "owl.glb", process=False).geometry.values()
     assert mesh.visual.material.baseColorTexture.size == (64, 64)
     found = read_scene(tmp_path / "scene").mesh
