@@ -90,6 +90,8 @@ def _opened(path: Path, decode: bool, formats: tuple[str, ...]) -> Image.Image:
                 raise OSError("its end is missing")
             if image.mode in ("P", "PA") and image.palette is None:
                 raise ValueError("its palette is missing")
+            if image.mode in ("P", "PA"):
+                image.convert("RGBA")              # fails where its transparency is damaged
         return image
 
 

@@ -148,7 +148,7 @@ def _pose(name: str, camera: int, numbers: list[float], where: str) -> Pose:
     """Return the pose of 7 numbers: quaternion (w, x, y, z) and translation."""
     quaternion, translation = np.array(numbers[:4]), np.array(numbers[4:])
     length = np.linalg.norm(quaternion)
-    if abs(length - 1) > QUATERNION_TOLERANCE \
+    if not abs(length - 1) <= QUATERNION_TOLERANCE \
             or not (np.abs(translation) <= MAX_COORDINATE).all():
         raise SceneError(f"{where}: quaternion {quaternion.tolist()} and translation "
                          f"{translation.tolist()}, need a unit quaternion and finite numbers; "
