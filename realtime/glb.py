@@ -13,7 +13,7 @@ import numpy as np
 
 from realtime.scene import TriangleMesh
 from utils.errors import ExportedSceneError
-from utils.files.glb import to_upright
+from utils.files.glb import linear_from_srgb, to_upright
 
 MAGIC, VERSION = b"glTF", 2
 JSON_CHUNK, BIN_CHUNK = 0x4E4F534A, 0x004E4942
@@ -41,7 +41,8 @@ def write_glb(mesh: TriangleMesh, up: tuple[float, float, float]) -> bytes:
          "count": len(arrays[1]), "type": "SCALAR"}]
     if mesh.colours is not None:
         opaque = np.full((len(mesh.colours), 1), 255, np.uint8)
-        arrays.append(np.concatenate([_linear(mesh.colours), opaque], 1))
+        linear = (linear_from_srgb(mesh.colours) * 255).round().astype(np.uint8)
+        arrays.append(np.concatenate([linear, opaque], 1))
         attributes["COLOR_0"] = 2
         accessors.append({"bufferView": 2, "componentType": UINT8, "normalized": True,
                           "count": len(arrays[2]), "type": "VEC4"})
@@ -138,15 +139,8 @@ def _index(value: Any) -> int:
     return value
 
 
-def _linear(colours: np.ndarray) -> np.ndarray:
-    """Return sRGB colours uint8 as the linear ones that glTF has at vertices, uint8."""
-    value = colours / 255
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return (linear * 255).round().astype(np.uint8)
-
-
 def _as_srgb(colours: np.ndarray) -> np.ndarray:
-    """Return linear colours uint8 as sRGB, uint8: the inverse of `_linear`, to its rounding."""
+    """Return linear colours uint8 as sRGB, uint8: what was written, to its rounding."""
     value = colours / 255
     srgb = np.where(value <= 0.0031308, value * 12.92, 1.055 * value ** (1 / 2.4) - 0.055)
     return (srgb * 255).round().astype(np.uint8)

@@ -235,7 +235,7 @@ class MetaTrainer(RankedTrainer):
     def scene_of(self, step: int, position: int) -> int:
         """Return the number of a scene of a batch.
 
-        They come by turns, see `item_in_turn`.
+        They come in turn, see `item_in_turn`.
         """
         return item_in_turn(step * self.batch_size + position, len(self.pool), self.seed)
 

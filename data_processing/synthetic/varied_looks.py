@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from data_processing.synthetic.scene_kinds import Dice
-from data_processing.synthetic.shading import BACKGROUND, Albedo, Appearance, Texture, make_look
+from data_processing.synthetic.shading import (
+    BACKGROUND,
+    Albedo,
+    Appearance,
+    Lighting,
+    Texture,
+    make_look,
+)
 from utils.geometry.sdf import Sdf
 
 #: Rays to a light: where they begin, their shortest and longest step, and how many there are.
@@ -90,41 +97,29 @@ class ShadowedLook:
 
     Attributes:
         texture: albedo.
-        dirs: (L, 3) unit, object space, from the surface to the lights at infinity.
-        colours: (L, 3) RGB of the lights.
-        ambient: (3,) RGB.
-        highlight: strength of the highlights, the only part that depends on the view.
-        shininess: their Blinn-Phong exponent.
+        lighting: L lights.
+        shininess: Blinn-Phong exponent of the highlights.
         softness: of the shadows: the larger, the sharper.
     """
 
     texture: Albedo
-    dirs: Tensor
-    colours: Tensor
-    ambient: Tensor
-    highlight: float
+    lighting: Lighting
     shininess: float
     softness: float
 
     def shade(self, sdf: Sdf, points: Tensor, *, normals: Tensor, dirs: Tensor) -> Tensor:
-        """Return the colour (N, 3) seen along rays that hit, RGB in [0, 1].
-
-        Args:
-            sdf: points (N, 3) to (N,).
-            points: (N, 3) on the surface, object space.
-            normals: (N, 3) outward unit.
-            dirs: (N, 3) unit, camera to surface, object space.
-        """
-        facing = (normals @ self.dirs.T).clamp(min=0)                  # (N, L)
+        """See `Appearance.shade`; shadows ask the SDF."""
+        lights = self.lighting
+        facing = (normals @ lights.dirs.T).clamp(min=0)                  # (N, L)
         lit = torch.stack([lit_fraction(sdf, points + 0.01 * normals, light, self.softness)
-                           for light in self.dirs], -1)
+                           for light in lights.dirs], -1)
         openness = sum(share * (sdf(points + reach * normals) / reach).clamp(0, 1)
                        for reach, share in OPENNESS)
         sky = (0.775 + 0.225 * normals[:, 1]) * (0.25 + 0.75 * openness)
-        light = sky[:, None] * self.ambient + (facing * lit) @ self.colours
-        halfway = normalize(self.dirs[None] - dirs[:, None], dim=-1)   # (N, L, 3)
+        light = sky[:, None] * lights.ambient + (facing * lit) @ lights.colours
+        halfway = normalize(lights.dirs[None] - dirs[:, None], dim=-1)   # (N, L, 3)
         gloss = (normals[:, None] * halfway).sum(-1).clamp(min=0) ** self.shininess
-        highlight = self.highlight * (gloss * lit * (facing > 0)) @ self.colours
+        highlight = lights.highlight * (gloss * lit * (facing > 0)) @ lights.colours
         return (self.texture.albedo(points) * light + highlight).clamp(0, 1)
 
 
@@ -167,8 +162,9 @@ def draw_varied_look(generator: torch.Generator) -> Appearance:
     strength = 1.3 * (dice.number(0.75, 1.05) - 0.7 * ambient) * share / share.sum()
     tints = torch.tensor([[dice.number(0.92, 1.08) for _ in range(3)]
                           for _ in range(len(dirs) + 1)])
-    return ShadowedLook(albedo, dirs, strength[:, None] * tints[1:], ambient * tints[0],
-                        highlight=dice.number(0, 0.3), shininess=dice.number(6, 60),
+    lighting = Lighting(dirs, strength[:, None] * tints[1:], ambient * tints[0],
+                        highlight=dice.number(0, 0.3))
+    return ShadowedLook(albedo, lighting, shininess=dice.number(6, 60),
                         softness=dice.number(3, 14))
 
 

@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 
 from data_processing.synthetic import analytic_sdf as solids
 from data_processing.synthetic.scenes import VARIED_KINDS, make_scene, scene_plan
-from data_processing.synthetic.shading import BACKGROUND
+from data_processing.synthetic.shading import BACKGROUND, Lighting
 from data_processing.synthetic.varied_looks import (
     EXPOSURE_SPREAD,
     ShadowedLook,
@@ -40,8 +40,8 @@ def test_a_shadow_has_ambient_light_alone():
         def albedo(self, points):
             return torch.ones_like(points)
 
-    look = ShadowedLook(White(), UP[None], torch.full((1, 3), 0.5), torch.full((3,), 0.3),
-                        highlight=0.2, shininess=20.0, softness=8.0)
+    lighting = Lighting(UP[None], torch.full((1, 3), 0.5), torch.full((3,), 0.3), highlight=0.2)
+    look = ShadowedLook(White(), lighting, shininess=20.0, softness=8.0)
     floor = solids.box((2.0, 0.1, 2.0), rounding=0.0)
     scene = solids.union(solids.moved(floor, translation=(0.0, -0.1, 0.0)),
                          solids.sphere(0.2, (0.0, 1.2, 0.0)))
