@@ -15,6 +15,7 @@ from utils.config.saving import save_config
 from utils.devices import pick_device
 from utils.errors import ConfigError
 from utils.paths import PROJECT_ROOT
+from utils.processors import advice_when_busy, waiting
 from utils.runs.folder import RunFolder, RunLog
 from utils.runs.lock import check_free
 from utils.runs.seeds import seed_everything
@@ -95,9 +96,12 @@ def start_run(config: Config, *, is_training: bool = True, is_main: bool = True)
     level = logging.DEBUG if config.run.verbose_logging else logging.INFO
     logging.getLogger().setLevel(level if is_main else logging.WARNING)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else \
-        f"{torch.get_num_threads()} threads"
+        f"{torch.get_num_threads()} threads{waiting()}"
     log.info("%s: seed %d, %s (%s), torch %s, revision %s", folder.path, config.run.seed, device,
              name, torch.__version__, revision())
+    advice = advice_when_busy(torch.get_num_threads()) if is_main else None
+    if advice:
+        log.warning("%s", advice)
     return Run(folder, start, device, seed_everything(config.run.seed), config, run_log,
                is_training, found)
 

@@ -21,6 +21,7 @@ from utils.errors import UserError
 from utils.files.text import VisibleFormatter, visible_message
 from utils.heartbeat import PATIENCE_SECONDS, Heartbeat
 from utils.paths import PROJECT_ROOT
+from utils.processors import limit_spinning
 from utils.runs.stopping import RunStopped, stopping_at_once
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def run_script(main: Callable[[], None]) -> None:
     if sys.version_info < OLDEST_PYTHON:
         sys.stderr.write(f"error: {_lacks('Python 3.11 or newer')}\n")
         sys.exit(2)
+    limit_spinning()
     try:
         with stopping_at_once(), beat.beating():
             main()
