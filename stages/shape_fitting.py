@@ -45,7 +45,7 @@ OFF_SURFACE_MARGIN = 0.05  # nearer points are not pushed off the surface
 HULL_RESOLUTION = 128     # grid points along a side of [-1, 1]^3: 1/63 apart
 HULL_RADIUS = 0.98        # the hull is cut to this ball: views from one side leave it open behind
 HULL_BAND = 0.05          # spread of the points near the surface, object units
-NUM_HULL_STEPS, NUM_HULL_POINTS, HULL_RATE = 150, 1536, 7e-4
+NUM_HULL_STEPS, NUM_HULL_POINTS, HULL_RATE = 80, 1024, 7e-4
 HULL_EIKONAL_WEIGHT = 1.5  # 1/20 of the weight of distances
 
 
