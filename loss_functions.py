@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.config.sections import LossConfig
+from utils.devices import to_device
 from utils.errors import ConfigError
 from utils.geometry.rays import Rays, Tracer
 from utils.geometry.sdf import Sdf, gradient
@@ -33,6 +34,9 @@ LEAST_SQUARED_ERROR = 1e-10        # PSNR is at most 100 dB
 NEGLIGIBLE = 8.0
 #: Distance from the silhouette, times alpha, at which a ray's slope is 2 % of its greatest.
 SILHOUETTE_REACH = 4.0
+#: Matched points, object units: |Phi| below which the pull falls off, as they are no more exact,
+#: and above which they no longer pull, as they are mistaken.
+MATCH_NOISE, MATCH_REACH = 0.005, 0.03
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,33 @@ class ShapeSupervision:
         num_points: uniform points of [-1, 1]^3 a shape step, and points of the cloud.
         in_sphere_only: the eikonal term counts inside the unit sphere alone, and is 0 outside.
         cloud: points_obj (N, 3) and normals_obj (N, 3) or None; None: no cloud supervises it.
+        matches: its `points` are `MatchedPoints` of the training views; None: none supervise it.
     """
 
     loss: LossConfig
     num_points: int = 32768
     in_sphere_only: bool = False
     cloud: Any = None
+    matches: Any = None
+
+    def uniform_points(self, generator: torch.Generator) -> Tensor:
+        """Draw points (N, 3) of [-1, 1]^3, on the CPU."""
+        return torch.rand(self.num_points, 3, generator=generator) * 2 - 1
+
+    def cloud_losses(self, sdf: Sdf, generator: torch.Generator,
+                     device: torch.device) -> dict[str, Tensor]:
+        """Losses at drawn points of the cloud and at uniform points; those that count, by name."""
+        cloud, loss = self.cloud, self.loss
+        chosen = torch.randint(len(cloud.points_obj), (self.num_points,), generator=generator)
+        normals = cloud.normals_obj if loss.opt_sdf_normal else None
+        if normals is not None:
+            normals = to_device(normals[chosen], device)
+        found = surface_point_losses(sdf, to_device(cloud.points_obj[chosen], device), normals)
+        if loss.opt_sdf_offsurface:
+            free = to_device(self.uniform_points(generator), device)
+            found["off_surface"] = off_surface_loss(sdf(free))
+        wanted = {"on_surface": loss.opt_sdf_onsurface, "off_surface": True, "normal": True}
+        return {name: found[name] for name in wanted if wanted[name] and name in found}
 
 
 def masked_psnr(prediction: Tensor, photograph: Tensor, mask: Tensor) -> Tensor:
@@ -218,6 +243,31 @@ def windowed_correlation(ours: Tensor, theirs: Tensor, counts_mask: Tensor,
     variances = [(mean(x * x) / share - mean_x * mean_x).clamp(min=0) + NOISE_VARIANCE
                  for x, mean_x in ((a, mean_a), (b, mean_b))]
     return covariance / (variances[0] * variances[1]).sqrt(), fraction
+
+
+def match_points_loss(evaluator: Tracer, sdf: Sdf, points_obj: Tensor,
+                      counts_mask: Tensor) -> Tensor:
+    """Mean over the matched points that count of how far Phi is from 0 there; Huber's, truncated.
+
+    With p = min(|Phi|, MATCH_REACH): p^2 / (2 MATCH_NOISE) up to MATCH_NOISE, p - MATCH_NOISE / 2
+    from there on.
+
+    Args:
+        evaluator: evaluates Phi.
+        points_obj: (N, 3) on the surface, but for mistaken ones; constants.
+        counts_mask: (N,) bool, the views that the point was matched in still see it.
+    Returns:
+        Scalar, 0 where no point counts. Differentiable in the SDF's parameters.
+    """
+    weight = counts_mask.to(points_obj.dtype)
+    return evaluator.sum_of_values(sdf, match_terms, points_obj, weight) / weight.sum().clamp(min=1)
+
+
+def match_terms(values: Tensor, weight: Tensor) -> Tensor:
+    """Terms (N,) of `match_points_loss`, from Phi (N,) and weights (N,)."""
+    away = values.abs().clamp(max=MATCH_REACH)
+    near = away.clamp(max=MATCH_NOISE)
+    return weight * (near.square() / (2 * MATCH_NOISE) + away - near)
 
 
 def surface_point_losses(sdf: Sdf, points_obj: Tensor,

@@ -19,10 +19,9 @@ from loss_functions import (
     eikonal_loss,
     image_loss,
     masked_psnr,
-    off_surface_loss,
+    match_points_loss,
     photo_consistency_loss,
     soft_mask_loss,
-    surface_point_losses,
 )
 from scheduler import StepPlan, mask_loss_weight
 from sdf_rendering import project_to_sources, sample_maps, visible_in_sources
@@ -174,7 +173,9 @@ class SceneTrainer:
                                              self.shape.loss.loss_eikonal_metric,
                                              num_drawn=self.shape.num_points)
         if self.shape.cloud is not None:
-            losses |= self.cloud_losses()
+            losses |= self.shape.cloud_losses(sdf, self.generator, self.device)
+        if self.shape.matches is not None and len(self.shape.matches.points):
+            losses["match_points"] = self.match_points()
         return surface, losses
 
     def rim_mask(self, views: StepViews, alpha: float) -> Tensor | None:
@@ -189,34 +190,22 @@ class SceneTrainer:
         loss = self.shape.loss
         return {"soft_mask": mask_loss_weight(plan.alpha), "image": 1.0,
                 "eikonal": loss.opt_sdf_eikonal_w,
-                "photo_consistency": loss.photo_consistency_weight, **CLOUD_WEIGHTS}
+                "photo_consistency": loss.photo_consistency_weight,
+                "match_points": loss.match_points_weight, **CLOUD_WEIGHTS}
 
     def eikonal_points(self) -> Tensor:
         """Draw the points of the eikonal term, uniform in [-1, 1]^3; those (N, 3) that count."""
-        points = self.uniform_points()
+        points = self.shape.uniform_points(self.generator)
         if self.shape.in_sphere_only:
             points = points[points.square().sum(-1) < 1]
         return to_device(points.to(self.views.images.dtype), self.device)
 
-    def uniform_points(self) -> Tensor:
-        """Draw points (N, 3) of [-1, 1]^3, on the CPU."""
-        return torch.rand(self.shape.num_points, 3, generator=self.generator) * 2 - 1
-
-    def cloud_losses(self) -> dict[str, Tensor]:
-        """Losses at points of the cloud and at uniform points of [-1, 1]^3."""
-        cloud, loss = self.shape.cloud, self.shape.loss
-        chosen = torch.randint(len(cloud.points_obj), (self.shape.num_points,),
-                               generator=self.generator)
-        normals = cloud.normals_obj if loss.opt_sdf_normal else None
-        if normals is not None:
-            normals = to_device(normals[chosen], self.device)
-        found = surface_point_losses(self.model.sdf, to_device(cloud.points_obj[chosen],
-                                                               self.device), normals)
-        if loss.opt_sdf_offsurface:
-            free = to_device(self.uniform_points(), self.device)
-            found["off_surface"] = off_surface_loss(self.model.sdf(free))
-        wanted = {"on_surface": loss.opt_sdf_onsurface, "off_surface": True, "normal": True}
-        return {name: found[name] for name in wanted if wanted[name] and name in found}
+    def match_points(self) -> Tensor:
+        """How far Phi is from 0 where photographs match; points that it hides are left out."""
+        matches = self.shape.matches.points
+        points_obj = matches.points_obj(self.current_views().cameras)
+        return match_points_loss(self.tracer, self.model.sdf, points_obj,
+                                 matches.counts_mask(points_obj, self.buffer))
 
     def image_loss(self, views: StepViews, surface: Surface, plan: StepPlan) -> Tensor:
         """Difference of rendered targets and photographs; sources never feed themselves."""
@@ -367,6 +356,7 @@ class SceneTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser, traced surfaces and the sampler's random state."""
+        matches = self.shape.matches
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state_dict(), "surface": self.buffer.state_dict(),
                 "generator": self.generator.get_state(),
@@ -374,6 +364,7 @@ class SceneTrainer:
                 "split": self.evaluation.split if self.evaluation else {},
                 "cameras": {name: getattr(self.current_views().cameras, name)
                             for name in CAMERA_MATRICES},
+                **({"matches": matches.state_dict()} if matches is not None else {}),
                 **({"poses": self.refiner.state_dict()} if self.refiner else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -388,6 +379,8 @@ class SceneTrainer:
         self.average.load_state_dict(state.get("average"))
         self.buffer.load_state_dict(state["surface"])
         self.generator.set_state(state["generator"].cpu())
+        if self.shape.matches is not None:
+            self.shape.matches.load_state_dict(state.get("matches", {}))
         self.guard.forget()
 
     def load_cameras(self, state: dict[str, Any]) -> None:

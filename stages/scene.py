@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from data_processing.matching.surface_points import MatchSearch
 from data_processing.scenes.opening import load_point_cloud, open_scene
 from loss_functions import ShapeSupervision
 from scheduler import StepPlan, plan_step
@@ -180,7 +181,9 @@ def build_scene_trainer(model: nn.Module, views: TrainingViews, config: Config,
 
     shape = ShapeSupervision(losses_of(config.loss, config.sdf), config.run.batch_size,
                              in_sphere_only=config.tracing.tracer != "reference",
-                             cloud=cloud if config.data.use_pcd else None)
+                             cloud=cloud if config.data.use_pcd else None,
+                             matches=MatchSearch(views) if config.loss.match_points_weight
+                             else None)
     is_replayed = bool(config.views.cuda_graphs)
     # what is recorded has fixed shapes on a CPU too
     tracer = make_tracer(config.tracing, views.masks[0].numel(),

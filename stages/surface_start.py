@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_processing.matching.pictures import matches_grid
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.splits import Split
 from data_processing.stereo.fusion import ball
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 #: Image grid of the start, in the run's folder of pictures, and its caption in the report.
 PICTURE_FILE = "start.png"
 PICTURE_CAPTION = "What the surface started as, seen by the training views"
+MATCHES_FILE = "matches.png"
+MATCHES_CAPTION = "Points at which the training photographs match, before the first step"
 KIND_NAMES = {"hull": "visual hull", "stereo": "stereo of the training views"}
 KINDS = ("sphere", *KIND_NAMES)
 #: Of the steps on the shape alone: first ones, over which the learning rate rises.
@@ -111,11 +114,24 @@ class SurfaceStart:
             improve_shape(trainer, self.config.sdf.start_shape_steps,
                           learning_rate=self.config.rates.lr_sdf)
         trainer.trace_first(self.config.data)
+        if pictures is not None:
+            draw_matches(trainer, pictures)
         views = self.views
         if choice is not None and views is not None and pictures is not None:
             save_png(pictures / PICTURE_FILE, stereo_grid(
                 views.cameras, views.images, views.masks, choice.grid, maps=choice.maps,
                 names=views.names, title=f"start: {KIND_NAMES.get(choice.kind, choice.kind)}"))
+
+
+def draw_matches(trainer: SceneTrainer, pictures: Path) -> None:
+    """Draw the points at which the training photographs match, where they supervise the shape."""
+    found = trainer.shape.matches and trainer.shape.matches.points
+    if not found:
+        return
+    with torch.no_grad():
+        distances = trainer.model.sdf(found.points_obj(trainer.current_views().cameras))
+    save_png(pictures / MATCHES_FILE, matches_grid(
+        trainer.views, found, distances, title=f"{len(found)} points of matching photographs"))
 
 
 def improve_shape(trainer: SceneTrainer, num_steps: int, *, learning_rate: float) -> None:

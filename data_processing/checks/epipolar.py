@@ -13,23 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Photographs are resized to this longer side before features are searched. Distances are given in
-#: its pixels, the working pixels, so that they mean the same for every scene.
-WORKING_SIDE = 640
-MAX_ENLARGED = 3.0
-NUM_FEATURES = 1000
-#: Level to which the bright parts of every photograph are scaled, so that dark ones have features.
-BRIGHT = 200
-#: The distance of a match must be below this fraction of that of the second best.
-MATCH_RATIO = 0.75
+from data_processing.matching.features import (
+    Features,
+    best_pairs,
+    find_features,
+    make_detector,
+    to_pixels,
+    working_scale,
+)
+
 #: Matches are used only if they agree with some epipolar geometry to this many working pixels.
 RANSAC_PIXELS = 2.0
 #: Pairs with fewer such matches are not used.
 MIN_MATCHES = 20
 #: At most this many pairs are compared.
 MAX_PAIRS = 72
-#: Side of the patch whose brightness is compared, working pixels.
-PATCH = 9
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,6 @@ class Geometry:
     view: np.ndarray
     intrinsics: np.ndarray
     size: tuple[int, int]
-
-
-def working_scale(size: tuple[int, int]) -> float:
-    """Return how many working pixels one pixel of images of (W, H) is."""
-    return min(MAX_ENLARGED, WORKING_SIDE / max(size))
 
 
 def pairs_to_compare(view: np.ndarray) -> list[tuple[int, int]]:
@@ -97,68 +90,31 @@ def match_pairs(images: Tensor, masks: Tensor | None,
         pairs: numbers of views.
     """
     scale = working_scale((images.shape[3], images.shape[2]))
-    detector = cv2.SIFT.create(nfeatures=NUM_FEATURES, contrastThreshold=0.02)
+    detector = make_detector()
     needed = sorted({view for pair in pairs for view in pair})
-    found = {v: _features(detector, images[v], None if masks is None else masks[v, 0], scale)
+    found = {v: find_features(detector, images[v], None if masks is None else masks[v, 0])
              for v in needed}
     out = [_match(found, pair, scale) for pair in pairs]
     return [matches for matches in out if matches is not None]
 
 
-def _features(detector: cv2.SIFT, image: Tensor, mask: Tensor | None, scale: float) -> tuple:
-    """Return points (N, 2) in working pixels, descriptors (N, 128) or None, brightness (N,)."""
-    grey = (image.mean(0).numpy() * 255).round().astype(np.uint8)
-    size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    grey = cv2.resize(grey, size, interpolation=method)
-    within = None
-    if mask is not None:
-        within = cv2.resize(mask.numpy().astype(np.uint8) * 255, size)
-    level = np.percentile(grey if within is None or not within.any() else grey[within > 0], 95)
-    even = np.clip(grey * (BRIGHT / max(level, 1.0)), 0, 255).astype(np.uint8)
-    points, descriptors = detector.detectAndCompute(even, within)
-    places = np.array([point.pt for point in points], np.float64).reshape(-1, 2)
-    smooth = cv2.blur(grey.astype(np.float32), (PATCH, PATCH))
-    index = places.round().astype(int).clip(0, np.array(size) - 1)
-    if descriptors is not None:
-        descriptors = np.sqrt(descriptors / (np.abs(descriptors).sum(1, keepdims=True) + 1e-7))
-    return places, descriptors, smooth[index[:, 1], index[:, 0]]
-
-
-def _match(found: dict[int, tuple], pair: tuple[int, int], scale: float) -> PairMatches | None:
+def _match(found: dict[int, Features], pair: tuple[int, int], scale: float) -> PairMatches | None:
     """Return mutually best matches that agree with one epipolar geometry; None for too few."""
-    (points_a, first, light_a), (points_b, second, light_b) = found[pair[0]], found[pair[1]]
-    if first is None or second is None or min(len(first), len(second)) < MIN_MATCHES:
+    first, second = found[pair[0]], found[pair[1]]
+    if min(len(first), len(second)) < MIN_MATCHES:
         return None
-    both = _best_pairs(torch.from_numpy(first) @ torch.from_numpy(second).T)
+    both = best_pairs(torch.from_numpy(first.descriptors) @ torch.from_numpy(second.descriptors).T)
     if len(both) < MIN_MATCHES:
         return None
-    a, b = points_a[both[:, 0]], points_b[both[:, 1]]
+    a, b = first.places[both[:, 0]], second.places[both[:, 1]]
     cv2.setRNGSeed(0)
     _, kept = cv2.findFundamentalMat(a, b, cv2.FM_RANSAC, RANSAC_PIXELS, 0.999)
     kept = np.zeros(len(a), bool) if kept is None else kept.ravel() > 0
     if kept.sum() < MIN_MATCHES:
         return None
-    bright = (light_b[both[:, 1]][kept] + 1) / (light_a[both[:, 0]][kept] + 1)
-    to_pixels = [(points[kept] + 0.5) / scale - 0.5 for points in (a, b)]
-    return PairMatches(*pair, *to_pixels, gain=float(np.median(bright)))
-
-
-def _best_pairs(likeness: Tensor) -> np.ndarray:
-    """Return rows and columns (M, 2) of descriptors that are each other's best match.
-
-    `likeness` (A, B) holds their cosines; for unit vectors distance^2 = 2 - 2 cosine. The best must
-    be nearer than MATCH_RATIO times the second best, both ways.
-    """
-    clear = []
-    for table in (likeness, likeness.T):
-        best = table.topk(2, dim=1)
-        distance = (2 - 2 * best.values).clamp_min(0).sqrt()
-        clear.append((best.indices[:, 0], distance[:, 0] < MATCH_RATIO * distance[:, 1]))
-    (forth, is_clear), (back, is_clear_back) = clear
-    rows = torch.arange(len(forth))
-    kept = is_clear & (back[forth] == rows) & is_clear_back[forth]
-    return torch.stack([rows[kept], forth[kept]], 1).numpy()
+    bright = (second.light[both[:, 1]][kept] + 1) / (first.light[both[:, 0]][kept] + 1)
+    return PairMatches(*pair, *(to_pixels(places[kept], scale) for places in (a, b)),
+                       gain=float(np.median(bright)))
 
 
 def epipolar_distances(geometry: Geometry, matches: Sequence[PairMatches]) -> np.ndarray:
@@ -171,7 +127,7 @@ def epipolar_distances(geometry: Geometry, matches: Sequence[PairMatches]) -> np
         geometry: V cameras.
         matches: P pairs, points in pixels of the geometry's images.
     Returns:
-        Working pixels (`WORKING_SIDE`).
+        Working pixels (`matching.features`).
     """
     scale = working_scale(geometry.size)
     return np.array([_sampson(geometry, pair) * scale for pair in matches])

@@ -15,7 +15,12 @@ from sdf_meshing import Mesh, colour_vertices, extract_mesh, write_mesh
 from stages.baselines import baseline_metrics
 from stages.evaluation import IMAGE_GRIDS, MAX_GRID_VIEWS, TrainedScene, image_grids
 from stages.results.video import reference_index, write_videos
-from stages.surface_start import PICTURE_CAPTION, PICTURE_FILE
+from stages.surface_start import (
+    MATCHES_CAPTION,
+    MATCHES_FILE,
+    PICTURE_CAPTION,
+    PICTURE_FILE,
+)
 from utils.config.sections import DataConfig
 from utils.config.stage_sections import TestConfig
 from utils.config.values import mesh_formats
@@ -207,8 +212,9 @@ def _write_grids(trained: TrainedScene, folder: RunFolder, test: TestConfig,
         path = folder.pictures / f"{name}.png"
         save_png(path, picture)
         found.append(ReportPicture(IMAGE_GRIDS[name], path, _in_words(name, trained, metrics)))
-    start = folder.pictures / PICTURE_FILE
-    return found + ([ReportPicture(PICTURE_CAPTION, start)] if start.is_file() else [])
+    before = {PICTURE_FILE: PICTURE_CAPTION, MATCHES_FILE: MATCHES_CAPTION}
+    return found + [ReportPicture(caption, folder.pictures / name)
+                    for name, caption in before.items() if (folder.pictures / name).is_file()]
 
 
 def _in_words(name: str, trained: TrainedScene, metrics: Mapping[str, Any]) -> str:

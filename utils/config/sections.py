@@ -270,6 +270,9 @@ class LossConfig:
     photo_consistency_weight: float = flag(
         0.0, "weight of photo-consistency: windows of the targets should look alike in the "
         "sources, along the surface (1 - NCC); 0: none", minimum=0)
+    match_points_weight: float = flag(
+        0.0, "weight of |SDF| at points where features of the training photographs match; 0: none",
+        minimum=0)
     soft_mask_rim: int = switch(0, "1: rays near the mask's outline count in the silhouette loss "
                                 "where they hit inside it, too; without, the surface settles "
                                 "ln 2 / alpha inside the mask")
