@@ -49,6 +49,7 @@ from utils.config.parser import Config
 from utils.config.sections import RatesConfig, ViewsConfig
 from utils.config.stage_sections import MetaConfig
 from utils.errors import ConfigError
+from utils.optimization.parameter_groups import load_adam
 from utils.results.curve import write_curve
 from utils.runs.distributed import (
     ONE_PROCESS,
@@ -56,7 +57,7 @@ from utils.runs.distributed import (
     broadcast_int,
     broadcast_tensors,
     failing_together,
-    sum_over_ranks,
+    gather_in_turn,
 )
 from utils.runs.ranked_training import RankedTrainer, train_on_ranks
 from utils.runs.run import start_run
@@ -167,23 +168,21 @@ class MetaTrainer(RankedTrainer):
                                            "": k * self.rates.lr * plan.inner_factor})
 
     def _update(self, step: int, plan: OuterPlan) -> tuple[Weights, Tensor]:
-        """Return the batch's mean update and mean LOSSES; each rank computes its share of them."""
+        """Return the batch's mean update and mean LOSSES; each rank computes its share of them.
+
+        They are added in the order of the batch, so that they have the same bits for any number of
+        ranks.
+        """
         broadcast_tensors(list(self.slow.values()), self.ranks)
         share = self.ranks.share(self.batch_size)
         with failing_together(self.ranks):
             found = [self._adapt_to_scene(step, position, plan) for position in share]
             self._check_finite(found, [self.scene_of(step, position) for position in share])
-        zeros = {name: torch.zeros_like(value) for name, value in self.slow.items()}
-        mean = mean_update([update for update, _ in found]) if found else zeros
-        losses = torch.stack([row for _, row in found]).mean(0) if found else \
-            torch.zeros(len(LOSSES), device=self.ranks.device)
-        if self.ranks.size == 1:
-            return mean, losses
-        flat = torch.cat([value.reshape(-1) for value in (*mean.values(), losses)])
-        flat = sum_over_ranks(flat * (len(share) / self.batch_size), self.ranks)
-        *values, losses = flat.split([*(value.numel() for value in mean.values()), len(losses)])
-        return {name: value.view_as(mean[name])
-                for name, value in zip(mean, values, strict=True)}, losses
+        like = [*self.slow.values(), torch.zeros(len(LOSSES), device=self.ranks.device)]
+        rows = gather_in_turn([[*(update[name] for name in self.slow), losses]
+                               for update, losses in found], like, self.batch_size, self.ranks)
+        updates = [dict(zip(self.slow, row[:-1], strict=True)) for row in rows]
+        return mean_update(updates), torch.stack([row[-1] for row in rows]).mean(0)
 
     def _adapt_to_scene(self, step: int, position: int, plan: OuterPlan) -> tuple[Weights, Tensor]:
         """Take k inner steps on one scene of the batch; return its update and its LOSSES."""
@@ -318,7 +317,7 @@ class MetaTrainer(RankedTrainer):
         for name, value in copy_weights(self.model).items():
             self.slow[name].copy_(value)
         if self.adam is not None:
-            self.adam.optimizer.load_state_dict(state["outer"])
+            load_adam(self.adam.optimizer, state["outer"])
         self.batch_size = self.meta.meta_batch_size or state["batch_size"]
         self.state_changed()
         names, before = [entry.outline.path.name for entry in self.pool.entries], state["scenes"]

@@ -197,6 +197,32 @@ def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
     return total
 
 
+def gather_in_turn(mine: Sequence[Sequence[Tensor]], like: Sequence[Tensor], count: int,
+                   ranks: Ranks) -> list[list[Tensor]]:
+    """Return what all ranks computed of a batch, in the order of the batch.
+
+    Args:
+        mine: floating point tensors of each of this rank's items, see `Ranks.share`.
+        like: tensors of the shapes of one item's.
+        count: items of the batch.
+        ranks: the processes of the run.
+    Raises:
+        RankError: a rank is gone.
+    """
+    if ranks.size == 1:
+        return [list(row) for row in mine]
+    rows: list[list[Tensor]] = []
+    with torch.no_grad(), _naming_who_is_gone(ranks):
+        for turn in range(-(-count // ranks.size)):        # the last one may lack some ranks' items
+            flat = _flat(mine[turn] if turn < len(mine) else [torch.zeros_like(x) for x in like])
+            parts = [torch.empty_like(flat) for _ in range(ranks.size)]
+            dist.all_gather(parts, flat)
+            for part in parts:
+                rows.append([torch.empty_like(x) for x in like])
+                _unflatten(part, rows[-1])
+    return rows[:count]
+
+
 def broadcast_tensors(tensors: Sequence[Tensor], ranks: Ranks) -> None:
     """Give all ranks the main rank's values, in place; tensors of any dtype."""
     if ranks.size == 1:
