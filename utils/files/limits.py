@@ -36,8 +36,8 @@ MAX_MAT_BYTES = 64 * MIB
 #: Numbers of the vertices of a point cloud, and characters of a line of text.
 MAX_PLY_NUMBERS = 64_000_000
 MAX_LINE = 16 * MIB
-#: Numbers of an array of a MATLAB file, and points that a mesh is sampled at.
-MAX_MAT_NUMBERS = 500_000_000
+#: Bytes of the numbers of an array of a MATLAB file, and points that a mesh is sampled at.
+MAX_MAT_ARRAY_BYTES = 512 * MIB
 MAX_MESH_POINTS = 30_000_000
 #: Operations of a pickle, each of which may make an object of 64 bytes; and its parts for each of
 #: its bytes, when a shared part counts wherever it is met.
