@@ -5,6 +5,7 @@ MIGRATIONS, one version after the other, before anything is checked.
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -22,6 +23,7 @@ FORMAT, VERSION = "neural-lumigraph-scene", 1
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 MAX_VIEWS, MAX_CHANNELS, MAX_HIDDEN, MAX_NAME = 256, 256, 1024, 200
 AGGREGATION, DECODER = "mlp_sigmoid", "residual_convolutions"
+SUM = "sha256"
 #: Greatest size of coordinates, depths and features.
 MAX_NUMBER = 1e6
 
@@ -147,14 +149,40 @@ def parse_description(data: bytes, where: str) -> Description:
         data: the file.
         where: what errors call it.
     Raises:
-        ExportedSceneError: of another format, of a later version, or with a value that is wrong.
+        ExportedSceneError: of another format, of a later version, changed since it was written, or
+            with a value that is wrong.
     """
     try:
         content = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as problem:
         raise ExportedSceneError(f"{where}: not readable as JSON ({problem}); export or copy the "
                                  "scene again") from problem
-    return _checked(migrated(content, where), _Reader(where))
+    current = migrated(content, where)
+    _check_sum(content, where)
+    return _checked(current, _Reader(where))
+
+
+def sum_of(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of all that scene.json says but this sum, as hexadecimal digits.
+
+    It is of the text without spaces, keys in their order, so that it is the same however the file
+    is laid out.
+    """
+    rest = {key: value for key, value in content.items() if key != SUM}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _check_sum(content: dict[str, Any], where: str) -> None:
+    """Raise ExportedSceneError where the content has a sum, and it is another one."""
+    try:
+        is_sound = SUM not in content or content[SUM] == sum_of(content)
+    except RecursionError:
+        is_sound = False
+    if not is_sound:
+        raise ExportedSceneError(f"{where}: its SHA-256 is not the one that it states: it is "
+                                 "damaged or was changed; export or copy the scene again (who "
+                                 f"changes it on purpose takes out the entry {SUM!r})")
 
 
 def migrated(content: Any, where: str) -> dict[str, Any]:

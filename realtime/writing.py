@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from realtime.archive import DESCRIPTION, write_parts
-from realtime.description import AGGREGATION, DECODER, FORMAT, MAX_NAME, VERSION
+from realtime.description import AGGREGATION, DECODER, FORMAT, MAX_NAME, SUM, VERSION, sum_of
 from realtime.glb import write_glb
 from realtime.maps import (
     MAX_SIDE,
@@ -66,6 +66,7 @@ def scene_parts(scene: ExportedScene) -> dict[str, bytes]:
         "decoder": {"kind": DECODER, "layers": layers[2:]}, "views": views,
         "parts": [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
                   for name, data in parts.items()]}
+    content[SUM] = sum_of(content)
     # names of views may hold bytes that are not UTF-8, which JSON's escapes keep
     text = json.dumps(content, indent=1, allow_nan=False)
     return {DESCRIPTION: text.encode("ascii"), **parts}

@@ -45,6 +45,7 @@ def changed(folder, change, name="scene.json"):
     path = folder / name
     content = json.loads(path.read_text())
     change(content)
+    content.pop("sha256", None)                            # which a test of its own is about
     path.write_text(json.dumps(content))
 
 
@@ -80,6 +81,38 @@ def test_a_scene_is_the_same_after_writing_and_reading(name, tmp_path):
     assert np.array_equal(found.mesh.faces, SCENE.mesh.faces)
     # 8-bit linear colours of a vertex are coarser than sRGB where it is dark, at most 13 of 255
     assert np.abs(found.mesh.colours.astype(int) - SCENE.mesh.colours).max() <= 13
+
+
+def test_no_flipped_bit_of_the_description_gives_another_scene(folder):
+    """As the weights' files, whose sums it holds: it is refused, or says the same."""
+    path, generator = folder / "scene.json", torch.Generator().manual_seed(0)
+    whole = path.read_bytes()
+    told, num_refused = json.loads(whole), 0
+    for bit in torch.randint(8 * len(whole), (200,), generator=generator).tolist():
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            description.parse_description(bytes(flipped), "scene.json")
+        except ExportedSceneError:
+            num_refused += 1
+            continue
+        found = json.loads(flipped)
+        assert all(found[key] == value for key, value in told.items() if key != "sha256")
+    assert num_refused > 190                               # the others change the sum's own key
+
+
+def test_a_changed_description_is_told_and_one_without_a_sum_is_read(folder):
+    path = folder / "scene.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content))                   # laid out otherwise
+    read_scene(folder)
+    content["depth_tolerance"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExportedSceneError, match="scene.json: its SHA-256 is not the one"):
+        read_scene(folder)
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    read_scene(folder)
 
 
 def test_equal_scenes_are_equal_archives(tmp_path):

@@ -5,6 +5,9 @@ unit length at every pixel. Weights come from a file; nothing is fetched.
 """
 from __future__ import annotations
 
+import base64
+import hashlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -142,7 +145,8 @@ def build_lpips(weights_file: str = "") -> LPIPS | None:
         the module in evaluation mode on the CPU; None, and one logged line that says what to
         install, where no file is given and the package is absent.
     Raises:
-        UserError: the given file is missing or does not hold LPIPS weights.
+        UserError: the file is missing, does not hold LPIPS weights, or has changed since it was
+            installed with the package.
     """
     path = Path(weights_file) if weights_file else _package_file(PACKAGE_FILE)
     if path is None:
@@ -151,6 +155,7 @@ def build_lpips(weights_file: str = "") -> LPIPS | None:
         return None
     if not os.path.isfile(path):      # False, not an error, for names that are too long
         raise UserError(f"--lpips_weights {path} is not a file; {_how_to_fix()}")
+    _check_installed(path)
     try:
         read = _from_state_dict if path.suffix in (".pth", ".pt") else _from_package_pickle
         return LPIPS(*read(path)).eval()
@@ -171,6 +176,26 @@ def _package_file(name: str) -> Path | None:
     folders = spec.submodule_search_locations if spec else None
     paths = [Path(folder) / "weights" / name for folder in folders or ()]
     return next((path for path in paths if path.is_file()), None)
+
+
+def _check_installed(path: Path) -> None:
+    """Raise UserError where a file of the package is not the one that was installed.
+
+    A pickle has no checksum of its own; the installer kept one. Without it nothing is compared.
+    """
+    try:
+        files = importlib.metadata.distribution(PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    kept = next((file.hash for file in files if file.name == path.name
+                 and Path(str(file.locate())).resolve() == path.resolve()), None)
+    if kept is None or kept.mode != "sha256":
+        return
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").digest()
+    if base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii") != kept.value:
+        raise UserError(f"{path}: its bits have changed since it was installed; run "
+                        f"`{INSTALL_COMMAND} --force-reinstall`")
 
 
 def _from_package_pickle(path: Path) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

