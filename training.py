@@ -30,7 +30,7 @@ from utils.config.sections import DataConfig
 from utils.devices import to_device
 from utils.geometry.rays import Surface, Tracer, TraceResult
 from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
-from utils.optimization.parameter_groups import make_optimizer, set_rates
+from utils.optimization.parameter_groups import load_adam, make_optimizer, set_rates
 from utils.optimization.weight_average import WeightAverage
 from utils.views.step_views import StepViews, ViewsInTraining
 from utils.views.surface_buffer import SurfaceBuffer, fill_buffer
@@ -375,7 +375,7 @@ class SceneTrainer:
         else:
             self.load_cameras(state)
         load_state(self.model, state["model"], "the run's checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_adam(self.optimizer, state["optimizer"])
         self.average.load_state_dict(state.get("average"))
         self.buffer.load_state_dict(state["surface"])
         self.generator.set_state(state["generator"].cpu())

@@ -36,6 +36,7 @@ from utils.errors import ConfigError
 from utils.fast.memory import keep_freed_memory
 from utils.files.atomic import write_text_atomic
 from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
+from utils.optimization.parameter_groups import load_adam
 from utils.optimization.weight_average import WeightAverage
 from utils.results.curve import write_curve
 from utils.results.pictures import save_png
@@ -196,7 +197,7 @@ class PairTrainer(RankedTrainer):
             if state[name] != getattr(self.stream, name):
                 raise ValueError(f"{name} was {state[name]}, is {getattr(self.stream, name)}")
         load_state(self.model, state["model"], "the run's checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_adam(self.optimizer, state["optimizer"])
         self.average.load_state_dict(state["average"])
         self._latest = None
         self.guard.forget()

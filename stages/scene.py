@@ -25,6 +25,7 @@ from stages.replaying.steps import ReplayingTrainer
 from stages.results.writing import write_results
 from stages.surface_start import SurfaceStart
 from training import Evaluation, SceneTrainer
+from utils.checkpoints.checkpoint import Checkpoint, of_a_run
 from utils.checkpoints.weights import (
     InitialWeights,
     checkpoint_to_evaluate,
@@ -116,11 +117,25 @@ def open_run(config: Config) -> OpenedRun:
                      is_trained=False)
     trainer = build_scene_trainer(model, views_of(scene, split.train, run.device), config,
                                   generator=run.generator)
-    trainer.load_cameras(checkpoint.task)
-    trainer.average.load_state_dict(checkpoint.task.get("average"))
-    progress = stored_progress(checkpoint, steps_per_epoch(config.views, len(split.train)))
+    progress = take_run(trainer, checkpoint, steps_per_epoch(config.views, len(split.train)))
     checkpoint.release()
     return OpenedRun(run, scene, split, trainer, progress)
+
+
+def take_run(trainer: SceneTrainer, checkpoint: Checkpoint, epoch: int) -> Progress:
+    """Give a trainer that has a checkpoint's weights its cameras and average; return its progress.
+
+    Args:
+        trainer: of the scene that the run was trained on.
+        checkpoint: of the run, of networks alone, or of the released code.
+        epoch: its steps.
+    Raises:
+        CheckpointError: it is of other views or cameras, or its entries are of another kind.
+    """
+    with of_a_run(checkpoint.path, "give a checkpoint that a training script wrote"):
+        trainer.load_cameras(checkpoint.task)
+        trainer.average.load_state_dict(checkpoint.task.get("average"))
+    return stored_progress(checkpoint, epoch)
 
 
 def evaluate_scene(config: Config) -> str:

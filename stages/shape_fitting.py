@@ -32,6 +32,7 @@ from utils.geometry.cameras import Cameras
 from utils.geometry.sdf import gradient
 from utils.geometry.visual_hull import Hull, carve
 from utils.optimization.finite import check_finite
+from utils.optimization.parameter_groups import load_adam
 from utils.runs.loop import Loop
 from utils.runs.run import start_run
 from utils.runs.task import Task, loop_options
@@ -142,7 +143,7 @@ class ShapeFit(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore network, optimiser and random state from what `state_dict` returned."""
         load_state(self.sdf, state["sdf"], "the run's checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_adam(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
 
 

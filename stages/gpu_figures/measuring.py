@@ -37,6 +37,7 @@ from utils.config.values import parse_resolution
 from utils.devices import pick_device
 from utils.errors import ConfigError
 from utils.files.atomic import write_text_atomic
+from utils.files.limits import read_json
 from utils.runs.run import revision
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ SIZES = {"cuda": "800x600", "cpu": "32x24"}
 PACKAGES = ("torch", "triton", "numpy", "numba", "opencv-python", "opencv-python-headless",
             "scikit-image", "trimesh", "pytest")
 MIB = 2 ** 20
+NOWHERE = {"device": "", "date": "", "command": ""}
 
 
 def measure_gpu(config: GpuConfig) -> Path:
@@ -86,17 +88,22 @@ def measure_gpu(config: GpuConfig) -> Path:
 
 
 def earlier(output: Path) -> dict[str, Any]:
-    """Return the figures of parts that are in the folder already, by an earlier call."""
+    """Return the figures of parts that are in the folder already, by an earlier call.
+
+    Raises:
+        ConfigError: the file is not of this program, or damaged.
+    """
     path = output / "figures.json"
     if not path.is_file():
         return {}
+    stored = read_json(path, error=ConfigError)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} holds no figures of an earlier call ({error}); give another "
+        found = {part.name: stored[part.name] for part in PARTS if part.name in stored.keys()}
+        figures_page({"environment": NOWHERE, **found})        # they can be shown
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} holds no figures of an earlier call ({error!r}); give another "
                           "--output, or delete it") from error
-    names = [part.name for part in PARTS]
-    return {name: stored[name] for name in names if name in stored}
+    return found
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class StartSurfaces:
         if path.is_file():
             try:
                 surface.load_state_dict(load_checkpoint(path, surface.t.device))
-            except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            except (AttributeError, KeyError, ValueError, TypeError, RuntimeError) as error:
                 raise CheckpointError(f"{path} holds no surface of {scene.name}; delete it, and it "
                                       "is computed again") from error
             return

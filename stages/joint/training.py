@@ -26,7 +26,7 @@ from utils.checkpoints.storage import load_state
 from utils.config.sections import LossConfig
 from utils.errors import ConfigError
 from utils.optimization.finite import FiniteGuard
-from utils.optimization.parameter_groups import keep_batch_statistics
+from utils.optimization.parameter_groups import keep_batch_statistics, load_adam
 from utils.optimization.weight_average import WeightAverage
 from utils.runs.distributed import (
     ONE_PROCESS,
@@ -210,7 +210,7 @@ class JointTrainer(RankedTrainer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         load_state(self.model, state["model"], "the run's checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_adam(self.optimizer, state["optimizer"])
         self.average.load_state_dict(state["average"])
         self.guard.forget()
         self.state_changed()

@@ -36,13 +36,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import numpy as np
 import torch
 from tqdm import tqdm
+from trust.mutations import damaged
+from trust.readers import READERS
+from trust.reading import Reader
 
-from tests.trust.mutations import damaged
-from tests.trust.readers import READERS, Reader
 from utils.errors import UserError
 from utils.results.text_tables import format_rows
 
 MEMORY_BYTES, HANG_SECONDS = 2**30, 20.0
+#: Where files need no disk; None: in the usual place for temporary files.
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 MOST_KEPT = 20                    # failures kept of each reader
 POLL_SECONDS = 0.2
 #: Words of the allocators of torch and OpenCV, whose errors are no MemoryErrors.
@@ -187,7 +190,7 @@ def _one_child(name: str, output: Path, outcome: Outcome, *, first: int, end: fl
     context = multiprocessing.get_context("fork")
     current = context.Value("q", first)
     receiver, sender = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=IN_MEMORY) as folder:
         child = context.Process(target=_work, args=(name, Path(folder), seed, first, current,
                                                     sender), daemon=True)
         child.start()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 MOST_BYTES = 1 << 20              # a mutant is cut here
 NUMBERS = (0, 1, 2, 3, 127, 128, 255, 256, 4096, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1,
@@ -35,6 +36,11 @@ ARRAYS = (np.zeros((4, 4)), np.eye(4) * 1e308, np.eye(4) * 1e-310, np.full((4, 4
           np.array([["a"] * 4] * 4), np.zeros((0, 4)), np.zeros((4, 0, 4)), np.array(3.0),
           np.array([None, 1], object), np.eye(4)[::-1], np.diag([1, 1, 1, -1.0]),
           np.diag([1e-200, 1, 1, 1]), np.diag([1e14, 1, 1, 1]), np.eye(4, dtype=np.float16))
+
+TENSORS = (torch.zeros(()), torch.zeros(0), torch.ones(3), torch.full((2, 2), torch.nan),
+           torch.ones(2, 2, dtype=torch.complex64), torch.ones(2, 2, dtype=torch.int64),
+           torch.ones(4, dtype=torch.bool), torch.ones(5000, dtype=torch.uint8),
+           torch.ones(2, 3, 4, dtype=torch.bfloat16), torch.tensor(1e300, dtype=torch.float64))
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
@@ -198,7 +204,7 @@ def damage_zip(data: bytes, rng: np.random.Generator) -> bytes:
         return damage_bytes(data, rng)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = [(name, archive.read(name)) for name in archive.namelist()]
-    weights = [3 if name.endswith(".pkl") else 1 for name, _ in entries]
+    weights = [3 if name.endswith((".pkl", ".json")) else 1 for name, _ in entries]
     at = int(rng.choice(len(entries), p=np.array(weights) / sum(weights)))
     name, content = entries[at]
     kind = int(rng.integers(12))
@@ -208,6 +214,8 @@ def damage_zip(data: bytes, rng: np.random.Generator) -> bytes:
         entries.append((name, damage_bytes(content, rng)))
     elif kind == 2:
         entries[at] = (damage_bytes(name.encode(), rng).decode("utf-8", "replace")[:200], content)
+    elif name.endswith(".json"):
+        entries[at] = (name, damage_json(content, rng))
     else:
         entries[at] = (name, damage_bytes(content, rng))
     out = io.BytesIO()
@@ -215,6 +223,37 @@ def damage_zip(data: bytes, rng: np.random.Generator) -> bytes:
         for name, content in entries:
             archive.writestr(zipfile.ZipInfo(name), content)
     return out.getvalue()
+
+
+def damage_state(data: bytes, rng: np.random.Generator) -> bytes:
+    """A file of torch.save with other values, whose sums are sound; in half of the cases, of the
+    archive (bytes of a file of torch before 1.6)."""
+    if rng.integers(2):
+        return damage_zip(data, rng) if data.startswith(b"PK") else damage_bytes(data, rng)
+    content, out = torch.load(io.BytesIO(data), weights_only=True), io.BytesIO()
+    for _ in range(int(rng.integers(1, 3))):
+        content = damage_tree(content, rng, (*VALUES, *TENSORS))
+    torch.save(content, out, _use_new_zipfile_serialization=data.startswith(b"PK"))
+    return out.getvalue()
+
+
+def damage_matlab(data: bytes, rng: np.random.Generator) -> bytes:
+    """A MATLAB file with bytes of one element damaged, which is packed again if it was; in one case
+    of three, bytes of the file."""
+    if not rng.integers(3):
+        return damage_bytes(data, rng)
+    elements, at = [], 128
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from("<2I", data, at)
+        elements.append((kind, data[at + 8:at + 8 + length]))
+        at += 8 + length
+    at = int(rng.integers(len(elements)))
+    kind, content = elements[at]
+    content = zlib.compress(damage_bytes(zlib.decompress(content), rng)) if kind == 15 \
+        else damage_bytes(content, rng)
+    elements[at] = (kind, content)
+    return data[:128] + b"".join(struct.pack("<2I", kind, len(content)) + content
+                                 for kind, content in elements)
 
 
 def damage_png(data: bytes, rng: np.random.Generator) -> bytes:
@@ -244,8 +283,9 @@ def damage_png(data: bytes, rng: np.random.Generator) -> bytes:
 #: Which damage suits a file, by its ending.
 BY_SUFFIX: dict[str, Mutation] = {
     ".json": damage_json, ".txt": damage_text, ".csv": damage_text, ".yaml": damage_text,
-    ".npy": damage_npy, ".pkl": damage_pickle, ".ckpt": damage_pickle, ".npz": damage_zip,
-    ".pth": damage_zip, ".png": damage_png}
+    ".xml": damage_text, ".xyzn": damage_text, ".npy": damage_npy, ".pkl": damage_pickle,
+    ".ckpt": damage_pickle, ".npz": damage_zip, ".pth": damage_state, ".zip": damage_zip,
+    ".mat": damage_matlab, ".png": damage_png}
 
 
 def damaged(name: str, data: bytes, rng: np.random.Generator) -> bytes:
@@ -254,8 +294,6 @@ def damaged(name: str, data: bytes, rng: np.random.Generator) -> bytes:
     mutation = BY_SUFFIX.get(suffix, damage_bytes)
     if suffix == ".ply" and data[:20].find(b"ascii") > 0 or (suffix == ".ply" and rng.integers(2)):
         mutation = damage_head
-    if suffix == ".pth" and not data.startswith(b"PK"):
-        mutation = damage_bytes
     return mutation(data, rng)
 
 

@@ -10,8 +10,10 @@ import pytest
 from trust.fuzz_readers import Fuzzer, fuzz_here
 from trust.readers import READERS
 
-#: Inputs of readers that take 10 ms and more for one; of the others MANY.
-FEW = {"processed": 20, "idr": 20, "yaml": 20, "config": 15, "tables": 15}
+#: Inputs of readers that take 10 ms and more for one, or that see nearly all damage; of the others
+#: MANY.
+COUNTS = {"processed": 20, "idr": 20, "yaml": 20, "config": 15, "tables": 15, "run": 25,
+          "keyframes": 120}
 MANY = 40
 #: The import of a capture takes half a second; its reader is `transforms`, which is here.
 NAMES = [name for name in READERS if name != "import"]
@@ -35,7 +37,7 @@ def silence():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_end_in_our_own_errors(name, tmp_path):
-    outcome = fuzz_here(name, tmp_path, seed=2, first=0, count=FEW.get(name, MANY))
+    outcome = fuzz_here(name, tmp_path, seed=2, first=0, count=COUNTS.get(name, MANY))
     assert not outcome.failures, outcome.failures
     assert 0 < outcome.accepted < outcome.inputs        # some damage does no harm, some does
 

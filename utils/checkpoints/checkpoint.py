@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from utils.checkpoints.networks import StoredNetworks, networks_in
 from utils.checkpoints.released_names import META_PREFIX, is_release_key
 from utils.checkpoints.storage import CHECKPOINT_FORMAT, checkpoints_in, read_checkpoint
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,29 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
         CheckpointError: missing, damaged, holding code, not a checkpoint, or of a later version.
     """
     return _of_known_format(Checkpoint(Path(path), *read_checkpoint(path)))
+
+
+@contextmanager
+def of_a_run(path: Path, cure: str) -> Iterator[None]:
+    """Say that a checkpoint is of something else where its entries do not serve in the block.
+
+    Args:
+        path: of the checkpoint.
+        cure: what to do then.
+    Raises:
+        CheckpointError: an entry is missing, or of another kind, shape or length.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, OverflowError, RuntimeError, TypeError,
+            ValueError) as error:
+        is_memory = isinstance(error, RuntimeError) and "memory" in str(error)
+        if is_memory or isinstance(error, UserError):
+            raise
+        what = f"it lacks {error}" if isinstance(error, KeyError) else \
+            (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{path} is of a run with other flags, or of another script "
+                              f"({what}); {cure}") from error
 
 
 def latest_checkpoint(folder: str | os.PathLike) -> Checkpoint | None:

@@ -1,8 +1,10 @@
 """Which parts of a model are trained, and at which learning rates."""
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.config.sections import TrainedPartsConfig
 
@@ -19,6 +21,43 @@ def set_rates(optimizer: torch.optim.Optimizer, lr_sdf: float, lr: float) -> Non
     """Set the learning rates of Phi and of E, G, D in an optimiser of `make_optimizer`."""
     optimizer.param_groups[0]["lr"] = lr_sdf
     optimizer.param_groups[1]["lr"] = lr
+
+
+def load_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Restore a stored state of Adam, which torch would take as it is.
+
+    Raises:
+        ValueError: it is of other parameters, or no state of Adam.
+    """
+    own = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        wrong = [name for name, value in settings.items()
+                 if name != "params" and not _is_alike(group.get(name), value)]
+        if wrong:
+            raise ValueError(f"the optimiser's {', '.join(wrong)} are of another kind")
+    weights: list[nn.Parameter] = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for parameter in weights:
+        moments: Any = optimizer.state.get(parameter)
+        if not moments:                                    # it never had a gradient
+            continue
+        shapes = {"step": torch.Size(()), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        for name, shape in shapes.items():
+            found = moments.get(name) if isinstance(moments, dict) else None
+            if not isinstance(found, Tensor) or found.shape != shape:
+                raise ValueError(f"the optimiser's {name} is none of weights {tuple(shape)}")
+
+
+def _is_alike(value: Any, own: Any) -> bool:
+    """Return whether a setting of an optimiser is of the kind of one that it has."""
+    if isinstance(own, tuple):                             # the two rates of Adam's averages
+        return isinstance(value, (tuple, list)) and len(value) == len(own) \
+            and all(map(_is_alike, value, own))
+    if own is None or isinstance(own, bool):
+        return value is None or isinstance(value, bool)
+    if isinstance(value, Tensor):                          # a rate that a CUDA graph reads
+        return value.numel() == 1
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def trained_parts(model: nn.Module, parts: TrainedPartsConfig) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoints.checkpoint import Checkpoint, latest_checkpoint
+from utils.checkpoints.checkpoint import Checkpoint, latest_checkpoint, of_a_run
 from utils.checkpoints.storage import (
     CHECKPOINT_FORMAT,
     checkpoint_name,
@@ -22,7 +22,7 @@ from utils.checkpoints.storage import (
 from utils.config.saving import config_to_dict
 from utils.errors import CheckpointError
 from utils.fast.memory import give_back_freed
-from utils.runs.progress import Progress
+from utils.runs.progress import Progress, entry_of
 from utils.runs.recovery import MAX_SKIPPED_IN_ROW, MAX_TRIES, LostStepsError, RecoveryState
 from utils.runs.reporting import NUM_CURVE_ROWS, ProgressLine, Reporter, summary_writer
 from utils.runs.resume import check_changes
@@ -266,19 +266,12 @@ class Loop:
             found = ", ".join(sorted(map(str, stored))[:5])
             raise CheckpointError(f"{path} is no checkpoint of a training run: it has {found}; "
                                   "needed task and step")
-        try:
+        with of_a_run(path, "give the same, or --restart 1 to delete that run"):
             check_changes(stored.get("config", {}), self.config, path)
+            self.progress.seconds = entry_of(stored, "seconds", float, 0.0)
             self._restore(stored)
-            self.progress.seconds = stored.get("seconds", 0.0)
             self.progress.recovery = RecoveryState.of(stored)
             self.task.scale_rates(self.progress.recovery.rate_factor)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            what = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"{path} is of a run with other flags, or of another script "
-                                  f"({what}); give the same, or --restart 1 to delete that "
-                                  "run") from error
         log.info("resumes from %s: step %d, %.0f s", path.name, self.progress.step,
                  self.progress.seconds)
 
@@ -304,4 +297,5 @@ class Loop:
         self.task.load_state_dict(stored["task"])
         if "random" in stored:
             set_random_state(stored["random"])
-        self.progress.step, self.progress.curve = stored["step"], stored.get("curve", [])
+        self.progress.step = entry_of(stored, "step", int)
+        self.progress.curve = entry_of(stored, "curve", list, [])

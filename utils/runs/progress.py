@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +11,14 @@ import torch
 from utils.checkpoints.checkpoint import Checkpoint
 from utils.checkpoints.released_steps import released_step
 from utils.errors import CheckpointError
+from utils.files.limits import short
 from utils.runs.recovery import RecoveryState
 from utils.runs.run import Run
 
 log = logging.getLogger(__name__)
+
+#: Steps and seconds of a run are fewer.
+MAX_COUNT = 2**53
 
 
 @dataclass
@@ -52,6 +57,29 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
             "checkpoint_sha256": progress.checkpoint_sha256}
 
 
+def entry_of(stored: Mapping[str, Any], name: str, kind: Any, default: Any = None) -> Any:
+    """Return an entry of a checkpoint that tells how far a run is.
+
+    Args:
+        stored: content of the checkpoint.
+        name: step, seconds or curve.
+        kind: int, float or list.
+        default: where it is absent; None: it must be there.
+    Raises:
+        KeyError: it is absent.
+        ValueError: it is of another kind, or no such number.
+    """
+    value: Any = stored[name] if default is None else stored.get(name, default)
+    if kind is list:
+        is_good = isinstance(value, list) and all(isinstance(row, dict) for row in value)
+    else:
+        is_good = isinstance(value, (int, kind)) and not isinstance(value, bool) \
+            and 0 <= value < MAX_COUNT
+    if not is_good:
+        raise ValueError(f"{name} is {short(value)}")
+    return kind(value)
+
+
 def stored_progress(checkpoint: Checkpoint, steps_per_epoch: int = 0) -> Progress:
     """Return how far the run was that wrote a checkpoint; step 0 for files that do not say.
 
@@ -64,9 +92,10 @@ def stored_progress(checkpoint: Checkpoint, steps_per_epoch: int = 0) -> Progres
     """
     stored = checkpoint.content
     try:
-        found = Progress(int(stored.get("step", 0)), float(stored.get("seconds", 0.0)),
-                         list(stored.get("curve", [])),
-                         stored.get("config", {}).get("run", {}).get("seed"),
+        seed = stored.get("config", {}).get("run", {}).get("seed")
+        found = Progress(entry_of(stored, "step", int, 0), entry_of(stored, "seconds", float, 0.0),
+                         entry_of(stored, "curve", list, []),
+                         seed if isinstance(seed, int) else None,
                          RecoveryState.of(stored), checkpoint_sha256=checkpoint.sha256)
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.path}: its step, seconds, curve or config is of "

@@ -42,11 +42,12 @@ class RecoveryState:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> RecoveryState:
-        """Return the state in a checkpoint; entries that are missing or no integers are as new."""
+        """Return the state in a checkpoint; entries that are missing or no counts are as new."""
         found = stored.get(CHECKPOINT_ENTRY)
         found = found if isinstance(found, dict) else {}
         return cls(**{field.name: found[field.name] for field in fields(cls)
-                      if isinstance(found.get(field.name), int)})
+                      if isinstance(found.get(field.name), int)
+                      and found[field.name] >= field.default})
 
     def as_entry(self) -> dict[str, Any]:
         """Return the state as an entry of a checkpoint, which `of` reads."""

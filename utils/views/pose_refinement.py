@@ -20,6 +20,7 @@ from utils.checkpoints.storage import load_state
 from utils.devices import numbers_like
 from utils.errors import CheckpointError
 from utils.geometry.cameras import Cameras, rotations
+from utils.optimization.parameter_groups import load_adam
 
 PROBE_REACH = 0.5         # object units: how far from the origin frames are compared
 NUM_NEWTON_STEPS = 5
@@ -105,7 +106,7 @@ class PoseTrainer:
             raise CheckpointError("the run was trained without --refine_cameras 1; go on without "
                                   "it, or give --restart 1 to delete that run")
         load_state(self.poses, state["poses"], "cameras of the run's checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_adam(self.optimizer, state["optimizer"])
 
 
 def moved_along(cameras: Cameras, given: Cameras, refined: Cameras) -> Cameras:

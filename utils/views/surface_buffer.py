@@ -45,7 +45,7 @@ def fill_buffer(buffer: SurfaceBuffer, sdf: nn.Module, cameras: Cameras, trace: 
     if path and data.load_3D_point_buffers and path.is_file():
         try:
             buffer.load_state_dict(load_checkpoint(path, buffer.t.device))
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (AttributeError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{path} holds no traced surface of these views; delete it, or "
                                   "give --load_3D_point_buffers 0") from error
         log.info("hits of %d views: from %s", len(cameras), path)

@@ -65,7 +65,11 @@ def test_what_cannot_be_measured_is_told(tmp_path, tiny_scene, asked, flags, wor
     assert not asked
 
 
-def test_figures_that_cannot_be_read_are_told(tmp_path, tiny_scene, asked):
-    (tmp_path / "figures.json").write_text("{")
-    with pytest.raises(UserError, match="holds no figures of an earlier call"):
+@pytest.mark.parametrize("content, words", [
+    ("{", "not readable as JSON"), ("[]", "holds no figures of an earlier call"),
+    ('{"quality": 3}', "holds no figures of an earlier call"),
+    ('{"quality": {"hull": {"curve": [{}]}}}', "holds no figures of an earlier call")])
+def test_figures_that_cannot_be_read_are_told(tmp_path, tiny_scene, asked, content, words):
+    (tmp_path / "figures.json").write_text(content)
+    with pytest.raises(UserError, match=words):
         measure_gpu(GpuConfig(output=str(tmp_path), scene=str(tiny_scene), device="cpu"))

@@ -14,6 +14,7 @@ from utils.checkpoints import storage as checkpoints
 from utils.checkpoints.storage import checkpoints_in, load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, WriteError
 from utils.runs import loop
+from utils.runs.seeds import random_state
 from utils.runs.stopping import RunStopped
 from utils.runs.task import LoopOptions
 
@@ -109,6 +110,12 @@ def test_a_warning_is_logged_once_for_as_long_as_it_lasts(make_loop, caplog, mon
     ({"task": {}, "step": 9, "seconds": 0.0, "curve": []}, ["other flags", "--restart 1"]),
     ({"task": {}, "step": 9, "config": 3}, ["other flags", "--restart 1"]),
     ({"task": [1], "step": "nine"}, ["other flags", "--restart 1"]),
+    ({"task": {"total": torch.ones(())}, "step": -1}, ["step is -1", "--restart 1"]),
+    ({"task": {"total": torch.ones(())}, "step": 9.5}, ["step is 9.5", "--restart 1"]),
+    ({"task": {"total": torch.ones(())}, "step": 9, "seconds": float("nan")}, ["seconds is nan"]),
+    ({"task": {"total": torch.ones(())}, "step": 9, "curve": [1]}, ["curve is [1]"]),
+    ({"task": {"total": torch.ones(())}, "step": 9, "random": random_state() | {
+        "torch": torch.zeros(3, dtype=torch.uint8)}}, ["other flags", "--restart 1"]),
 ])
 def test_checkpoints_of_something_else_are_refused(make_loop, tmp_path, content, words):
     save_checkpoint(tmp_path / "run" / "checkpoints" / "step_000009.pth", content)

@@ -88,7 +88,8 @@ def test_failures_that_were_overcome_do_not_add_up(make_loop):
 
 
 @pytest.mark.parametrize("stored", [{}, {"setbacks": None}, {"setbacks": {"other": 1}},
-                                    {"setbacks": {"skipped": "many"}}])
+                                    {"setbacks": {"skipped": "many"}},
+                                    {"setbacks": {"returns": -3}}])
 def test_recovery_states_of_other_versions_are_new(stored):
     assert RecoveryState.of(stored) == RecoveryState()
     assert RecoveryState.of({"setbacks": {"skipped": 3, "returns": 1, "other": 2}}) == \
