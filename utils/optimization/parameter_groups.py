@@ -36,14 +36,13 @@ def load_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
                  if name != "params" and not _is_alike(group.get(name), value)]
         if wrong:
             raise ValueError(f"the optimiser's {', '.join(wrong)} are of another kind")
-    weights: list[nn.Parameter] = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for parameter in weights:
+    for parameter in [weight for group in optimizer.param_groups for weight in group["params"]]:
         moments: Any = optimizer.state.get(parameter)
         if not moments:                                    # it never had a gradient
             continue
         shapes = {"step": torch.Size(()), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
         for name, shape in shapes.items():
-            found = moments.get(name) if isinstance(moments, dict) else None
+            found: Any = moments.get(name) if isinstance(moments, dict) else None
             if not isinstance(found, Tensor) or found.shape != shape:
                 raise ValueError(f"the optimiser's {name} is none of weights {tuple(shape)}")
 

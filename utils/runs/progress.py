@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -77,7 +77,7 @@ def entry_of(stored: Mapping[str, Any], name: str, kind: Any, default: Any = Non
             and 0 <= value < MAX_COUNT
     if not is_good:
         raise ValueError(f"{name} is {short(value)}")
-    return kind(value)
+    return kind(cast(Any, value))
 
 
 def stored_progress(checkpoint: Checkpoint, steps_per_epoch: int = 0) -> Progress:
