@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from realtime.scene import ExportedScene
+from realtime.scene import ExportedScene, object_to_pixels
 from realtime.students import PRIORS, StudentAggregation, blend_samples, direction_prior
 from utils.fast.kernels.loading import loops_for
 from utils.fast.threads import in_shares
@@ -134,51 +134,52 @@ class FusedBlending:
 
     def __init__(self, scene: ExportedScene, loops: Any) -> None:
         self.loops, self.aggregation = loops, scene.aggregation
-        self.tolerance = scene.depth_tolerance
-        codes = torch.cat([scene.features.codes, scene.photographs], 1)
-        self.maps = (codes.permute(0, 2, 3, 1).contiguous().numpy(),
-                     scene.masks[:, 0].to(torch.uint8).contiguous().numpy(),
-                     scene.depths.values()[:, 0].contiguous().numpy())
-        width, height = scene.cameras.resolution
-        to_clip = scene.cameras.object_to_clip.double()
-        rows = [(to_clip[:, 0] + to_clip[:, 3]) * width / 2,
-                (to_clip[:, 3] - to_clip[:, 1]) * height / 2, to_clip[:, 3]]
-        self.cameras = (torch.stack(rows, 1).float().contiguous().numpy(),
+        self.tolerance, self.resolution = scene.depth_tolerance, scene.cameras.resolution
+        codes = torch.cat([scene.features.codes, scene.photographs], 1).permute(0, 2, 3, 1)
+        table = torch.zeros(codes.numel() + loops.WIDE, dtype=torch.uint8)
+        table[:codes.numel()].view(codes.shape).copy_(codes)
+        self.maps = (table.numpy(), scene.masks.to(torch.uint8).flatten().numpy(),
+                     scene.depths.values().flatten().numpy())
+        self.cameras = (object_to_pixels(scene.cameras).float().contiguous().numpy(),
                         scene.cameras.centers_obj.float().contiguous().numpy())
-        self.low = torch.cat([scene.features.low, torch.zeros(3)])[:, None]
+        self.low = torch.cat([scene.features.low, torch.zeros(3)])
         self.scale = torch.cat([(scene.features.high - scene.features.low) / 255,
-                                torch.full((3,), 1 / 255)])[:, None]
+                                torch.full((3,), 1 / 255)])
 
     def __call__(self, points: SurfacePoints, exclude: int | None = None) -> tuple[Tensor, Tensor]:
         """See `Blending`."""
-        xyz, dirs = (x.float().contiguous().numpy() for x in (points.points_obj, points.dirs_obj))
-        network, (num_views, *_, num_codes) = self._folded(), self.maps[0].shape
-        blended, weights = torch.empty(len(xyz), num_codes + 1), torch.empty(len(xyz), num_views)
-        into, shares = blended.numpy(), weights.numpy()
-        choice = PRIORS.index(self.aggregation.prior), -1 if exclude is None else exclude
+        rays = tuple(x.float().contiguous().numpy() for x in (points.points_obj, points.dirs_obj))
+        network, count = self._folded(), len(points.pixels)
+        blended = torch.empty(count, len(self.low) + 1)
+        weights = torch.empty(len(self.cameras[0]), count)
+        found = blended.numpy().reshape(-1), weights.numpy()
+        choice = (*self.resolution, PRIORS.index(self.aggregation.prior),
+                  -1 if exclude is None else exclude)
 
         def work(slices: list[slice]) -> None:
             for part in slices:
-                self.loops.blend_points(self.maps, self.cameras, (xyz[part], dirs[part]), network,
-                                        choice, (into[part], shares[part]))
+                self.loops.blend_points(self.maps, self.cameras, rays, network,
+                                        (*choice, part.start, part.stop), found)
 
-        in_shares(work, len(xyz), SLICE)
-        seen = blended[:, -1:].T
-        values = (blended[:, :-1].T * self.scale + self.low) * seen
-        return torch.cat([values, seen]), weights.T
+        in_shares(work, count, SLICE)
+        return blended.T, weights
 
-    def _folded(self) -> tuple[Any, Any, Any]:
-        """Return the aggregation's weights for codes in place of features."""
+    def _folded(self) -> tuple[Any, ...]:
+        """Return the aggregation's weights for codes in place of features, as the loops take them.
+        """
         hidden, out = self.aggregation.hidden, self.aggregation.out
-        num = self.aggregation.num_features
+        num, lanes = self.aggregation.num_features, self.loops.LANES
         weight, bias = hidden.weight.detach(), hidden.bias.detach()
-        first = weight[:, :num] * self.scale[:num].T                     # (h, C)
-        bias = bias + weight[:, :num] @ self.low[:num, 0]
-        along = torch.cat([weight[:, num:].T, bias[None]])               # (4, h)
-        last = torch.cat([out.weight.detach()[0], out.bias.detach(),
-                          torch.tensor([self.tolerance])])
-        return (first.contiguous().numpy(), along.contiguous().numpy(),
-                last.float().contiguous().numpy())
+        more = -len(bias) % lanes                                        # units of weight 0
+        first = F.pad(weight[:, :num] * self.scale[:num], (0, -num % lanes, 0, more))
+        first = first.unfold(0, lanes, lanes).unfold(1, lanes, lanes)    # (h / L, C / L, L, L)
+        bias = bias + weight[:, :num] @ self.low[:num]
+        along = F.pad(torch.cat([weight[:, num:].T, bias[None]]), (0, more))       # (4, h)
+        last = F.pad(out.weight.detach()[0], (0, more))
+        numbers = torch.cat([out.bias.detach(), torch.tensor([self.tolerance])])
+        return tuple(part.float().contiguous().numpy() for part in (
+            first.transpose(2, 3).flatten(), along.flatten(), last, numbers,
+            torch.cat([self.scale, self.low])))
 
 
 def bilinear(maps: Tensor, uv: Tensor, resolution: tuple[int, int]) -> Tensor:

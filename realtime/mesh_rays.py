@@ -1,8 +1,8 @@
-"""Where the rays of a camera meet a mesh: by Embree on the CPU, else by a rasteriser in torch.
+"""Where the rays of a camera meet a mesh: by a compiled loop over triangles, by Embree, by torch.
 
-Both answer the same question, the first hit of the ray through each pixel's centre, both sides of
-triangles counting, so that either can test the other. The rasteriser needs no package, and runs
-where its tensors are; Embree comes with the extra `fast`.
+All three answer the same question, the first hit of the ray through each pixel's centre, both sides
+of triangles counting, so that each can test the others. The rasteriser in torch needs no package,
+and runs where its tensors are; numba and Embree, on the CPU, come with the extra `fast`.
 """
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from realtime.scene import TriangleMesh
+from realtime.scene import TriangleMesh, object_to_pixels
+from utils.fast.kernels.loading import loops_for
+from utils.fast.threads import in_shares, num_threads
 from utils.geometry.cameras import Cameras
 
 log = logging.getLogger(__name__)
@@ -60,13 +62,59 @@ class MeshRays(Protocol):
 
 
 def make_mesh_rays(mesh: TriangleMesh, device: torch.device | str = "cpu") -> MeshRays:
-    """Return what finds hits on a mesh: Embree where it is installed and computes on the CPU."""
+    """Return what finds hits on a mesh soonest, of what is installed and computes on the device."""
+    loops = loops_for(torch.zeros(0, device=device), "triangles")
+    if loops is not None:
+        return CompiledRays(mesh, loops)
     if torch.device(device).type == "cpu":
         if importlib.util.find_spec("embreex") is not None:
             return EmbreeRays(mesh)
-        log.info("embreex is not installed, rays are 5 to 10 times slower without it: "
-                 "pip install embreex")
+        log.info("neither numba nor embreex is installed, rays are 5 to 10 times slower without "
+                 "them: pip install numba embreex")
     return RasterRays(mesh, device)
+
+
+class CompiledRays:
+    """Hits by a compiled loop over triangles, on the CPU; threads share the rows of the picture.
+
+    Args:
+        mesh: the surface.
+        loops: `utils.fast.kernels.triangles`.
+    """
+
+    def __init__(self, mesh: TriangleMesh, loops: Any) -> None:
+        self.loops = loops
+        self.vertices_obj = mesh.vertices_obj.astype(np.float64)
+        self.faces = np.ascontiguousarray(mesh.faces, np.int64)
+
+    def first_hits(self, camera: Cameras) -> Hits:
+        """See `MeshRays.first_hits`."""
+        width, height = camera.resolution
+        nearest, face = np.zeros((height, width)), np.full((height, width), -1)
+        t = torch.empty(height, width)
+        matrix = self._draw(camera, self.loops.draw_triangles, nearest, face)
+        self.loops.distances(nearest, np.linalg.inv(matrix[:, :3]), t.numpy())
+        return Hits(t, torch.from_numpy(face))
+
+    def hit_at(self, camera: Cameras, index: Tensor) -> Tensor:
+        """See `MeshRays.hit_at`."""
+        width, height = camera.resolution
+        state = torch.zeros(height * width, dtype=torch.uint8)
+        state[index] = 1
+        self._draw(camera, self.loops.mark_hits, state.reshape(height, width).numpy())
+        return state[index] == 2
+
+    def _draw(self, camera: Cameras, loop: Any, *maps: np.ndarray) -> np.ndarray:
+        """Let a loop over triangles write to maps (H, W); return the matrix (3, 4) to pixels."""
+        matrix = object_to_pixels(camera)[0].numpy()
+        points, height = self.vertices_obj @ matrix[:, :3].T + matrix[:, 3], len(maps[0])
+
+        def work(parts: list[slice]) -> None:
+            for part in parts:
+                loop(points, self.faces, (part.start, part.stop), MIN_DEPTH, *maps)
+
+        in_shares(work, height, height, least=-(-height // num_threads()))
+        return matrix
 
 
 class EmbreeRays:

@@ -5,6 +5,7 @@ The parts of a frame are methods of their own, so that each can be timed, and sh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,13 @@ from torch import Tensor
 from realtime.blending import Blending, SurfacePoints, make_blending
 from realtime.mesh_rays import Hits, coverage, make_mesh_rays, mesh_normals, rays_at
 from realtime.scene import ExportedScene
-from realtime.students import NUM_EXTRA
+from realtime.students import NUM_EXTRA, StudentDecoder
+from utils.fast.kernels.loading import loops_for
+from utils.fast.threads import in_shares
 from utils.geometry.cameras import Cameras
+
+#: Rows of a picture that a thread decodes at once: their maps stay in its cache.
+ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,10 @@ class SceneRenderer:
         if not len(points.pixels):
             return image
         inner, outer = rectangles(points.pixels, resolution)
+        loops = loops_for(blended, "convolutions")
+        if loops is not None and isinstance(self.decoder, StudentDecoder):
+            decode_rows(loops, self.decoder, (blended, points.pixels), inner, image)
+            return image
         maps = scattered(blended, points.pixels, resolution)[None, :, outer[0], outer[1]]
         rows, columns = (slice(part.start - whole.start, part.stop - whole.start)
                          for part, whole in zip(inner, outer, strict=True))
@@ -112,6 +122,30 @@ class SceneRenderer:
         size = camera.resolution
         return (hits.mask[None], scattered(points.points_obj.T, points.pixels, size),
                 scattered(normals, points.pixels, size), scattered(depth, points.pixels, size))
+
+
+def decode_rows(loops: Any, decoder: StudentDecoder, surface: tuple[Tensor, Tensor],
+                rectangle: tuple[slice, slice], image: Tensor) -> None:
+    """Write a decoder's image into a rectangle of `image` (3, H, W), threads sharing its rows.
+
+    Args:
+        loops: `utils.fast.kernels.convolutions`.
+        decoder: as in the scene.
+        surface: blended samples (C + 4, P) and pixels (P,), rising.
+        rectangle: rows and columns that have all pixels within the decoder's reach.
+    """
+    rows, columns = rectangle
+    values, pixels = surface[0].contiguous().numpy(), surface[1].numpy()
+    layers = [(layer.weight.detach().contiguous().numpy(), layer.bias.detach().numpy())
+              for layer in (decoder.hidden, decoder.out)]
+    into = image.numpy()
+
+    def work(parts: list[slice]) -> None:
+        for part in parts:
+            loops.decode_rows(values, pixels, *layers, (
+                rows.start + part.start, rows.start + part.stop, columns.start, columns.stop), into)
+
+    in_shares(work, rows.stop - rows.start, ROWS_AT_ONCE, least=ROWS_AT_ONCE)
 
 
 def surface_points(camera: Cameras, hits: Hits) -> SurfacePoints:

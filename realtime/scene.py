@@ -129,3 +129,14 @@ def straight_cameras(cameras: Cameras) -> Cameras:
     pose = cameras.object_to_camera.clone()
     pose[:, :3] /= cameras.model_scale
     return Cameras(pose, cameras.projection, torch.eye(4).to(pose), cameras.resolution)
+
+
+def object_to_pixels(cameras: Cameras) -> Tensor:
+    """Return matrices (V, 3, 4) float64 from points (x, y, z, 1) to (u z, v z, z).
+
+    u and v are in pixels from the corner of the top left pixel, z is the depth.
+    """
+    width, height = cameras.resolution
+    to_clip = cameras.object_to_clip.double()
+    return torch.stack([(to_clip[:, 0] + to_clip[:, 3]) * width / 2,
+                        (to_clip[:, 3] - to_clip[:, 1]) * height / 2, to_clip[:, 3]], 1)

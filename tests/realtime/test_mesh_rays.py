@@ -10,6 +10,7 @@ from support.exported_scenes import around, exported
 
 from realtime import mesh_rays
 from realtime.mesh_rays import (
+    CompiledRays,
     EmbreeRays,
     RasterRays,
     coverage,
@@ -23,7 +24,17 @@ from sdf_meshing import extract_mesh
 from utils.geometry.cameras import look_at
 
 FRONT = look_at(torch.tensor([[0.0, 0.0, 2.0]]), torch.zeros(3), torch.tensor([0.0, 1.0, 0.0]))
-KINDS = [RasterRays, pytest.param(EmbreeRays, marks=pytest.mark.skipif(
+
+
+def compiled_rays(mesh: TriangleMesh) -> CompiledRays:
+    """Rays by the loops in machine code."""
+    pytest.importorskip("numba", reason="numba is an extra")
+    from utils.fast.kernels import triangles
+    assert triangles.draw_triangles and triangles.mark_hits and triangles.distances
+    return CompiledRays(mesh, triangles)
+
+
+KINDS = [RasterRays, compiled_rays, pytest.param(EmbreeRays, marks=pytest.mark.skipif(
     not mesh_rays.importlib.util.find_spec("embreex"), reason="embreex is not installed"))]
 
 
@@ -106,6 +117,23 @@ def test_embree_and_the_rasteriser_agree(angle):
         assert torch.equal(kind(mesh).hit_at(camera, asked), whole.mask.reshape(-1)[asked])
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.4, 2.5])
+def test_compiled_rays_are_those_of_the_rasteriser(angle, monkeypatch):
+    mesh, camera = exported("torus", (8, 6), 1).mesh, around(torch.tensor([angle]), (80, 60))
+    plain, compiled = RasterRays(mesh), compiled_rays(mesh)
+    one, other = plain.first_hits(camera), compiled.first_hits(camera)
+    assert (one.mask != other.mask).sum() <= 1              # a ray may graze the outline
+    both = one.mask & other.mask
+    assert both.sum() > 600
+    assert (one.face != other.face)[both].float().mean() < 0.01       # rays through shared edges
+    assert (one.t - other.t).abs()[both].max() < 1e-4       # products of single precision
+    monkeypatch.setattr(mesh_rays, "num_threads", lambda: 3)
+    bands = compiled.first_hits(camera)
+    assert torch.equal(bands.t, other.t) and torch.equal(bands.face, other.face)
+    asked = torch.randperm(60 * 80, generator=torch.Generator().manual_seed(0))[:2000]
+    assert torch.equal(compiled.hit_at(camera, asked), other.mask.reshape(-1)[asked])
+
+
 def test_triangles_are_rasterised_in_groups_as_in_one(monkeypatch):
     mesh, camera = exported("torus", (8, 6), 1).mesh, around(torch.tensor([0.4]), (40, 30))
     whole = RasterRays(mesh).first_hits(camera)
@@ -152,11 +180,14 @@ def test_normals_point_outward():
     assert ((mesh_normals(mesh) * centres).sum(-1) > 0.5).all()
 
 
-def test_without_embree_there_is_the_rasteriser(monkeypatch, caplog):
+def test_without_packages_there_is_the_rasteriser(monkeypatch, caplog):
     caplog.set_level("INFO")
+    monkeypatch.setattr(mesh_rays, "loops_for", lambda *_: None)
+    if mesh_rays.importlib.util.find_spec("embreex"):
+        assert isinstance(make_mesh_rays(square(0.5)), EmbreeRays)
     monkeypatch.setattr(mesh_rays.importlib.util, "find_spec", lambda name: None)
     assert isinstance(make_mesh_rays(square(0.5)), RasterRays)
-    assert "pip install embreex" in caplog.text
+    assert "pip install numba embreex" in caplog.text
 
 
 def test_a_mesh_out_of_sight_is_not_hit():

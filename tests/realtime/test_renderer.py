@@ -10,11 +10,12 @@ import pytest
 import torch
 from support.exported_scenes import around, colours_at, exported
 
+from realtime import renderer as renderer_module
 from realtime.blending import FusedBlending, PlainBlending, SurfacePoints, bilinear, make_blending
 from realtime.reading import read_scene
 from realtime.renderer import SceneRenderer, scattered, surface_points
 from realtime.scene import ExportedScene
-from realtime.students import PRIORS
+from realtime.students import PRIORS, StudentAggregation
 from realtime.writing import write_scene
 
 SCENE = exported()
@@ -152,6 +153,34 @@ def test_compiled_blending_is_the_plain_one(prior, exclude):
     assert found[1].sum(0).max() < 1 + 1e-5 and found[0][-1].sum() > 900
 
 
+@pytest.mark.parametrize("channels, hidden", [(5, 3), (35, 20)])
+def test_compiled_blending_takes_networks_of_any_size(channels, hidden):
+    pytest.importorskip("numba", reason="numba is an extra")
+    from utils.fast.kernels import scene_views
+    scene = exported("torus", (48, 36), 3, channels=channels, prior="angle")
+    torch.manual_seed(0)
+    network = StudentAggregation(channels, hidden, prior="angle").requires_grad_(False)
+    scene = replace(scene, aggregation=network)
+    camera = around(torch.tensor([0.3]), (70, 60))
+    points = surface_points(camera, SceneRenderer(scene).rays.first_hits(camera))
+    for one, other in zip(FusedBlending(scene, scene_views)(points), PlainBlending(scene)(points),
+                          strict=True):
+        # rounding of float32, but for samples on the edge of a test
+        assert ((one - other).abs().amax(0) > 1e-4).sum() <= 5
+
+
+def test_compiled_functions_are_right_to_their_last_digits():
+    pytest.importorskip("numba", reason="numba is an extra")
+    from utils.fast.kernels import scene_views
+    x = np.linspace(-15, 95, 5001).astype(np.float32)
+    found = np.array([scene_views._sigmoid.py_func(each) for each in x])
+    # log 2 times up to 22, rounded to 24 bits, is right to 1e-6
+    assert np.allclose(found, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=2e-6, atol=0)
+    cosines = np.linspace(-1 + 1e-6, 1 - 1e-6, 5001).astype(np.float32)
+    found = np.array([scene_views._acos.py_func(each) for each in cosines])
+    assert np.allclose(found, np.arccos(cosines.astype(np.float64)), rtol=1e-6, atol=3e-7)
+
+
 @pytest.mark.parametrize("name", ["scene", "scene.zip"])
 def test_a_scene_that_was_written_and_read_gives_the_same_picture(name, tmp_path):
     before = SceneRenderer(SCENE).render(CAMERA)
@@ -185,8 +214,15 @@ def test_a_view_that_is_left_out_does_not_count():
     assert not torch.equal(frame.picture, renderer.render(CAMERA).picture)
 
 
-def test_the_decoder_sees_the_whole_picture():
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_the_decoder_sees_the_whole_picture(is_compiled, monkeypatch):
     """It is computed about the object alone, with the numbers of the whole picture."""
+    if is_compiled:
+        pytest.importorskip("numba", reason="numba is an extra")
+        from utils.fast.kernels import convolutions
+        assert convolutions.decode_rows is not None
+    else:
+        monkeypatch.setattr(renderer_module, "loops_for", lambda *_: None)
     renderer = SceneRenderer(SCENE)
     for pixels in ([5 * 30 + 7, 5 * 30 + 9, 9 * 30 + 3], [0], [29], [25 * 30 + 29, 26 * 30 - 1]):
         pixels = torch.tensor(sorted(set(pixels)))

@@ -81,6 +81,11 @@ COMPARED: dict[str, tuple[str, ...]] = {
         "image_networks.joined_convolution.convolve_resized"),
     "tests/realtime/test_renderer.py::test_compiled_blending_is_the_plain_one": (
         "kernels.scene_views.blend_points",),
+    "tests/realtime/test_renderer.py::test_the_decoder_sees_the_whole_picture": (
+        "kernels.convolutions.decode_rows",),
+    "tests/realtime/test_mesh_rays.py::test_compiled_rays_are_those_of_the_rasteriser": (
+        "kernels.triangles.draw_triangles", "kernels.triangles.mark_hits",
+        "kernels.triangles.distances"),
     OWN_TESTS + "image_networks/test_compiling.py::test_a_compiled_network_is_the_network": (
         "image_networks.compiling.compile_networks", "image_networks.compiling.is_compiled"),
     METHOD_TESTS + "test_modules_unet_regions.py::"
@@ -114,6 +119,7 @@ WITHOUT_TWIN = {
     "memory.machine_memory": A_SETTING,
     "recorded_operations.RecordingError": "an error",
     "recorded_operations.name_of": "the name of an operation",
+    "threads.num_threads": A_CHOICE,
     "tracing.gpu_tracer.DeviceGrid": A_BUNDLE,
     "tracing.gpu_tracer.has_triton": A_CHOICE,
     "tracing.grid_march.GridMarch": A_BUNDLE,

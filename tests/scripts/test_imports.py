@@ -24,7 +24,7 @@ ROWS = (
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 PACKAGES = ("utils", "data_processing", "realtime", "stages", "commands")
 #: Who may import utils/fast: where a reference and a fast form are chosen between.
-DOORS = ("sdf_rendering.py", "modules_unet.py", "realtime/blending.py", "stages/",
+DOORS = ("sdf_rendering.py", "modules_unet.py", "realtime/", "stages/",
          "utils/runs/loop.py", "utils/fast/")
 MOST_MODULES = 14
 

@@ -28,7 +28,8 @@ os.register_at_fork(after_in_child=_pools.clear)        # threads do not live on
 _mine = threading.local()                               # of a thread: .number of its shares
 
 
-def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> list[Result]:
+def in_shares(work: Callable[[list[slice]], Result], count: int, most: int,
+              least: int = LEAST) -> list[Result]:
     """Let torch's number of threads work on `count` rows.
 
     Which rows a share has depends on `count` and `most` alone, neither on the number of threads nor
@@ -39,11 +40,12 @@ def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> l
         work: from slices of the rows, one after another, to a result. It runs without gradient.
         count: rows.
         most: rows of a slice.
+        least: rows that are worth another thread.
     Returns:
         The result of each share; none where there are no rows.
     """
-    number = getattr(_mine, "number", 0) or torch.get_num_threads()
-    num_shares = min(NUM_SHARES, count // LEAST) or 1
+    number = num_threads()
+    num_shares = min(NUM_SHARES, count // least) or 1
     rounds = -(-count // (most * num_shares))
     size = -(-count // (rounds * num_shares)) if count else 0
     slices = [slice(start, min(start + size, count)) for start in range(0, count, size or 1)]
@@ -54,6 +56,11 @@ def in_shares(work: Callable[[list[slice]], Result], count: int, most: int) -> l
     pool = _pool(min(number, NUM_SHARES))
     futures = [pool.submit(_without_gradient, work, share) for share in shares]
     return [future.result() for future in futures]
+
+
+def num_threads() -> int:
+    """Return how many threads work on shares: torch's number, if `only_shares` has not taken it."""
+    return getattr(_mine, "number", 0) or torch.get_num_threads()
 
 
 def shares_of(rows: Tensor, work: Callable[[list[slice]], Result], most: int) -> list[Result]:
