@@ -24,7 +24,8 @@ def forgotten():
     compiled._loops.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["grid", "rows", "sines"])
+@pytest.mark.parametrize("name", ["convolutions", "grid", "rows", "scene_views", "sines",
+                                  "triangles"])
 def test_loops_are_for_float32_on_the_cpu(name):
     pytest.importorskip("numba", reason="compiled loops need numba")
     assert loops_for(torch.zeros(0), name).__name__ == f"utils.fast.kernels.{name}"
