@@ -111,4 +111,12 @@ def weights(argv: list[str] | None = None) -> None:
     if arguments.list:
         show(format_rows(describe(entries), num_left=4))
     for entry in wanted:
-        show(obtain(entry, output=arguments.output, mirror=arguments.mirror))
+        show(obtain(entry, output=arguments.output, mirror=arguments.mirror,
+                    check=_check_networks))
+
+
+def _check_networks(path: Path) -> None:
+    """Raise CheckpointError for a file that holds no networks."""
+    from utils.checkpoints.checkpoint import open_checkpoint
+
+    _ = open_checkpoint(path).networks

@@ -359,7 +359,8 @@ def meta_train(config: Config, ranks: Ranks, initial: InitialWeights | None = No
     if progress is None:
         return ""
     path, model = run.folder.path / WEIGHTS_FILE, trainer.learned_model()
-    save_networks(path, **{name: getattr(model, name) for name in NETWORKS})
+    save_networks(path, precision=config.meta.start_precision,
+                  **{name: getattr(model, name) for name in NETWORKS})
     write_curve(progress.curve, run.folder.path / "curve.csv")
     return f"{path}: {progress.step} outer steps, {progress.seconds:.0f} s"
 

@@ -19,7 +19,9 @@ MARGIN = 0.08
 OFF_CENTRE = 0.03
 #: Views of the `nlr` arrangement that stand close together in the middle; they come last.
 NUM_NLR_CENTRAL = 6
-ARRANGEMENTS = ("dtu", "nlr", "sphere")
+#: Views of a scene where no number is given: as many as the named splits have.
+NUM_VIEWS = {"dtu": 49, "nlr": 22, "sphere": 49}
+ARRANGEMENTS = tuple(NUM_VIEWS)
 
 
 def _on_sphere(azimuth: Tensor, elevation: Tensor) -> Tensor:

@@ -13,7 +13,11 @@ from tqdm import tqdm
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.writing import check_target, write_scene
 from data_processing.synthetic.analytic_sdf import normals
-from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_cameras
+from data_processing.synthetic.camera_arrangements import (
+    ARRANGEMENTS,
+    NUM_VIEWS,
+    arrange_cameras,
+)
 from data_processing.synthetic.exact_tracing import spread_points, trace
 from data_processing.synthetic.painted_objects import PAINTED_OBJECTS, make_painted
 from data_processing.synthetic.scene_kinds import BOUND, SCENE_KINDS, make_solid
@@ -39,7 +43,7 @@ VARIED_KINDS = tuple(VARIED + kind for kind in SCENE_KINDS)
 KINDS = (*SCENE_KINDS, *PAINTED_OBJECTS, *VARIED_KINDS)
 
 
-def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views: int = 49,
+def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views: int = 0,
                resolution: tuple[int, int] = (128, 96), supersampling: int = 3,
                num_points: int = 50_000) -> Scene:
     """Render an object of the given kind; the same arguments give the same bits.
@@ -48,7 +52,7 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
         kind: one of KINDS.
         seed: draws shape, texture, lights and cameras.
         arrangement: `dtu` (arc of rows), `nlr` (rows around, six central views last) or `sphere`.
-        num_views: V.
+        num_views: V; 0: as many as the named split of the arrangement has, see NUM_VIEWS.
         resolution: (W, H) in pixels.
         supersampling: S; each pixel is the mean of S x S rays.
         num_points: points spread over the surface, of which those that a view sees are kept.
@@ -59,6 +63,7 @@ def make_scene(kind: str, seed: int = 0, *, arrangement: str = "dtu", num_views:
     """
     _check_choice("kind", kind, KINDS)
     _check_choice("arrangement", arrangement, ARRANGEMENTS)
+    num_views = num_views or NUM_VIEWS[arrangement]
     for flag, value, least in (("num_views", num_views, 2), ("supersampling", supersampling, 1),
                                ("resolution", min(resolution), 2)):
         if value < least:
@@ -207,7 +212,7 @@ def make_scene_set(settings: MakeSceneConfig) -> list[Path]:
                            num_views=settings.num_views, resolution=resolution,
                            supersampling=settings.supersampling)
         write_scene(scene, folder, settings.scene_format, overwrite=bool(settings.overwrite))
-        log.info("wrote %s (%s, %d views)", folder, scene.name, settings.num_views)
+        log.info("wrote %s (%s, %d views)", folder, scene.name, len(scene))
     return folders
 
 

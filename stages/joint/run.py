@@ -105,7 +105,8 @@ def joint_train(config: Config, ranks: Ranks, initial: InitialWeights | None = N
         return ""
     path, model = run.folder.path / WEIGHTS_FILE, trainer.average.averaged_model()
     names = ("encoder", "decoder", *["aggregation"] * (model.settings.aggregation in LEARNED))
-    save_networks(path, **{name: getattr(model, name) for name in names})
+    save_networks(path, precision=config.meta.start_precision,
+                  **{name: getattr(model, name) for name in names})
     write_curve(progress.curve, run.folder.path / "curve.csv")
     return f"{path}: {progress.step} steps, {progress.seconds:.0f} s"
 

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -34,21 +34,28 @@ class Entry:
     Attributes:
         name: of the file, no path.
         what: it is, for people.
-        sha256: 64 hexadecimal digits.
-        size: bytes.
+        sha256: 64 hexadecimal digits; None: nobody has published it.
+        size: bytes; None, as the sum: not known.
         address: for a file that ships with the project, its path from the manifest's folder; else
             a file address (file:///PATH), or '' where none is known.
         command: that made it.
         licence: of the file.
+        source: where people get it, if it does not ship with the project.
     """
 
     name: str
     what: str
-    sha256: str
-    size: int
+    sha256: str | None
+    size: int | None
     address: str
     command: str
     licence: str
+    source: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there are a size and a sum to compare a file with."""
+        return self.sha256 is not None
 
     def shipped_path(self, manifest: Path = MANIFEST) -> Path | None:
         """Return where the file lies if it ships with the project, else None."""
@@ -74,14 +81,20 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
         if not _is_sound(entry, path):
             raise ConfigError(f"{path}: the entry {short(entry.name)} is not sound: need a plain "
                               "file name, 64 hexadecimal digits, a size over 0 and an address or "
-                              "a path inside the project")
+                              "a path inside the project; or null, null, no address and a source")
     return {entry.name: entry for entry in entries}
 
 
 def _is_sound(entry: Entry, manifest: Path) -> bool:
     """Return whether an entry has what it needs, and leads to no file outside of the project."""
-    if not all(isinstance(getattr(entry, field.name), int if field.name == "size" else str)
-               for field in fields(Entry)):
+    size, digest = entry.size, entry.sha256
+    texts = [getattr(entry, field.name) for field in fields(Entry)
+             if field.name not in ("size", "sha256")]
+    if not (all(isinstance(text, str) for text in texts) and _NAME.fullmatch(entry.name)):
+        return False
+    if size is None or digest is None:             # of others, who publish neither
+        return size is digest and bool(entry.source) and not entry.address
+    if not (isinstance(size, int) and isinstance(digest, str)):
         return False
     try:
         urlsplit(entry.address)
@@ -91,8 +104,7 @@ def _is_sound(entry: Entry, manifest: Path) -> bool:
     except (ValueError, OSError, RuntimeError):    # no address, or no path that there may be
         return False
     root = manifest.parent.resolve().parent
-    return bool(_NAME.fullmatch(entry.name) and _SUM.fullmatch(entry.sha256)
-                and 0 < entry.size <= MAX_ENTRY_BYTES
+    return bool(_SUM.fullmatch(digest) and 0 < size <= MAX_ENTRY_BYTES
                 and (shipped is None or shipped.is_relative_to(root)))
 
 
@@ -141,7 +153,8 @@ def update_sum(path: Path, manifest: Path = MANIFEST) -> bool:
         return False
     entries = read_manifest(manifest)
     entries[entry.name] = replace(entry, size=path.stat().st_size, sha256=sha256_of(path))
-    content = {"files": [asdict(one) for one in entries.values()]}
+    content = {"files": [{key: value for key, value in asdict(one).items()
+                          if key != "source" or value} for one in entries.values()]}
     write_text_atomic(manifest, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return True
 
@@ -156,7 +169,7 @@ def _shipped_entry(path: Path, manifest: Path) -> Entry | None:
 
 
 def obtain(entry: Entry, *, output: Path | None = None, mirror: str = "",
-           manifest: Path = MANIFEST) -> str:
+           manifest: Path = MANIFEST, check: Callable[[Path], object] = Path.stat) -> str:
     """Verify the file of an entry where it lies, or copy it; says in a line what was done.
 
     Args:
@@ -164,12 +177,16 @@ def obtain(entry: Entry, *, output: Path | None = None, mirror: str = "",
         output: folder that it goes to; None: the manifest's, or the file's own if it ships.
         mirror: file address of a folder that has the file, instead of the entry's address.
         manifest: where the entry stands.
+        check: raises an error where a file whose sum nobody knows is not what it should be.
     Raises:
-        DownloadError: it cannot be read, or its size or sum differs.
+        DownloadError: it cannot be read, its size or sum differs, or it does not ship with the
+            project and no mirror is given.
         WriteError: it cannot be written.
     """
     shipped = entry.shipped_path(manifest)
     target = (output or manifest.parent) / entry.name
+    if not entry.is_known:
+        return _obtain_unknown(entry, target, mirror, check)
     if shipped is not None and output is None:
         target = shipped
     if target.is_file() and sha256_of(target) == entry.sha256:
@@ -183,6 +200,25 @@ def obtain(entry: Entry, *, output: Path | None = None, mirror: str = "",
     address = _address_of(entry, shipped, mirror)
     copy_checked(entry, _path_of(address), target)
     return f"{target} fetched from {address}, and its sum is right"
+
+
+def _obtain_unknown(entry: Entry, target: Path, mirror: str,
+                    check: Callable[[Path], object]) -> str:
+    """Copy a file of which neither size nor sum are known, from where its user has put it."""
+    if not mirror and not target.is_file():
+        raise DownloadError(f"{entry.name} does not ship with the project; it is on "
+                            f"{entry.source}; fetch it by other means and give --mirror "
+                            "file:///FOLDER of the folder that it is in, or use it where it lies")
+    source = _path_of(_address_of(entry, None, mirror)) if mirror else target
+    if not source.is_file():
+        raise DownloadError(f"{source}: no such file; give --mirror file:///FOLDER of the folder "
+                            f"that {entry.name} is in")
+    check(source)
+    if mirror:
+        found = replace(entry, size=source.stat().st_size, sha256=sha256_of(source))
+        copy_checked(found, source, target)
+    return (f"{target} is there, and can be read; its sum is {sha256_of(target)}, with which "
+            "nothing can be compared, as nobody has published one")
 
 
 def _address_of(entry: Entry, shipped: Path | None, mirror: str) -> str:
@@ -219,6 +255,7 @@ def copy_checked(entry: Entry, source: Path, target: Path) -> None:
         DownloadError: the source cannot be read, or is of another size or sum.
         WriteError: the target cannot be written.
     """
+    assert entry.size is not None
     digest, num_bytes = hashlib.sha256(), 0
     with whole_file(target) as part, part.open("wb") as file:
         for block in _blocks(source):
@@ -252,6 +289,9 @@ def describe(entries: dict[str, Entry], manifest: Path = MANIFEST) -> list[list[
     rows = []
     for entry in entries.values():
         path = entry.shipped_path(manifest) or manifest.parent / entry.name
-        where = "there" if path.is_file() else "not fetched" if entry.address else "no address"
-        rows.append([entry.name, f"{entry.size / 1e6:.2f} MB", where, entry.what])
+        where = "there" if path.is_file() else "not fetched" if entry.address else \
+            "elsewhere" if entry.source else "no address"
+        size = "?" if entry.size is None else f"{entry.size / 1e6:.2f} MB"
+        rows.append([entry.name, size, where, entry.what + (
+            f"; get it from {entry.source}" if entry.source else "")])
     return rows

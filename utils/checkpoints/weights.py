@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from utils.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from utils.checkpoints.manifest import update_sum
@@ -185,9 +185,22 @@ def _load_network(module: nn.Module, network: str, stored: StoredNetworks, *,
         log.warning("%s; it keeps its initial weights", told)
 
 
-def save_networks(path: str | Path, **networks: nn.Module) -> None:
-    """Write weights of single networks, by the names of NETWORKS."""
-    save_checkpoint(path, {name: net.state_dict() for name, net in networks.items()})
+def save_networks(path: str | Path, *, precision: str = "fp32", **networks: nn.Module) -> None:
+    """Write weights of single networks, by the names of NETWORKS.
+
+    Args:
+        path: of the file.
+        precision: fp16 stores the weights of E, G and D (not their biases, nor batch statistics)
+            in half the bytes, rounded to 11 bits; whoever loads them has fp32 again. Phi stays in
+            fp32: sin(30 x) would carry its rounding far.
+        networks: by name.
+    """
+    def stored(name: str, network: nn.Module) -> dict[str, Tensor]:
+        is_halved = precision == "fp16" and name != "sdf"
+        return {key: value.half() if is_halved and value.ndim > 1 else value
+                for key, value in network.state_dict().items()}
+
+    save_checkpoint(path, {name: stored(name, network) for name, network in networks.items()})
 
 
 def save_sphere(path: Path, sdf: nn.Module, error: dict[str, float]) -> bool:

@@ -37,6 +37,9 @@ class MetaConfig:
     meta_eval_path: str = flag("", "a held-out scene, or a folder of them, on which the start is "
                                "evaluated when eval_steps or eval_interval say so")
     meta_eval_steps: int = flag(30, "steps of such an evaluation", unit="steps", minimum=1)
+    start_precision: str = flag("fp32", "of the learned start's file; fp16: encoder, decoder and "
+                                "aggregation in half the bytes, rounded to 11 bits",
+                                choices=("fp32", "fp16"))
     max_image_side: int = flag(0, "longest side of images, to which larger ones are reduced after "
                                "load_im_scale when scenes are read; 0: no limit", unit="pixels",
                                minimum=0)

@@ -15,8 +15,9 @@ class MakeSceneConfig:
                      "with looks and photographs as various as real ones")
     seed: int = flag(0, "seed of shape, texture, light and cameras", minimum=0)
     num_scenes: int = flag(1, "scenes to write, each in a folder of its own if several", minimum=1)
-    num_views: int = flag(49, "views of a scene", minimum=2)
-    arrangement: str = flag("dtu", "cameras: an arc, a row, or the full sphere",
+    num_views: int = flag(0, "views of a scene; 0: 49, with --arrangement nlr 22", minimum=0)
+    arrangement: str = flag("dtu", "cameras: rows on an arc; two wide rows and six views close "
+                            "together, which come last; or the full sphere",
                             choices=("dtu", "nlr", "sphere"))
     resolution: str = flag("128x96", "size of the images, WxH", unit="pixels")
     scene_format: str = flag("processed", "format of the folder", choices=("processed", "idr"))

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.tiny_runs import meta_config_of
 from torch.nn.functional import grid_sample
 
+from data_processing.scenes.pool import open_pool
 from data_processing.scenes.scene import load_scene
+from data_processing.scenes.splits import NAMED_SPLITS
 from data_processing.synthetic import analytic_sdf as solids
 from data_processing.synthetic.camera_arrangements import ARRANGEMENTS, arrange_cameras, camera_dirs
 from data_processing.synthetic.exact_tracing import spread_points
@@ -211,6 +214,25 @@ def test_a_set_is_written_one_folder_a_scene_and_nothing_is_overwritten(tmp_path
     assert len(load_scene(folders[0])) == 2
     with pytest.raises(WriteError, match="holds a scene already"):
         make_scene_set(settings(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("arrangement, count", [("dtu", 49), ("nlr", 22), ("sphere", 49)])
+def test_a_scene_has_as_many_views_as_its_named_split_unless_told(arrangement, count):
+    scene = make_scene("blobs", **SMALL | {"arrangement": arrangement, "num_views": 0,
+                                           "resolution": (12, 10), "supersampling": 1})
+    assert len(scene) == count
+    if arrangement in NAMED_SPLITS:
+        assert NAMED_SPLITS[arrangement].num_views == count
+
+
+def test_a_set_of_nlr_scenes_is_trained_on_its_six_views_close_together(tmp_path):
+    make_scene_set(settings(tmp_path, num_views=0))
+    config = meta_config_of("--experiment_name", "x", "--load_im_scale", 1, "--dataset_path",
+                            tmp_path, "--config_filepath", "configs/nlrpp_nlr_meta.txt")
+    pool = open_pool(config.data, config.meta)
+    assert [entry.split.train for entry in pool.entries] == [tuple(range(16, 22))] * 2
+    centers = torch.nn.functional.normalize(pool[0].views.cameras.centers_obj, dim=-1)
+    assert math.degrees(math.acos(float((centers @ centers.T).min()))) < 35
 
 
 def test_a_single_scene_is_written_into_the_folder_itself(tmp_path):

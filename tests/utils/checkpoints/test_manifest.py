@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from support.network_files import file_of
 from support.tiny_runs import ROOT, start
 
 from utils.checkpoints.manifest import (
@@ -117,7 +118,9 @@ def test_shipped_files_are_verified_where_they_lie(tmp_path):
 
 @pytest.mark.parametrize("changes", [
     {"name": "../weights.pth"}, {"name": ".."}, {"name": ""}, {"sha256": "abc"}, {"size": 0},
-    {"size": "9"}, {"address": "../../outside.pth"}, {"address": None}, {"more": 1}])
+    {"size": "9"}, {"address": "../../outside.pth"}, {"address": None}, {"more": 1},
+    {"sha256": None}, {"size": None}, {"sha256": None, "size": None},
+    {"sha256": None, "size": None, "source": "a page", "address": "weights.pth"}])
 def test_entries_that_are_not_sound_are_refused(tmp_path, changes):
     manifest = manifest_of(tmp_path, vars(entry_of()) | changes)
     with pytest.raises(ConfigError, match="manifest.json"):
@@ -165,6 +168,44 @@ def test_the_script_verifies_lists_and_refuses(tmp_path):
     assert name in ended.stdout and (tmp_path / f"{name}.pth").is_file()
     ended = start(script, "../x", cwd=tmp_path)
     assert ended.returncode == 2 and ended.stderr.startswith("error: '../x' is no plain name")
+
+
+def elsewhere():
+    """An entry of a file that others offer, of which neither size nor sum are known."""
+    return entry_of(size=None, sha256=None, source="their page")
+
+
+def test_a_file_that_others_offer_is_asked_for(tmp_path):
+    manifest = manifest_of(tmp_path, asdict(elsewhere()))
+    entry = read_manifest(manifest)["weights.pth"]
+    assert describe({"weights.pth": entry}, manifest) == [
+        ["weights.pth", "?", "elsewhere", "a test; get it from their page"]]
+    with pytest.raises(DownloadError, match="does not ship.*on their page.*--mirror file:///"):
+        obtain(entry, manifest=manifest)
+    with pytest.raises(DownloadError, match="weights.pth: no such file; give --mirror"):
+        obtain(entry, manifest=manifest, mirror=tmp_path.as_uri())
+
+
+def test_a_file_without_a_known_sum_is_checked_to_be_weights(tmp_path):
+    """What a browser saved in its place, such as a page, is not kept."""
+    script, source, output = ROOT / "checkpoints" / "download.py", tmp_path / "in", tmp_path / "out"
+    name = next(entry.name for entry in read_manifest().values() if not entry.is_known)
+    source.mkdir()
+    (source / name).write_text("<html>")
+    ended = start(script, name, "--mirror", source.as_uri(), "--output", output, cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stderr.startswith("error: checkpoint "), ended.stderr
+    assert not (output / name).exists()
+    file_of(source / name, encoder=1, decoder=2)
+    ended = start(script, name, "--mirror", source.as_uri(), "--output", output, cwd=tmp_path)
+    assert ended.returncode == 0 and sha256_of(source / name) in ended.stdout, ended.stderr
+    assert sha256_of(output / name) == sha256_of(source / name)
+
+
+def test_the_release_is_in_the_manifest_by_name():
+    entry = read_manifest()["pretrained_encdec.pth"]
+    assert not entry.is_known and entry.shipped_path() is None
+    assert "computationalimaging.org/publications/metanlr" in entry.source
+    assert update_sum(ROOT / "checkpoints" / entry.name) is False
 
 
 def test_a_shipped_file_is_compared_with_its_sum(tmp_path):

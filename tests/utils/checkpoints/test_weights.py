@@ -209,3 +209,25 @@ def test_an_evaluation_starts_from_its_checkpoint_alone(tmp_path):
     named = config_of(*flags, "--checkpoint_path_test", tmp_path / "nowhere.pth")
     with pytest.raises(CheckpointError, match="nowhere.pth"):
         checkpoint_to_evaluate(named, latest)
+
+
+def test_halved_weights_are_read_as_fp32_to_half_a_unit_of_11_bits(tmp_path):
+    torch.manual_seed(0)
+    sdf, encoder = build_sdf(SdfArchitecture(hidden_layers=1, hidden_dims=8)), ImageEncoder()
+    encoder.train()(torch.rand(2, 3, 16, 16))              # batch statistics of its own
+    for precision in ("fp32", "fp16"):
+        save_networks(tmp_path / f"{precision}.pth", precision=precision, sdf=sdf, encoder=encoder)
+    sizes = {name: (tmp_path / f"{name}.pth").stat().st_size for name in ("fp32", "fp16")}
+    assert sizes["fp16"] < 0.53 * sizes["fp32"]
+    networks = open_checkpoint(tmp_path / "fp16.pth").networks
+    read = ImageEncoder()
+    weights.load_state(read, networks.tensors["encoder"], "encoder")
+    for name, value in read.state_dict().items():
+        wanted = encoder.state_dict()[name]
+        assert value.dtype == wanted.dtype
+        if value.ndim > 1:                                 # the second: numbers below fp16's normal
+            torch.testing.assert_close(value, wanted, rtol=2**-11, atol=2**-25)
+        else:
+            assert torch.equal(value, wanted)
+    assert all(torch.equal(value, sdf.state_dict()[name])
+               for name, value in networks.tensors["sdf"].items())
