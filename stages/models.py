@@ -1,6 +1,8 @@
 """Networks by the flags, with their initial weights."""
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -22,6 +24,8 @@ from utils.fast.image_networks.execution import FastExecution, network_precision
 from utils.fast.memory import keep_freed_memory
 
 DEFAULT_ENCODER = "plain"      # from random weights
+#: From the spread of PyTorch's convolutions, of variance 1 / (3 n) for n inputs, to He's 2 / n.
+TORCH_TO_HE = math.sqrt(6)
 
 
 def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
@@ -58,11 +62,38 @@ def build_model(sdf: SdfConfig, cnn: CnnConfig, views: ViewsConfig,
                             settings=settings, execution=execution)
     if settings.aggregation == "learned_prior":
         model.aggregation.weigh_all_alike()
-    if cnn.resnet_weights and not is_rgb:
-        load_resnet_weights(encoder, cnn.resnet_weights)
+    if not is_rgb:
+        begin_encoder(encoder, cnn)
     initial.load_into(model)
     execution.lay_out(encoder, decoder)
     return model
+
+
+def begin_encoder(encoder: nn.Module, cnn: CnnConfig) -> None:
+    """Give a new E the weights that it has before those of checkpoints, in place."""
+    if cnn.encoder_init == "he":
+        widen_for_relu(encoder)
+    if cnn.resnet_weights:
+        load_resnet_weights(encoder, cnn.resnet_weights)
+
+
+@torch.no_grad()
+def widen_for_relu(encoder: nn.Module) -> None:
+    """Scale E's skip and up paths to the spread that a chain of ReLUs keeps (He et al. 2015).
+
+    As PyTorch draws them, each convolution gives less than it is given. Features are then so small
+    that Adam's first steps are as large as they are: some fall below 0 for all pixels, where they
+    get no gradient. The trunk is initialised so already. The draws stay the same; biases become 0.
+
+    Args:
+        encoder: with the attributes skips and ups, just drawn; changed in place.
+    """
+    for path in (encoder.skips, encoder.ups):
+        for layer in path.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight *= TORCH_TO_HE
+                if layer.bias is not None:
+                    layer.bias.zero_()
 
 
 def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) -> ImageNetworks:
@@ -84,8 +115,7 @@ def build_image_networks(cnn: CnnConfig, run: RunConfig, *, convolution: str) ->
     decoder = grey_decoder(features, convolution)
     execution = execution_of(cnn, run)
     model = ImageNetworks(BlendSettings(), execution, encoder=encoder, decoder=decoder)
-    if cnn.resnet_weights:
-        load_resnet_weights(encoder, cnn.resnet_weights)
+    begin_encoder(encoder, cnn)
     initial.load_into(model)
     execution.lay_out(encoder, decoder)
     return model

@@ -131,6 +131,10 @@ class CnnConfig:
     image_encoder: str = flag("auto", "trunk of the encoder: residual blocks, or plain as in the "
                               "release; auto: by the weights it starts from",
                               choices=("auto", "residual", "plain"))
+    encoder_init: str = flag("torch", "random weights of the encoder's skip and up paths: torch: "
+                             "PyTorch's default, as the release; he: larger by sqrt(6), biases 0, "
+                             "so that features live and training from scratch is faster",
+                             choices=("torch", "he"))
     precision: str = flag("auto", "of E, G and D in training; auto: bf16 with --tracer fast where "
                           "the processor computes it, else fp32", choices=("auto", "fp32", "bf16"))
     memory_format: str = flag("auto", "how maps and weights of E and D lie in memory; auto: "
