@@ -1,6 +1,7 @@
 """Paths that the files of a capture name, as files that exist inside its folder."""
 from __future__ import annotations
 
+import errno
 import os
 import re
 import unicodedata
@@ -69,12 +70,22 @@ def check_inside(path: Path, folder: Path, what: str) -> None:
             first = folder / path.relative_to(folder).parts[0]
             places += [first.resolve()] if first.is_symlink() and first.is_dir() else []
         is_inside = any(path.resolve().is_relative_to(place) for place in places)
+        _follow(path)
     except (OSError, RuntimeError, ValueError) as problem:          # links in a circle
         raise SceneError(f"{what} cannot be followed ({problem}), need a file inside {folder}; "
                          "fix the path") from problem
     if not is_inside:
         raise SceneError(f"{what} leads out of {folder}, need a file inside it; move or copy "
                          "the images there and fix the path")
+
+
+def _follow(path: Path) -> None:
+    """Raise OSError where links lead in a circle; from Python 3.13 on `resolve` passes over it."""
+    try:
+        path.stat()
+    except OSError as problem:
+        if problem.errno == errno.ELOOP:
+            raise
 
 
 def _is_path(text: str) -> bool:

@@ -1,6 +1,6 @@
 """Which triangle each pixel sees, by a loop over triangles; needs numba, an extra.
 
-The same as `realtime.mesh_rays.RasterRays`, to rounding, in a twentieth of the time. Points are
+The same as `realtime.mesh_rays.RasterRays`, to rounding, and faster than Embree. Points are
 q = (u z, v z, z) with u and v in pixels from the picture's corner and z the depth, so that the ray
 through (u, v) has the direction (u, v, 1), and where it meets a triangle, barycentric coordinates
 over z are linear in u and v. That holds for triangles that cross the camera's plane, too.
