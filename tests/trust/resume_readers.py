@@ -1,4 +1,4 @@
-"""The fuzzed readers of checkpoints by a run that goes on from them, or is evaluated."""
+"""The fuzzed readers of checkpoints by a run that resumes from them, or is evaluated."""
 from __future__ import annotations
 
 import copy
