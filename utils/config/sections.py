@@ -46,8 +46,8 @@ class RunConfig:
     keep_checkpoints: int = flag(3, "how many of the latest checkpoints are kept", minimum=1)
     steps_til_summary: int = flag(1, "steps between scalars in TensorBoard; 0: none",
                                   unit="steps", minimum=0)
-    steps_til_pictures: int = flag(100, "steps between image grids in TensorBoard; 0: none",
-                                   unit="steps", minimum=0)
+    steps_til_pictures: int = flag(100, "steps between image grids, the first with the first "
+                                   "scores; 0: none", unit="steps", minimum=0)
     image_batch_size: int = flag(4, "target views of a step (l in the paper)", minimum=1)
     seed: int = flag(0, "seed of everything random", minimum=0)
     num_threads: int = flag(0, "CPU threads; 0: as torch chooses", minimum=0)

@@ -63,7 +63,8 @@ class Reporter:
         if "psnr" in scores:
             self.line.show(PSNR=f"{scores['psnr']:.2f}")
         is_drawn = options.picture_interval > 0 and (
-            is_due(step, options.picture_interval) or is_last)
+            is_due(step, options.picture_interval) or is_last
+            or (bool(scores) and not self._has_drawn))       # the first as soon as views are there
         pictures = self.task.pictures(step) if is_drawn else {}
         self._write(pictures)
         with writing_to(self.folder.summaries):

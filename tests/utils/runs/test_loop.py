@@ -26,7 +26,7 @@ def test_everything_is_done_at_its_steps(make_loop):
     progress = made.run(lambda: firsts.append(made.progress.step))
     assert firsts == [0] and progress.step == 7
     assert task.scored == [0, 1, 4, 5, 7]         # the last step is always scored
-    assert task.drawn == [3, 6, 7]
+    assert task.drawn == [0, 3, 6, 7]             # the first scores have pictures
     assert steps_of(made) == [6, 7]               # 2 and 4 were pruned
     assert [row["step"] for row in progress.curve] == list(range(8))
     assert [row["step"] for row in progress.curve if "psnr" in row] == [0, 1, 4, 5, 7]

@@ -99,3 +99,19 @@ def test_pictures_are_files_as_soon_as_they_are_drawn(make_loop, caplog):
     assert path.is_file() and task.drawn == [2, 4]
     told = [text for text in caplog.messages if "first pictures" in text]
     assert told == [f"after step 2: first pictures, {path}"]
+
+
+def test_the_first_scoring_draws_too(make_loop, caplog):
+    """What can be seen before the first step need not wait for the first interval."""
+    made, task = make_loop(LoopOptions(num_steps=4, picture_interval=4, score_steps=(0, 3)))
+    caplog.set_level("INFO")
+    made.run()
+    assert task.drawn == [0, 4]
+    assert [text for text in caplog.messages if "first pictures" in text] == [
+        f"after step 0: first pictures, {made.folder.pictures / 'views.png'}"]
+
+
+def test_no_pictures_where_none_are_wanted(make_loop):
+    made, task = make_loop(LoopOptions(num_steps=4, picture_interval=0, score_steps=(0, 3)))
+    made.run()
+    assert task.drawn == []
