@@ -37,6 +37,7 @@ class StepPlan:
         lr_cameras: learning rate of refined cameras; 0 in the warm-up, when the surface is not yet
             that of the object and masks would move the cameras to fit it.
         average_decay: decay of the moving average of E, G and D, with which views are rendered.
+        clip_parts: whether the gradients of Phi and of E, G and D are clipped apart.
     """
 
     train_shape: bool
@@ -46,6 +47,7 @@ class StepPlan:
     lr: float
     lr_cameras: float = 0.0
     average_decay: float = 0.0
+    clip_parts: bool = False
 
     def scaled(self, factor: float) -> StepPlan:
         """Return the same plan with all learning rates multiplied by a factor."""
@@ -126,7 +128,7 @@ def plan_step(step: int, rates: RatesConfig, tracing: TracingConfig, *, dataset_
         * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay),
         lr_cameras=0.0 if step < schedule.warmup else
         lr_cameras * learning_rate_factor(step, rates.lr_encdec_decay_steps, decay),
-        average_decay=rates.average_decay)
+        average_decay=rates.average_decay, clip_parts=rates.clip_gradients == "parts")
 
 
 def is_shape_step(step: int, schedule: ShapeSchedule) -> bool:

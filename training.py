@@ -30,7 +30,12 @@ from utils.config.sections import DataConfig
 from utils.devices import to_device
 from utils.geometry.rays import Surface, Tracer, TraceResult
 from utils.optimization.finite import FiniteGuard, keeping_statistics, running_statistics
-from utils.optimization.parameter_groups import load_adam, make_optimizer, set_rates
+from utils.optimization.parameter_groups import (
+    clip_gradients,
+    load_adam,
+    make_optimizer,
+    set_rates,
+)
 from utils.optimization.weight_average import WeightAverage
 from utils.views.step_views import StepViews, ViewsInTraining
 from utils.views.surface_buffer import SurfaceBuffer, fill_buffer
@@ -246,7 +251,7 @@ class SceneTrainer:
         """Clip, finite check, step of Adam, average. Returns the total as the check leaves it."""
         if not plan.train_shape:
             self.model.sdf.zero_grad(set_to_none=True)     # Adam's moments must not decay
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = clip_gradients(self.model, self.optimizer, in_parts=plan.clip_parts)
         parameters = list(self.model.parameters())
         if self.refiner is not None:
             norm = torch.hypot(norm, self.refiner.norm())

@@ -72,6 +72,9 @@ class RatesConfig:
                                     unit="steps", minimum=0)
     lr_alternating_interval: int = flag(0, "steps between shape and image training",
                                         unit="steps", minimum=0)
+    clip_gradients: str = flag("whole", "what is clipped to norm 1: the whole gradient, as the "
+                               "released code does; or parts: that of the SDF, and that of "
+                               "encoder, aggregation and decoder", choices=("whole", "parts"))
     average_decay: float = flag(0.9, "decay of the moving average of encoder, aggregation and "
                                 "decoder that renders views; 0: as after the last step",
                                 minimum=0)

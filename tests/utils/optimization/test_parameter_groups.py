@@ -1,4 +1,4 @@
-"""A stored state of Adam is taken if it is one of the same parameters."""
+"""Gradients are clipped; a stored state of Adam is taken if it is one of the same parameters."""
 from __future__ import annotations
 
 import copy
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.optimization.parameter_groups import load_adam
+from utils.optimization.parameter_groups import clip_gradients, load_adam, make_optimizer
 
 
 @pytest.fixture
@@ -47,3 +47,37 @@ def test_what_is_no_state_of_these_weights_is_refused(made, change, words):
     change(state)
     with pytest.raises(ValueError, match=words):
         load_adam(adam, state)
+
+
+class Parts(nn.Module):
+    """An SDF of one weight and a decoder of two, whose gradients are set by hand."""
+
+    def __init__(self, sdf, decoder):
+        super().__init__()
+        self.sdf, self.decoder = nn.Linear(1, 1, bias=False), nn.Linear(2, 1, bias=False)
+        for layer, gradient in ((self.sdf, sdf), (self.decoder, decoder)):
+            layer.weight.grad = None if gradient is None else torch.tensor([gradient])
+
+    def gradients(self):
+        return [None if layer.weight.grad is None else layer.weight.grad[0].tolist()
+                for layer in (self.sdf, self.decoder)]
+
+
+@pytest.mark.parametrize("sdf, decoder, in_parts, norm, clipped", [
+    ([12.0], [3.0, 4.0], False, 13.0, ([12 / 13], [3 / 13, 4 / 13])),
+    ([12.0], [3.0, 4.0], True, 13.0, ([1.0], [0.6, 0.8])),
+    ([12.0], [0.3, 0.4], True, 144.25 ** 0.5, ([1.0], [0.3, 0.4])),     # small ones stay
+    ([12.0], [0.3, 0.4], False, 144.25 ** 0.5, ([0.9991], [0.02498, 0.03331])),
+    (None, [3.0, 4.0], True, 5.0, (None, [0.6, 0.8])),                  # steps without the shape
+    (None, None, True, 0.0, (None, None))])
+def test_gradients_are_clipped_to_norm_one(sdf, decoder, in_parts, norm, clipped):
+    model = Parts(sdf, decoder)
+    found = clip_gradients(model, make_optimizer(model), in_parts=in_parts)
+    assert float(found) == pytest.approx(norm)
+    for values, expected in zip(model.gradients(), clipped, strict=True):
+        assert values == (expected if expected is None else pytest.approx(expected, rel=1e-3))
+
+
+def test_a_gradient_that_is_not_finite_shows_in_the_norm():
+    model = Parts([float("nan")], [3.0, 4.0])
+    assert not clip_gradients(model, make_optimizer(model), in_parts=True).isfinite()
