@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from utils.command_names import typed
 from utils.errors import ExportedSceneError, WriteError
 from utils.files.atomic import whole_file, write_atomic
 from utils.files.limits import MIB, short
@@ -57,7 +58,7 @@ def open_parts(path: str | Path) -> Iterator[Parts]:
         return
     if not path.is_file():
         raise ExportedSceneError(f"{path}: no such folder or file, need an exported scene; "
-                                 "export_scene.py makes one of a finished run")
+                                 f"{typed('export')} makes one of a finished run")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:

@@ -45,6 +45,7 @@ from training import SceneTrainer
 from utils.checkpoints.networks import NETWORKS
 from utils.checkpoints.storage import load_state, name_some
 from utils.checkpoints.weights import InitialWeights, save_networks
+from utils.command_names import typed
 from utils.config.parser import Config
 from utils.config.sections import RatesConfig, ViewsConfig
 from utils.config.stage_sections import MetaConfig
@@ -380,7 +381,7 @@ def check_meta(config: Config) -> None:
                              ("init", config.sdf.init == "sphere")):
         if not is_default:
             raise ConfigError(f"--{flag} is of one scene, meta-training learns a start for many; "
-                              "leave it out, and give it to test_sdf_ibr_meta.py"
+                              f"leave it out, and give it to {typed('specialize')}"
                               + "; --num_meta_steps 0 has it for each scene" * (flag == "init"))
 
 

@@ -23,6 +23,7 @@ from modules_sdf import build_sdf
 from stages.models import sdf_architecture
 from utils.checkpoints.storage import load_state
 from utils.checkpoints.weights import save_sphere, sphere_asset
+from utils.command_names import typed
 from utils.config.parser import Config
 from utils.config.sections import LossConfig
 from utils.config.values import losses_of
@@ -264,8 +265,8 @@ def carve_start(cameras: Cameras, masks: Tensor, where: str, *,
     if hull.is_empty or not len(surface_points(hull)[0]):
         raise SceneError(f"{where}: --init {init}: the masks of the {len(cameras)} training views "
                          "agree on no point inside the unit sphere, need an object that all of "
-                         "them show; experiment_scripts/check_scene.py says what is wrong with "
-                         "masks or cameras; or give --init sphere")
+                         f"them show; {typed('check')} says what is wrong with masks or cameras; "
+                         "or give --init sphere")
     return hull
 
 

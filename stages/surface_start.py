@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from data_processing.matching.pictures import matches_grid
 from data_processing.scenes.scene import Scene
@@ -25,6 +26,7 @@ from scheduler import StepPlan, warmup_factor
 from stages.shape_fitting import SPHERE_RADIUS, carve_start, fit_hull
 from training import SceneTrainer
 from utils.checkpoints.checkpoint import Checkpoint
+from utils.command_names import typed
 from utils.config.parser import Config
 from utils.errors import SceneError
 from utils.geometry.visual_hull import Hull
@@ -75,8 +77,8 @@ class SurfaceStart:
         init, where = config.sdf.init, str(scene.path or scene.name)
         if init in ("hull", "stereo") and not scene.has_masks:
             raise SceneError(f"{where}: --init {init}: the scene has no masks, need them to "
-                             "carve a hull; add them (experiment_scripts/import_scene.py "
-                             "makes them of a plain background), or give --init sphere")
+                             f"carve a hull; add them ({typed('import')} makes them of a plain "
+                             "background), or give --init sphere")
         kind = init if resumed is None else stored_kind(resumed.content) or init
         if kind == "auto" or (kind != "sphere" and resumed is None):
             self.views = views_of(scene, split.train, device)
@@ -151,7 +153,7 @@ def improve_shape(trainer: SceneTrainer, num_steps: int, *, learning_rate: float
     before = {name: value.clone() for name, value in sdf.state_dict().items()}
     optimizer = torch.optim.Adam(sdf.parameters(), learning_rate)
     trainer.trace_all()
-    for step in range(num_steps):
+    for step in tqdm(range(num_steps), desc="shape of the start", unit="step", leave=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * warmup_factor(step, NUM_RISING_STEPS)
         optimizer.zero_grad(set_to_none=True)

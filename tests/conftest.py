@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def logging_as_it_was() -> Iterator[None]:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def arguments_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command `metanlr` puts its name before its arguments; take it back."""
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
 
 
 @pytest.fixture

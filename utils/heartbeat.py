@@ -1,4 +1,7 @@
-"""A sign of life where a script says nothing for some seconds: what it said last, and when."""
+"""A sign of life where a script says nothing for some seconds: what it said last, and when.
+
+A line of progress on the screen is drawn again instead, so that its clock goes on in a long step.
+"""
 from __future__ import annotations
 
 import sys
@@ -6,10 +9,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
-#: Nothing is silent for longer, seconds.
-PATIENCE_SECONDS = 5.0
+#: Of silence before a sign of life, seconds; with the second between looks nothing is silent for 5.
+PATIENCE_SECONDS = 4.0
 
 
 class Heartbeat:
@@ -38,14 +41,17 @@ class Heartbeat:
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Write signs of life while the block runs; a line of progress on the screen is one."""
+        """Write signs of life while the block runs; a line of progress is drawn again instead."""
         ended = threading.Event()
 
         def beat() -> None:
             while not ended.wait(min(1.0, self.patience)):
+                now = time.monotonic()
                 if _shows_progress():
-                    self._last = time.monotonic()
-                elif text := self.due(time.monotonic()):
+                    if now - self._last >= self.patience:
+                        self._last = now
+                        _draw_progress()
+                elif text := self.due(now):
                     self.stream.write(text + "\n")
                     self.stream.flush()
 
@@ -60,5 +66,19 @@ class Heartbeat:
 
 def _shows_progress() -> bool:
     """Return whether a line of progress is on the screen."""
+    return bool(_lines_of_progress())
+
+
+def _draw_progress() -> None:
+    """Draw the lines of progress as they are now, with the time that has passed."""
+    for line in _lines_of_progress():
+        line.refresh()
+
+
+def _lines_of_progress() -> list[Any]:
+    """Return tqdm's lines that are on the screen; none before tqdm is imported."""
     bars = sys.modules.get("tqdm")
-    return bars is not None and len(getattr(bars.tqdm, "_instances", ())) > 0
+    if bars is None or not hasattr(bars, "tqdm"):
+        return []
+    with bars.tqdm.get_lock():                             # the main thread opens and closes them
+        return [line for line in getattr(bars.tqdm, "_instances", ()) if not line.disable]

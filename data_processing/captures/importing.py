@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from data_processing.scenes.object_space import choose_object_space
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.world_origin import far_origin, moved_model, moved_view
 from data_processing.scenes.writing import REPORT_FILES, check_apart, check_target, write_scene
+from utils.command_names import typed
 from utils.config.tool_sections import ImportConfig
 from utils.errors import ConfigError, SceneError
 from utils.files.atomic import write_text_atomic
@@ -160,10 +161,12 @@ def _background_advice(scene: Scene, settings: ImportConfig) -> list[str]:
         [image.permute(1, 2, 0).numpy() for image in scene.images])
     if not word:
         return []
-    command = ["python", "experiment_scripts/import_scene.py", "--input", settings.input,
-               "--output", settings.output, "--background", word, "--overwrite", "1"]
+    changed = replace(settings, background=word, overwrite=1)
+    given = {one.name: str(getattr(changed, one.name)) for one in fields(ImportConfig)
+             if getattr(changed, one.name) != one.default}
+    flags = shlex.join([part for name, value in given.items() for part in (f"--{name}", value)])
     return [f"the background is plain: make masks from it, else it is modelled too: "
-            f"{shlex.join(command)}"]
+            f"{typed('import')} {flags}"]
 
 
 def _cameras(pixels: list[_Pixels], size: tuple[int, int]) -> Cameras:

@@ -11,6 +11,7 @@ from data_processing.checks.states import repaired
 from data_processing.scenes.idr_format import is_idr_folder
 from data_processing.scenes.scene import Scene, load_scene
 from data_processing.scenes.writing import REPORT_FILES, check_apart, check_target, write_scene
+from utils.command_names import typed
 from utils.config.sections import DataConfig
 from utils.config.tool_sections import CheckConfig
 from utils.errors import ConfigError
@@ -70,7 +71,7 @@ def fix_folder(data: DataConfig, check: CheckConfig) -> tuple[str, bool]:
 def _loaded(data: DataConfig) -> Scene:
     """Read the scene that the flags name."""
     if not data.dataset_path:
-        raise ConfigError("give the folder of a scene: check_scene.py DIR")
+        raise ConfigError(f"give the folder of a scene: {typed('check')} DIR")
     return load_scene(data.dataset_path, im_scale=data.load_im_scale,
                       scene_normalization=data.scene_normalization, work_radius=data.work_radius,
                       scene_radius_scale=data.scene_radius_scale, load_pcd=bool(data.load_pcd),

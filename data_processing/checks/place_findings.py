@@ -6,6 +6,7 @@ import numpy as np
 from data_processing.checks.findings import ERROR, MIN_MASK, WARNING, Finding, names_of
 from data_processing.checks.hypotheses import small_masks
 from data_processing.scenes.scene import Scene
+from utils.command_names import typed
 from utils.geometry.visual_hull import Hull, hull_masks, outline_agreement
 
 #: Agreement of masks and hull below which they do not fit. A thin solid loses a pixel on each side
@@ -35,13 +36,13 @@ def place_findings(scene: Scene, hull: Hull | None, agreement: np.ndarray) -> li
     if near and not out:                                    # else the sphere is known to be wrong
         out.append(Finding("cameras_in_sphere", WARNING, f"{names_of(scene, near)}: the camera is "
                            "inside the unit sphere", "import again with masks, which give a "
-                           "smaller scale: import_scene.py --normalization masks"))
+                           f"smaller scale: {typed('import')} --normalization masks"))
     return out
 
 
 def _size_findings(scene: Scene, hull: Hull, agreement: np.ndarray) -> list[Finding]:
     """Return a finding where object space does not suit the object's size and place."""
-    cure = "import the scene again: import_scene.py --normalization masks"
+    cure = f"import the scene again: {typed('import')} --normalization masks"
     if hull.is_empty or float(np.median(agreement)) < MIN_AGREEMENT:
         return [Finding("normalization", ERROR, "the masks agree on an object, but not inside "
                         f"{HULL_HALF} radii of the unit sphere", cure)]

@@ -12,6 +12,7 @@ from data_processing.point_clouds.ply_format import CloudPoints
 from data_processing.scenes.scene import Scene, check_training_views, load_scene
 from data_processing.scenes.scene_clouds import read_scene_cloud
 from data_processing.scenes.splits import Split, resolve_split
+from utils.command_names import typed
 from utils.config.sections import DataConfig
 from utils.errors import ConfigError, SceneError
 from utils.geometry.cameras import Cameras, rotations
@@ -36,7 +37,7 @@ def open_scene(data: DataConfig, seed: int = 0) -> tuple[Scene, Split]:
     """
     if not data.dataset_path:
         raise ConfigError("--dataset_path is missing: give the folder of a scene, for a start one "
-                          "that experiment_scripts/make_scene.py writes")
+                          f"that {typed('make-scene')} writes")
     scene = load_scene(data.dataset_path, im_scale=data.load_im_scale,
                        scene_normalization=data.scene_normalization, work_radius=data.work_radius,
                        scene_radius_scale=data.scene_radius_scale, load_pcd=bool(data.load_pcd))

@@ -20,6 +20,7 @@ from data_processing.scenes import normalization
 from data_processing.scenes.opening import PointCloud, load_point_cloud, with_noise
 from data_processing.scenes.scene import SceneOutline, load_scene, outline_scene
 from data_processing.scenes.splits import MIN_TRAIN_VIEWS, Split, meta_views, resolve_split
+from utils.command_names import typed
 from utils.config.sections import DataConfig
 from utils.config.stage_sections import MetaConfig
 from utils.errors import ConfigError, SceneError, UserError
@@ -160,7 +161,7 @@ def open_pool(data: DataConfig, meta: MetaConfig, *, path: str = "", flag: str =
     path = path or data.dataset_path
     if not path:
         raise ConfigError(f"--{flag} is missing: give a folder that holds a folder for each scene, "
-                          "such as experiment_scripts/make_scene.py --num_scenes 20 makes")
+                          f"such as {typed('make-scene')} --num_scenes 20 makes")
     entries = check_scenes(scene_folders(path, flag), data, meta, is_scored=is_scored)
 
     def read(entry: PoolEntry) -> PoolScene:
@@ -188,7 +189,7 @@ def scene_folders(path: str | Path, flag: str = "dataset_path") -> list[Path]:
         return [path]
     if not folders:
         raise SceneError(f"{path}: no scene folders in it, need a folder for each scene; make some "
-                         f"with experiment_scripts/make_scene.py --output {path} --num_scenes 20, "
+                         f"with {typed('make-scene')} --output {path} --num_scenes 20, "
                          f"or check --{flag}")
     return folders
 

@@ -34,6 +34,7 @@ from stages.exporting.virtual_views import virtual_cameras
 from stages.mesh_rendering import MeshViewRenderer, surface_mesh
 from stages.scene import OpenedRun, open_run
 from stages.view_rendering import ViewRenderer
+from utils.command_names import typed
 from utils.config.parser import Config
 from utils.config.tool_sections import ExportConfig
 from utils.errors import ConfigError, UserError
@@ -175,7 +176,7 @@ class Export:
         lessons = make_lessons(teacher, student, cameras)
         if not lessons:
             raise UserError("no virtual view shows the surface, so that there is nothing to teach "
-                            "the small networks from; check the cameras with check_scene.py")
+                            f"the small networks from; check the cameras with {typed('check')}")
         num_first = self.flags.distill_steps // 2
         teach_decoder(scene.decoder, lessons, num_first, generator)
         self.seconds += time.monotonic() - began

@@ -38,6 +38,16 @@ def test_a_line_of_progress_is_a_sign_of_life(has_bar):
     assert ("... tracing" in stream.getvalue()) != has_bar
 
 
+def test_a_line_of_progress_is_drawn_again_in_a_long_step():
+    """Its clock goes on: a step of a minute does not look like one that hangs."""
+    screen = io.StringIO()
+    with Heartbeat(io.StringIO(), patience=0.02).beating(), \
+            tqdm(total=2, file=screen, bar_format="{elapsed}") as line:
+        line.start_t -= 75                                 # as if the step had begun then
+        time.sleep(0.2)
+    assert screen.getvalue().count("01:15") > 1
+
+
 def test_a_script_that_is_silent_shows_what_it_does(monkeypatch, capsys):
     monkeypatch.setattr(script, "PATIENCE_SECONDS", 0.02)
     monkeypatch.setattr(logging.root, "handlers", [])     # as in a process of its own

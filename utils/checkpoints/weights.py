@@ -13,6 +13,7 @@ from utils.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from utils.checkpoints.manifest import update_sum
 from utils.checkpoints.networks import NETWORKS, StoredNetworks
 from utils.checkpoints.storage import load_checkpoint, load_state, name_some, save_checkpoint
+from utils.command_names import typed
 from utils.config.parser import Config
 from utils.config.sections import CnnConfig, RunConfig, SdfConfig
 from utils.errors import CheckpointError, ConfigError
@@ -156,7 +157,7 @@ def with_meta_start(config: Config) -> tuple[Config, InitialWeights]:
     path = config.meta.meta_initialization
     if not path:
         raise ConfigError("--meta_initialization is missing; give the checkpoint of a "
-                          "meta-learned start, as train_sdf_ibr_meta.py writes it")
+                          f"meta-learned start, as {typed('meta-train')} writes it")
     files = NetworkFiles()
     _ = files[Path(path)]                  # its errors come before those of other files
     own = weight_files(replace(config.run, checkpoint_path=""), files)
@@ -229,8 +230,8 @@ def shipped_sphere(sdf: SdfConfig) -> Path:
     path = sphere_asset(sdf)
     if not path.is_file():
         raise ConfigError(
-            f"init_sphere 1: no sphere is at {path}; make it with `python experiment_scripts/"
-            "train_sdf_ibr.py --config_filepath configs/fit_sphere.txt "
+            f"init_sphere 1: no sphere is at {path}; make it with `{typed('train')} "
+            "--config_filepath configs/fit_sphere.txt "
             f"--model_activation_sdf {sdf.model_activation_sdf} --model_hidden_dims_sdf "
             f"{sdf.model_hidden_dims_sdf} --model_hidden_layers_sdf "
             f"{sdf.model_hidden_layers_sdf} --restart 1`, or give --init_sphere 0")

@@ -108,8 +108,8 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fit_plane": ((0,), "only the sphere can be fitted; use fit_sphere 1"),
     "init_regularized": ((0,), "only the sphere is shipped as a start; use init_sphere 1"),
     "load_images": ((1,), "there is nothing to train on without images; leave it out"),
-    "is_test_only": ((1,), "tests do not train; use train_sdf_ibr.py, which resumes from the "
-                     "run's last checkpoint"),
+    "is_test_only": ((1,), "tests do not train; use the command that trains, which resumes "
+                     "from the run's last checkpoint"),
     "opt_sdf_direct": ((0,), "scenes hold no SDF values; use opt_sdf_onsurface and _offsurface"),
     "load_verbose_record": (("", "0"), "recorded values cannot be read back; leave it out"),
     "lr_alternating_interval": ((0,), "use shape_warmup_steps and shape_interval"),

@@ -92,7 +92,7 @@ class TestConfig:
     video_fps: float = flag(30.0, "frames a second", unit="1/s", minimum=1)
     video_path_type: str = flag("interpolate", "camera path of the video",
                                 choices=("interpolate", "eight", "linear"))
-    video_path: str = flag("", "file of a camera path that view_scene.py saved, instead of "
+    video_path: str = flag("", "file of a camera path that `metanlr view` saved, instead of "
                            "video_path_type")
     video_yaw: float = flag(180.0, "range of the path", unit="degrees")
     video_pivot_offset: tuple[float, ...] = flag((0.0, 0.0, 0.0), "offset of the path's pivot",

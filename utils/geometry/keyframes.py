@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.command_names import typed
 from utils.errors import UserError
 from utils.files.atomic import write_text_atomic
 from utils.files.limits import MAX_COORDINATE, read_json, short
@@ -67,7 +68,7 @@ def read_keyframes(path: str | Path, like: Cameras) -> Cameras:
     """
     content = read_json(Path(path), error=PathError)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise PathError(f"{path}: not a camera path, need a file that view_scene.py saved")
+        raise PathError(f"{path}: not a camera path, need a file that {typed('view')} saved")
     if content.get("version") != VERSION:
         raise PathError(f"{path}: a camera path of version {short(content.get('version'))}, need "
                         f"{VERSION}; update the program, or save the path again")

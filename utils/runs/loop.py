@@ -19,6 +19,7 @@ from utils.checkpoints.storage import (
     keep_latest,
     save_checkpoint,
 )
+from utils.command_names import typed
 from utils.config.saving import config_to_dict
 from utils.errors import CheckpointError
 from utils.fast.memory import give_back_freed
@@ -225,7 +226,7 @@ class Loop:
                 f"step {progress.step}: {error}; this happened again after each of {MAX_TRIES} "
                 f"returns to an earlier state, at last with {recovery.rate_factor:g} of the "
                 f"learning rates; the last good state is in {self.folder.checkpoints}. "
-                "experiment_scripts/check_scene.py tells whether the scene is at fault; otherwise "
+                f"{typed('check')} tells whether the scene is at fault; otherwise "
                 "start again with smaller --lr and --lr_sdf") from error
         self._return_to_checkpoint(error)
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.command_names import typed
+
 NUM_SPHERE_POINTS = 2000
 MIN_MASK_FRACTION = 0.01  # of a target's pixels: below it a target may well show nothing
 
@@ -59,7 +61,7 @@ class SurfaceWatch:
             found[f"no_hits {self.names[i]}"] = (
                 f"training view {self.names[i]}: none of its rays meets the surface, though its "
                 f"mask has {pixels[i]:.0f} pixels: its photograph teaches nothing; if this stays, "
-                "its camera or mask is wrong (experiment_scripts/check_scene.py tells)")
+                f"its camera or mask is wrong ({typed('check')} tells)")
         return found
 
     def _left_sphere(self, sdf: Callable[[Tensor], Tensor]) -> dict[str, str]:
@@ -72,5 +74,5 @@ class SurfaceWatch:
         return {"left_sphere": (
             f"the surface leaves the unit sphere (SDF below 0 on {inside:.1%} of it): what is "
             "beyond is not traced, and the sphere itself is seen in its place; if this stays, the "
-            "object is larger than object space says (experiment_scripts/check_scene.py tells), or "
+            f"object is larger than object space says ({typed('check')} tells), or "
             "--lr_sdf is too great")}

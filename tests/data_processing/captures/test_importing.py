@@ -204,12 +204,14 @@ def test_a_plain_background_without_masks_names_the_command(ball, tmp_path, leve
     plain = replace(ball, images=torch.where(ball.masks, 0.3 + 0.5 * ball.images, level))
     write_pictures(plain, tmp_path / "capture", None)
     (tmp_path / "capture" / "transforms.json").write_text(json.dumps(transforms(plain)))
-    found = import_capture(settings(tmp_path))
+    found = import_capture(settings(tmp_path, max_size=32, clean_masks=1))
     assert not found.scene.has_masks
     advice = [note for note in found.notes if "background is plain" in note]
     words = shlex.split(advice[0].partition("import_scene.py")[2])
-    again = import_capture(parse_config([ImportConfig], words).importing)
-    assert words[-4:] == ["--background", word, "--overwrite", "1"] and again.scene.has_masks
+    asked = parse_config([ImportConfig], words).importing
+    assert asked == settings(tmp_path, max_size=32, clean_masks=1, background=word, overwrite=1)
+    again = import_capture(asked)
+    assert again.scene.has_masks
     assert not any("background is plain" in note for note in again.notes)
 
 

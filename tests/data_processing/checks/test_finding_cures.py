@@ -26,6 +26,7 @@ from data_processing.checks.scene_checks import check_scene
 from data_processing.checks.states import geometry_of
 from data_processing.scenes.scene import Scene
 from data_processing.scenes.writing import write_scene
+from utils.command_names import typed
 from utils.paths import PROJECT_ROOT
 
 Change = Callable[[Scene], Scene]
@@ -157,7 +158,7 @@ def test_import_again_by_the_masks(tmp_path, radius, factor, code):
     model[:3, :3] *= factor
     wrong = replace(ball, cameras=replace(ball.cameras, model=model))
     found = {finding.code: finding for finding in check_scene(wrong).findings}
-    assert "import_scene.py --normalization masks" in found[code].cure
+    assert f"{typed('import')} --normalization masks" in found[code].cure
     write_scene(wrong, tmp_path / "capture", "processed")
     again = imported(tmp_path / "capture", normalization="masks")
     assert not check_scene(again).findings

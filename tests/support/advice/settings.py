@@ -151,7 +151,7 @@ SPACES = (
         IDR, scene_flags),)),
     Case("--reference_view", steps(idr, with_flags(reference_view=5)), (
         with_flags(reference_view=4), with_flags(reference_view=-1))),
-    Case("give the folder of a scene: check", lambda folder: check(folder, ""), (steps(
+    Case("give the folder of a scene: {} DIR", lambda folder: check(folder, ""), (steps(
         IDR, lambda folder: check(folder, str(folder))),)))
 
 
@@ -194,7 +194,7 @@ def mend(folder: Path) -> None:
 
 
 POOLS = (
-    Case("such as experiment_scripts/make_scene.py --num_scenes 20 makes",
+    Case("such as {} --num_scenes 20 makes",
          lambda _: open_pool(DataConfig(), MetaConfig()), (steps(two_scenes, pool),)),
     Case("need a folder of scenes; check", pool, (steps(two_scenes, pool),)),
     Case("no scene folders in it", steps(Path.mkdir, pool), (steps(two_scenes, pool),)),
