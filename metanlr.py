@@ -19,9 +19,14 @@ from utils.runs.script import run_script
 
 def main() -> None:
     """Run the subcommand of the command line; what the user can fix is one line, exit code 2."""
+    run_script(_run)
+
+
+def _run() -> None:
+    """Import what the subcommands need, in the care of `run_script`: a package may be absent."""
     from commands import command_line
 
-    run_script(command_line.main)
+    command_line.main()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ function.
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import sys
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 
 from commands import completion, exports, runs, scenes, tables
@@ -15,11 +17,17 @@ from utils.launch import launch
 from utils.paths import PROJECT_ROOT
 
 Command = Callable[[list[str]], None]
+HELP = (["-h"], ["--help"], ["--help_all"])
 USAGE = "metanlr COMMAND [FLAGS]; metanlr COMMAND --help lists its flags"
 
 
 def launch_command(argv: list[str]) -> None:
     """Start pretrain or meta-train in several processes: metanlr launch 4 meta-train ..."""
+    if argv[:1] in HELP:
+        print(f"usage: metanlr launch NUMBER COMMAND [FLAGS]\n\n{launch_command.__doc__}\n"
+              "\nNUMBER is that of processes, each with its share of the threads; COMMAND is one "
+              f"of\n{', '.join(runs.RANKED)}, whose flags follow (`metanlr meta-train --help`).")
+        return
     if len(argv) < 2 or not argv[0].isdecimal() or int(argv[0]) < 1 or argv[1] not in runs.RANKED:
         raise ConfigError(f"found {' '.join(argv[:2]) or 'nothing'}, needed a number of processes "
                           f"and one of {', '.join(runs.RANKED)}: metanlr launch 4 meta-train ...")
@@ -28,6 +36,11 @@ def launch_command(argv: list[str]) -> None:
 
 def complete_command(argv: list[str]) -> None:
     """Print what completes commands and flags: eval "$(metanlr completion bash)"."""
+    if argv[:1] in HELP:
+        print(f"usage: metanlr completion SHELL\n\n{complete_command.__doc__}\n"
+              f"\nSHELL is one of {', '.join(completion.SHELLS)}; the line goes into its start "
+              "file (~/.bashrc, ~/.zshrc);\nfish: metanlr completion fish | source")
+        return
     if argv[:1] == [completion.WORDS]:
         print("\n".join(completion.candidates(COMMANDS, argv[1:])))
         return
@@ -57,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ConfigError: there is no such subcommand.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
+        print(f"metanlr {version()}")
+        return
     if not words or words[0] in {"-h", "--help", "help"}:
         print(overview())
         return
@@ -67,6 +83,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"metanlr has no command {name}; {cure} (`metanlr --help`)")
     sys.argv = [f"metanlr {name}", *words[1:]]             # which the help of the flags shows
     COMMANDS[name](words[1:])
+
+
+def version() -> str:
+    """Return the version: that of the installation, else the one of the checkout."""
+    stated = PROJECT_ROOT / "pyproject.toml"
+    if stated.is_file():
+        return tomllib.loads(stated.read_text())["project"]["version"]
+    return importlib.metadata.version("metanlrpp")
 
 
 def overview() -> str:

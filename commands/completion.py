@@ -6,12 +6,16 @@ Flags and their choices are those that `--help_all` of the subcommand prints.
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 from commands.runs import RANKED
+from utils.paths import PROJECT_ROOT
 
+#: Takes a file, among others those that ship with the project.
+FLAG_OF_CONFIG = "--config_filepath"
 #: With it the shell asks for the words that may follow.
 WORDS = "--words"
 _BASH = """_metanlr() {
@@ -57,8 +61,17 @@ def candidates(commands: Mapping[str, Callable[[list[str]], None]],
         found = []
     else:
         choices = flag_choices(commands[before[0]])
+        if FLAG_OF_CONFIG in choices and before[-1] == FLAG_OF_CONFIG:
+            return shipped_configs(last)
         found = list(choices) if last.startswith("-") else choices.get(before[-1], [])
     return [word for word in found if word.startswith(last)]
+
+
+def shipped_configs(last: str) -> list[str]:
+    """Return the project's config files that begin so; nothing where a file is there that does."""
+    names = [f"configs/{path.name}" for path in (PROJECT_ROOT / "configs").glob("*.txt")]
+    is_own_file = glob.glob(glob.escape(last) + "*") if last else []
+    return [] if is_own_file else sorted(name for name in names if name.startswith(last))
 
 
 def flag_choices(command: Callable[[list[str]], None]) -> dict[str, list[str]]:
@@ -68,6 +81,9 @@ def flag_choices(command: Callable[[list[str]], None]) -> dict[str, list[str]]:
         with contextlib.redirect_stdout(page), contextlib.redirect_stderr(io.StringIO()), \
                 contextlib.suppress(SystemExit):
             command([asked])
-        if found := _FLAG.findall(" ".join(_ENTRY.findall(page.getvalue()))):
-            return {flag: choices.split(",") if choices else [] for flag, choices in found}
+        found = _FLAG.findall(" ".join(_ENTRY.findall(page.getvalue())))
+        if found:
+            config = [(FLAG_OF_CONFIG, "")] if FLAG_OF_CONFIG in page.getvalue() else []
+            return {flag: choices.split(",") if choices else []
+                    for flag, choices in [*config, *found]}
     return {}

@@ -1,6 +1,7 @@
 """The command `metanlr`: the same functions as the scripts, and what it says of unknown words."""
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -45,6 +46,32 @@ def test_the_overview_has_a_line_for_each(capsys):
 def test_unknown_words_are_told(word, cure):
     with pytest.raises(ConfigError, match=f"no command {word}.*{re.escape(cure)}"):
         main([word])
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help(name, flag, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["metanlr"])
+    with contextlib.suppress(SystemExit):
+        main([name, flag])
+    assert capsys.readouterr().out.startswith(f"usage: metanlr {name} ")
+
+
+def test_a_package_that_is_absent_is_one_line(tmp_path):
+    """Also where the subcommands themselves cannot be imported."""
+    (tmp_path / "commands").mkdir()
+    (tmp_path / "commands" / "__init__.py").write_text("import nosuchpackage\n")
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import metanlr; "
+            "sys.path.insert(0, sys.argv[2]); metanlr.main()")
+    ended = subprocess.run([sys.executable, "-c", code, ROOT, tmp_path], capture_output=True,
+                           text=True, timeout=60)
+    assert ended.returncode == 2 and "lacks the package nosuchpackage" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_the_version_is_told(capsys):
+    main(["--version"])
+    assert re.fullmatch(r"metanlr \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_help_names_the_command_as_it_was_called(capsys, monkeypatch):

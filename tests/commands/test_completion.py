@@ -30,9 +30,22 @@ ASKED = {
     (["train", "--dataset_path", ""], []),                   # the shell offers files
     (["launch", ""], []), (["launch", "4", ""], ["pretrain", "meta-train"]),
     (["launch", "4", "meta-train", "--meta_alg"], ["--meta_algorithm"]),
+    (["train", "--config_f"], ["--config_filepath"]),
+    (["import", "--config_filepath", "nosuch"], []),
+    (["weights", "--config_f"], []),
     (["weights", "--l"], ["--list"]), (["completion", "z"], ["zsh"])])
 def test_what_may_follow(words, found):
     assert candidates(COMMANDS, words) == found
+
+
+def test_shipped_configs_are_offered_where_no_file_begins_so(tmp_path, monkeypatch):
+    """From any folder: they are found in the installation."""
+    monkeypatch.chdir(tmp_path)
+    asked = ["train", "--config_filepath", "configs/own"]
+    assert candidates(COMMANDS, asked) == ["configs/own.txt"]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "own_too.txt").touch()
+    assert candidates(COMMANDS, asked) == []                # the shell offers files
 
 
 def test_a_shell_is_needed_that_is_known(capsys):
