@@ -19,6 +19,8 @@ _IN_MESSAGE = re.compile(f"\n(?! {{2}})|(?!\n)[{_ACTIVE}]")
 _IN_TEXT = re.compile(f"(?!\n)[{_ACTIVE}]")
 #: How a cell begins that a spreadsheet reads as a formula; full-width forms count too.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+#: Where a spreadsheet of another country, which divides cells by semicolons, would find one.
+_AFTER_SEMICOLON = re.compile(r"([;；]\s*)(?=[=+\-@＝＋－＠])")
 
 
 def visible(name: object) -> str:
@@ -40,7 +42,8 @@ def csv_cell(value: Any) -> Any:
     """Return a value for a CSV file; text that a spreadsheet would run gets an apostrophe."""
     if not isinstance(value, str):
         return value
-    return ("'" if value.startswith(_FORMULA) else "") + visible(value)
+    begins_one = value.startswith(_FORMULA) or value.lstrip().startswith(_FORMULA)
+    return ("'" if begins_one else "") + _AFTER_SEMICOLON.sub(r"\1'", visible(value))
 
 
 class VisibleFormatter(logging.Formatter):

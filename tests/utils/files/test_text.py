@@ -47,7 +47,8 @@ def test_a_log_has_one_line_a_record():
 
 @pytest.mark.parametrize("name, cell", [
     ("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@SUM(A1)", "'@SUM(A1)"), ("＝1", "'＝1"),
-    ("\t=1", r"'\t=1"), ("\r=1", r"'\r=1"), ("\x1b=1", r"\x1b=1"), ("a=1", "a=1"), (-1.5, -1.5),
+    ("\t=1", r"'\t=1"), ("\r=1", r"'\r=1"), ("\x1b=1", r"\x1b=1"), ("a=1", "a=1"),
+    (" =1", "' =1"), ("a;=1", "a;'=1"), ("a; +1;b", "a; '+1;b"), (-1.5, -1.5),
     (None, None)])
 def test_no_cell_of_a_csv_is_a_formula(name, cell):
     assert csv_cell(name) == cell
