@@ -10,6 +10,7 @@ from data_processing.checks.findings import CheckResult
 from data_processing.checks.hypotheses import small_masks
 from data_processing.scenes.scene import Scene
 from utils.files.text import visible_message
+from utils.results.layout import even_rows
 from utils.results.pictures import image_grid, stack_vertically, with_outline
 from utils.results.plots import camera_plot
 
@@ -40,8 +41,8 @@ def check_sheet(scene: Scene, result: CheckResult) -> np.ndarray:
         f"{scene.name}: no findings"
     parts = [camera_plot(scene.cameras.to(torch.float32), shown, [], title,
                          names=("other views", "views shown below", ""))]
-    for start in range(0, len(shown), PER_ROW):
-        parts.append(_block(scene, result, shown[start:start + PER_ROW]))
+    for part in even_rows(len(shown), PER_ROW):
+        parts.append(_block(scene, result, shown[part]))
     return stack_vertically(parts)
 
 

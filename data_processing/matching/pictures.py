@@ -9,6 +9,7 @@ from torch import Tensor
 from data_processing.matching.features import working_scale
 from utils.geometry.triangulation import reprojection_errors
 from utils.results.drawing import coloured
+from utils.results.layout import even_rows
 from utils.results.pictures import image_grid, stack_vertically, to_uint8
 from utils.views.matched_points import MatchedPoints
 from utils.views.training_views import TrainingViews
@@ -43,12 +44,12 @@ def matches_grid(views: TrainingViews, found: MatchedPoints, distances: Tensor,
               f"distance from the\nsurface at the start,\nviolet 0, yellow\n{DISTANCE_SCALE:g} "
               "and more"]
     blocks = []
-    for start in range(0, len(views), VIEWS_PER_ROW):
-        shown = range(start, min(start + VIEWS_PER_ROW, len(views)))
+    for part in even_rows(len(views), VIEWS_PER_ROW):
+        shown = range(part.start, part.stop)
         cells = [[_with_points(views.images[v], found, v, level[:, v]) for v in shown]
                  for level in levels]
         names = [f"{views.names[v]}\n{int(found.seen_mask[:, v].sum())} points" for v in shown]
-        blocks.append(image_grid(cells, labels, names, title if start == 0 else ""))
+        blocks.append(image_grid(cells, labels, names, title if part.start == 0 else ""))
     return stack_vertically(blocks)
 
 

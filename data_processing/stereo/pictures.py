@@ -13,6 +13,7 @@ from data_processing.stereo.consistency import DepthMaps
 from utils.geometry.cameras import Cameras
 from utils.geometry.rays import Surface
 from utils.geometry.visual_hull import Hull
+from utils.results.layout import even_rows
 from utils.results.pictures import (
     depth_to_rgb,
     image_grid,
@@ -55,10 +56,9 @@ def stereo_grid(cameras: Cameras, images: Tensor, masks: Tensor, grid: Hull, *,
     rows.append(("surface, shaded", [on_white(image, mask) for image, mask
                                      in zip(shaded, surface.hit_mask.cpu(), strict=True)]))
     blocks = []
-    for start in range(0, len(names), VIEWS_PER_ROW):
-        part = slice(start, start + VIEWS_PER_ROW)
+    for part in even_rows(len(names), VIEWS_PER_ROW):
         blocks.append(image_grid([cells[part] for _, cells in rows], [label for label, _ in rows],
-                            list(names[part]), title if start == 0 else ""))
+                            list(names[part]), title if part.start == 0 else ""))
     return stack_vertically(blocks)
 
 

@@ -166,6 +166,20 @@ def paste(canvas: np.ndarray, picture: np.ndarray | None, corner: tuple[int, int
     canvas[y:y + size[1], x:x + size[0]] = fitted
 
 
+def even_rows(count: int, most: int) -> list[slice]:
+    """Divide things into rows as even as can be, so that the last has few empty cells.
+
+    Args:
+        count: of the things.
+        most: of them in a row.
+    Returns:
+        Those of each row: 12 in rows of up to 7 are 6 and 6, 16 are 6, 6 and 4.
+    """
+    num_rows = -(-count // most)
+    step = -(-count // max(num_rows, 1))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step or 1)]
+
+
 def text_size(text: str, points: float) -> tuple[int, int]:
     """Return (width, height) that a text of one or several lines takes up."""
     figure, canvas = new_figure(dpi=DPI)

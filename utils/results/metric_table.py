@@ -64,7 +64,8 @@ METRICS = {
                        "mean over every view that is not trained on"),
     "psnr_train": Metric("PSNR train", "PSNR, training views [dB]", 2, "higher",
                          "each kept from feeding itself"),
-    "chamfer": Metric("Chamfer", "Chamfer", 5, "lower", "distance to the true surface points"),
+    "chamfer": Metric("Chamfer", "Chamfer", 5, "lower", "distance to the true surface points",
+                      "where known"),
 }
 #: Those of a whole run, which no single view has.
 OF_RUN = ("psnr_all", "psnr_train", "chamfer")

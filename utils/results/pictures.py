@@ -21,6 +21,7 @@ from utils.results.layout import (
     BAR_HEIGHT,
     MAX_CELL,
     ColourBar,
+    even_rows,
     grid_layout,
     paste,
     text_layer,
@@ -305,10 +306,9 @@ def source_grid(images: Tensor, masks: Tensor, weights: Tensor, names: Sequence[
     labels = ["photograph,\nmask outlined", f"its weight in\nthe target,\nblack 0, yellow\n"
               f"{WEIGHT_SCALE:g} and more"]
     blocks = []
-    for start in range(0, len(names), SOURCES_PER_ROW):
-        part = slice(start, start + SOURCES_PER_ROW)
+    for part in even_rows(len(names), SOURCES_PER_ROW):
         blocks.append(image_grid([photographs[part], parts[part]], labels, names[part],
-                            title if start == 0 else ""))
+                            title if part.start == 0 else ""))
     return stack_vertically(blocks)
 
 

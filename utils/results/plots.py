@@ -59,6 +59,7 @@ MINUTES_FROM = 600
 TOTAL, IMAGE_LOSS = "loss_total", "loss_image"
 #: Curves with at most this many points get a marker at each.
 MARKERS_UP_TO = 40
+LEGEND_COLUMNS = 3
 
 
 def sdf_slices(sdf: Callable[[Tensor], Tensor], resolution: int = 128, *,
@@ -359,7 +360,8 @@ def _draw_curves(panel: Axes, rows: Sequence[Mapping[str, object]], key: str, *,
         return
     if prefix == "loss" and min(drawn) > 0 and max(drawn) / min(drawn) > 10:
         panel.set_yscale("log")
-    panel.legend(loc="best", fontsize=9)
+    panel.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), fontsize=8, frameon=False,
+                 ncols=LEGEND_COLUMNS, columnspacing=1.0, handlelength=1.5)  # hides no curve
 
 
 def curve_series(rows: Sequence[Mapping[str, object]], prefix: str) -> list[tuple[str, str, list]]:

@@ -43,7 +43,8 @@ img, video { max-width: 100%; height: auto; border-radius: 4px; background: #fff
 img.wide { min-width: 56rem; } video { width: 48rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; min-width: 6rem; } th { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; min-width: 8rem; }
+th { vertical-align: bottom; line-height: 1.25; }
 tr.mean td { font-weight: bold; background: var(--soft); }
 pre { overflow-x: auto; background: var(--soft); padding: .7rem; font-size: .85rem; }
 dl { display: grid; grid-template-columns: minmax(5rem, max-content) 1fr; gap: .1rem 1rem; }
@@ -63,7 +64,7 @@ summary { cursor: pointer; } li { overflow-wrap: anywhere; }
   img { filter: none; width: auto; max-height: 22.5cm; }
   figure, tr { break-inside: avoid; }
   h2, figcaption { break-after: avoid; } table { font-size: 7.5pt; }
-  th { white-space: normal; } th, td { padding: .1rem .25rem; }
+  th, td { padding: .1rem .25rem; }
 }
 """
 

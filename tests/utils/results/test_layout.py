@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.results.layout import ColourBar, bar_picture, label_places
+from utils.results.layout import ColourBar, bar_picture, even_rows, label_places
 
 
 def _covering(places, sizes):
@@ -12,6 +12,15 @@ def _covering(places, sizes):
     room = (sizes[:, None] + sizes) / 2
     shared = (np.abs(places[:, None] - places) < room).all(-1)
     return (shared.sum() - len(places)) // 2
+
+
+@pytest.mark.parametrize("count, lengths", [
+    (0, []), (1, [1]), (7, [7]), (8, [4, 4]), (12, [6, 6]), (13, [7, 6]), (16, [6, 6, 4])])
+def test_rows_are_even(count, lengths):
+    """Rows of up to seven; all things in their order."""
+    rows = even_rows(count, 7)
+    assert [row.stop - row.start for row in rows] == lengths
+    assert [i for row in rows for i in range(count)[row]] == list(range(count))
 
 
 @pytest.mark.parametrize("points", [

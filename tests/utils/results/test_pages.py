@@ -10,6 +10,7 @@ import pytest
 from support.browser import OUTSIDE, find_browser, visit
 from support.browser_session import Session
 
+from utils.results.metric_table import METRICS
 from utils.results.pictures import save_png
 from utils.results.report import write_report
 from utils.results.video import write_video
@@ -92,6 +93,18 @@ def test_the_policy_of_a_report_stops_what_would_ask(report, tmp_path, outside):
 
 def test_a_narrow_window_scrolls_wide_parts_alone(report, tmp_path):
     assert not visit(report.as_uri(), tmp_path, width=390).is_too_wide
+
+
+def test_the_table_of_metrics_ends_within_a_usual_window(tmp_path):
+    """All metrics of an own capture, which knows no truth; on a phone the table scrolls."""
+    figures = {name: 12.3456 for name, metric in METRICS.items() if metric.shown == "always"}
+    page = write_report(tmp_path, title="a run", metrics={
+        "mean": figures, "views": {"DSC_000123": figures}, "baselines": {"hull": figures}},
+        curve=[], pictures=[], video=None, config_text="")
+    with Session(tmp_path) as session:
+        for width, is_whole in ((1280, True), (390, False)):
+            session.open(page.as_uri(), width=width)
+            assert (session.run(BEYOND) == []) == is_whole
 
 
 def test_a_print_cuts_nothing_off(tmp_path):

@@ -150,6 +150,14 @@ def test_curve_plot_of_nothing_draws_no_curve():
     assert _count(plots.curve_plot([]), "#1f77b4") == 0
 
 
+def test_the_legend_stands_above_the_curves():
+    rows = [{"step": i, **{f"loss_{name}": 1.0 + i for name in "abcdef"}} for i in range(4)]
+    panel = Figure().subplots()
+    plots._draw_curves(panel, rows, "step", prefix="loss", unit=1.0)
+    panel.figure.canvas.draw()
+    assert panel.get_legend().get_window_extent().y0 >= panel.get_window_extent().y1
+
+
 def test_curves_are_in_units_and_logarithmic_where_the_loss_falls_far():
     rows = [{"step": 0, "seconds": 0, "loss": 20.0}, {"step": 1, "seconds": 6000, "loss": 1.0}]
     panel = Figure().subplots()
