@@ -143,6 +143,11 @@ def file_names(names: list[str]) -> list[str]:
     return [f"{i:0{max(3, digits)}d}_{stem}" for i, stem in enumerate(stems)]
 
 
+def _text(pair: tuple[float, float]) -> str:
+    """Return two numbers as they are read, of whatever type of numpy's they are."""
+    return " and ".join(f"{float(number):g}" for number in pair)
+
+
 def check_lens(lens: Lens, where: str) -> Lens:
     """Return the lens if a camera can have its numbers; raise SceneError otherwise."""
     numbers = np.array([*lens.focal, *lens.center, lens.skew, *lens.distortion], np.float64)
@@ -155,12 +160,13 @@ def check_lens(lens: Lens, where: str) -> Lens:
                          "calibrate again")
     least, most = MIN_FOCAL_FACTOR * longest, MAX_FOCAL_FACTOR * longest
     if not least <= min(lens.focal) <= max(lens.focal) <= most:
-        raise SceneError(f"{where}: focal lengths {lens.focal} for images of {lens.size[0]}x"
-                         f"{lens.size[1]}, need {least:g} to {most:g} pixels; calibrate again")
+        raise SceneError(f"{where}: focal lengths {_text(lens.focal)} for images of "
+                         f"{lens.size[0]}x{lens.size[1]}, need {least:g} to {most:g} pixels; "
+                         "calibrate again")
     if max(map(abs, (*lens.center, lens.skew))) > MAX_CENTER_FACTOR * longest:
-        raise SceneError(f"{where}: principal point {lens.center} and skew {lens.skew} for images "
-                         f"of {lens.size[0]}x{lens.size[1]}, need pixels within "
-                         f"{MAX_CENTER_FACTOR * longest:g}; calibrate again")
+        raise SceneError(f"{where}: principal point {_text(lens.center)} and skew "
+                         f"{float(lens.skew):g} for images of {lens.size[0]}x{lens.size[1]}, "
+                         f"need pixels within {MAX_CENTER_FACTOR * longest:g}; calibrate again")
     if any(abs(value) > MAX_DISTORTION for value in lens.distortion):
         raise SceneError(f"{where}: distortion {lens.distortion}, need OpenCV's coefficients; "
                          "calibrate again")

@@ -117,7 +117,9 @@ class _Parser(configargparse.ArgumentParser):
     """A parser whose errors are `ConfigError`s instead of an exit with the usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        """Raise; what configargparse puts before an error of a config file says nothing more."""
+        raise ConfigError(re.sub(r"^Unable to open config file: .*?\. Error: ", "", message,
+                                 flags=re.DOTALL))
 
 
 def build_parser(*sections: type,
@@ -231,6 +233,8 @@ def find_config_file(path: str) -> Path:
     """Return the path of a config file; a relative one is looked for in the project too."""
     found = here_or_in_project(path)
     if not os.path.isfile(found):
+        if os.path.isdir(path):
+            raise ConfigError(f"--{CONFIG_FLAG}: {path} is a folder; give the path of a file in it")
         raise ConfigError(f"--{CONFIG_FLAG}: there is no file {path}, nor {PROJECT_ROOT / path}; "
                           f"give the path of a config file, such as configs/nlrpp_dtu.txt")
     return found

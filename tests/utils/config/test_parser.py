@@ -87,6 +87,12 @@ def test_bad_arguments_say_flag_found_and_needed(args, parts):
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_that_is_no_file_is_told_once(tmp_path):
+    for path, what in ((tmp_path, "is a folder"), (tmp_path / "x.txt", "there is no file")):
+        with pytest.raises(ConfigError, match=f"^--config_filepath: .*{what}"):
+            parse("--config_filepath", str(path))
+
+
 def test_words_that_matter_at_the_end_are_checked_at_the_start():
     for flags in (["--mesh_formats", "ply,stl"], ["--video_streams", "colour"],
                   ["--video_streams", "none"]):
