@@ -159,10 +159,12 @@ class SurfaceBuffer:
         return {"t": self.t.clone(), "hit_mask": self.hit_mask.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; raises ValueError for other views or sizes."""
+        """Restore what `state_dict` gave; raises ValueError for other views, sizes or kinds."""
         if state["t"].shape != self.t.shape:
             raise ValueError(f"buffered surface is {tuple(state['t'].shape)}, the training views "
                              f"need {tuple(self.t.shape)}")
+        if getattr(state["hit_mask"], "shape", None) != self.hit_mask.shape:   # copy_ takes a number
+            raise ValueError(f"the buffered surface's hits are no mask of {tuple(self.t.shape)}")
         self.t.copy_(state["t"])
         self.hit_mask.copy_(state["hit_mask"])
         self._is_traced[:] = True

@@ -50,6 +50,15 @@ def test_second_run_reads_what_the_first_traced(tmp_path, cameras, sdf):
     assert torch.equal(first.t, second.t) and torch.equal(first.hit_mask, second.hit_mask)
 
 
+@pytest.mark.parametrize("hits", [1, 10 ** 400, True, torch.ones(1, 1, 6, 8, dtype=torch.bool)])
+def test_hits_of_another_kind_are_refused(cameras, hits):
+    """`copy_` would take a number, or repeat the hits of one view for all."""
+    buffer = SurfaceBuffer(cameras)
+    with pytest.raises(ValueError, match="no mask"):
+        buffer.load_state_dict({**buffer.state_dict(), "hit_mask": hits})
+    assert not buffer.hit_mask.any()
+
+
 def test_other_surface_or_cameras_are_traced_and_nothing_is_written_over(tmp_path, cameras, sdf):
     data = DataConfig(precomputed_3D_point_buffers=str(tmp_path), save_3D_point_buffers=1,
                       load_3D_point_buffers=1)
