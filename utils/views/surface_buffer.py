@@ -163,7 +163,7 @@ class SurfaceBuffer:
         if state["t"].shape != self.t.shape:
             raise ValueError(f"buffered surface is {tuple(state['t'].shape)}, the training views "
                              f"need {tuple(self.t.shape)}")
-        if getattr(state["hit_mask"], "shape", None) != self.hit_mask.shape:   # copy_ takes a number
+        if getattr(state["hit_mask"], "shape", None) != self.hit_mask.shape:  # copy_ takes numbers
             raise ValueError(f"the buffered surface's hits are no mask of {tuple(self.t.shape)}")
         self.t.copy_(state["t"])
         self.hit_mask.copy_(state["hit_mask"])
