@@ -314,6 +314,8 @@ class MetaTrainer(RankedTrainer):
         """
         if (state["outer"] is None) != (self.adam is None):
             raise ValueError("it was meta-trained with another --meta_algorithm")
+        if type(state["batch_size"]) is not int or state["batch_size"] < 1:
+            raise ValueError("its batch size is no number of scenes")
         load_state(self.model, state["model"], "the run's checkpoint")
         for name, value in copy_weights(self.model).items():
             self.slow[name].copy_(value)

@@ -111,6 +111,13 @@ def test_every_scene_comes_as_often_as_the_others(tiny_scenes, tiny_sphere):
     assert drawn != [other.scene_of(step, place) for step in range(6) for place in range(2)]
 
 
+@pytest.mark.parametrize("size", [0, 2.0, "2", [2]])
+def test_a_stored_batch_size_of_another_kind_is_refused(tiny_scenes, tiny_sphere, size):
+    trainer = trainer_of(tiny_scenes, tiny_sphere)
+    with pytest.raises(ValueError, match="batch size"):
+        trainer.load_state_dict({**trainer.state_dict(), "batch_size": size})
+
+
 def test_an_epoch_is_all_training_views_of_all_scenes(tiny_scenes):
     config = meta_config_of(*flags_of("unused", tiny_scenes, "--num_epochs", 3, "--num_steps", -1))
     pool = open_pool(config.data, config.meta)

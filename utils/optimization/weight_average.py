@@ -61,7 +61,10 @@ class WeightAverage:
         source = self._live() if state is None else state["weights"]
         if [w.shape for w in source] != [w.shape for w in self.weights]:
             raise ValueError("the averaged weights are of another architecture")
-        self.num_updates = 0 if state is None else state["num_updates"]
+        count = 0 if state is None else state["num_updates"]
+        if type(count) is not int or count < 0:
+            raise ValueError("the number of updates of the averaged weights is no count")
+        self.num_updates = count
         with torch.no_grad():
             for weight, value in zip(self.weights, source, strict=True):
                 weight.copy_(value)

@@ -63,3 +63,10 @@ def test_state_round_trip_and_another_architecture():
     assert other.num_updates == 1
     with pytest.raises(ValueError, match="another architecture"):
         other.load_state_dict({"weights": [torch.zeros(3)], "num_updates": 0})
+
+
+@pytest.mark.parametrize("count", [[], "3", 2.0, True, -1, None])
+def test_a_count_of_updates_of_another_kind_is_refused(count):
+    average = WeightAverage(Owner(), ["net"], 0.9)
+    with pytest.raises(ValueError, match="no count"):
+        average.load_state_dict({**average.state_dict(), "num_updates": count})
