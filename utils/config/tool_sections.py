@@ -77,7 +77,7 @@ class ExportConfig:
                                  minimum=0)
     virtual_views: int = flag(58, "views that the small networks are taught from, fewer where they "
                               "would not fit into memory", minimum=1)
-    distill_steps: int = flag(2400, "gradient steps of teaching; the first half for the decoder "
+    distill_steps: int = flag(5000, "gradient steps of teaching; the first half for the decoder "
                               "alone", unit="steps", minimum=0)
     background: str = flag("white", "colour behind the object",
                            choices=("white", "black", "grey"))
