@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def version() -> str:
-    """Return the version: that of the installation, else the one of the checkout."""
+    """Return the version: that of the checkout, else the one of the installation."""
     stated = PROJECT_ROOT / "pyproject.toml"
     if stated.is_file():
         return tomllib.loads(stated.read_text())["project"]["version"]

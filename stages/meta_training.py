@@ -308,10 +308,7 @@ class MetaTrainer(RankedTrainer):
                 "scenes": [entry.outline.path.name for entry in self.pool.entries]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned.
-
-        Without --meta_batch_size the batch size is that of the run so far.
-        """
+        """Restore what `state_dict` returned; without --meta_batch_size its batch size too."""
         if (state["outer"] is None) != (self.adam is None):
             raise ValueError("it was meta-trained with another --meta_algorithm")
         if type(state["batch_size"]) is not int or state["batch_size"] < 1:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from utils.config.sections import TrainedPartsConfig
 
-#: That gradients are clipped to.
+#: Norm that gradients are clipped to.
 MAX_NORM = 1.0
 
 

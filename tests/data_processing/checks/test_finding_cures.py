@@ -83,7 +83,7 @@ def unmasked(scene: Scene) -> Scene:
 
 
 #: Code, what is done to the sound scene, and each cure: a change of the bad one, or None for what
-#: mends it wholly ("fix", "calibrate again"), which gives the sound one.
+#: fixes it wholly ("fix", "calibrate again"), which gives the sound one.
 CURES: tuple[tuple[str, Change, tuple[Change | None, ...]], ...] = (
     ("masks_empty", mask_of(1, False), (None, without(1))),
     ("masks_full", mask_of(3, True), (None,)),
@@ -115,7 +115,7 @@ def test_the_cure_of_a_finding(ball, number):
         assert not check_scene(cure(spoilt)).findings
 
 
-def test_what_is_mended_wholly_is_the_sound_scene(ball):
+def test_what_is_fixed_wholly_is_the_sound_scene(ball):
     """To which nothing is to be said; so it is for every cure of None."""
     assert not check_scene(ball).findings
 
